@@ -1,0 +1,116 @@
+"""Every mistake a user can make, as one exception class each.
+
+An error is a sentence that says what is wrong, followed by aligned facts: which file, what was
+expected, what to type next. It is raised where the fact is known and printed in one place,
+`rdcache.cli`. Each class also derives from the built-in it resembles, so that `except
+FileNotFoundError` works for users of the Python API.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class RdcacheError(Exception):
+    """Base class: `summary` is one sentence, `facts` are the lines below it.
+
+    >>> print(RdcacheError("the weights of pmc-clip are not there.", looked_for="data/weights"))
+    the weights of pmc-clip are not there.
+      looked for   data/weights
+
+    Attributes:
+        exit_code: the status `rdcache` exits with: 1 for a failure, 2 for wrong usage.
+    """
+
+    exit_code = 1
+
+    def __init__(self, summary: str, /, **facts: object) -> None:
+        super().__init__(summary)
+        self.summary = summary
+        self.facts = {name.replace("_", " ").strip(): str(value) for name, value in facts.items()}
+
+    def __str__(self) -> str:
+        if not self.facts:
+            return self.summary
+        width = max(map(len, self.facts))
+        lines = [f"  {name:<{width}}   {value}" for name, value in self.facts.items()]
+        return "\n".join([self.summary, *lines])
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Pickle with the facts, so that an error crosses process borders whole."""
+        return _rebuild, (type(self), self.summary, self.facts)
+
+
+def _rebuild(cls: type[RdcacheError], summary: str, facts: dict[str, str]) -> RdcacheError:
+    return cls(summary, **facts)
+
+
+class UsageError(RdcacheError, ValueError):
+    """Options that do not go together, or a value outside its range."""
+
+    exit_code = 2
+
+
+class UnknownNameError(UsageError, LookupError):
+    """A teacher, dataset, student, tap or method that is not in the catalogue."""
+
+    @classmethod
+    def of(cls, kind: str, name: str, known: Iterable[str]) -> UnknownNameError:
+        """Build the error with the nearest known names, or all of them if none is near."""
+        known = sorted(known)
+        near = difflib.get_close_matches(name.lower(), known, n=3, cutoff=0.5)
+        facts = {"did_you_mean": ", ".join(near)} if near else {"known": ", ".join(known)}
+        return cls(f"there is no {kind} named {name!r}.", **facts)
+
+
+class WeightsNotFoundError(RdcacheError, FileNotFoundError):
+    """The weight file of a teacher or student is not where it is looked for."""
+
+
+class WeightsMismatchError(RdcacheError, ValueError):
+    """A weight file does not belong to the architecture it was given for."""
+
+
+class UnsafeFileError(RdcacheError, ValueError):
+    """A file that would have to be unpickled, or that points outside its folder."""
+
+
+class DatasetNotFoundError(RdcacheError, FileNotFoundError):
+    """The folder or file of a dataset is missing, or is not laid out as expected."""
+
+
+class DatasetError(RdcacheError, ValueError):
+    """A dataset that is there but cannot be used: one class only, unreadable in strict mode…"""
+
+
+class StoreNotFoundError(RdcacheError, FileNotFoundError):
+    """No store at this location, or none under the root that fits."""
+
+
+class StoreFormatError(RdcacheError, ValueError):
+    """A store of another schema version, or one whose structure contradicts itself."""
+
+
+class StoreIncompleteError(RdcacheError, ValueError):
+    """Shards are missing that the operation needs."""
+
+
+class StaleStoreError(RdcacheError, ValueError):
+    """What the store was extracted from has changed since."""
+
+
+class CorruptShardError(RdcacheError, OSError):
+    """Stored bytes do not match their checksum."""
+
+
+class StoreWriteError(RdcacheError, OSError):
+    """The root cannot be written: read-only, full, or gone."""
+
+
+class TeacherOutputError(RdcacheError, ValueError):
+    """A teacher gave something its taps did not promise."""
+
+
+class RunNotFoundError(RdcacheError, FileNotFoundError):
+    """No finished run in this folder."""
