@@ -1,0 +1,68 @@
+"""What `rdcache extract` can be told: one class for the Python call, the flags and the recipes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class ExtractConfig(BaseModel):
+    """Options of phase 1. Field descriptions are the help texts of the command line."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    teacher: str = Field(description="Name of the teacher; see `rdcache list teachers`.")
+    dataset: str = Field(description="Name of the dataset; see `rdcache list datasets`.")
+    taps: tuple[str, ...] = Field(
+        default=(),
+        description="Taps to keep, comma-separated (default: the teacher's default tap, and "
+        "`pooled` where it has one).",
+    )
+    views: str = Field(
+        default="8",
+        description="Views of each training image: clean, flip, d4, or a number K of crops that "
+        "counts the clean view. Validation and test images get the clean view only.",
+    )
+    fit: Literal["squash", "center"] = Field(
+        default="squash",
+        description="The clean view: the whole image squashed to a square, or its central square.",
+    )
+    dtype: Literal["float16", "bfloat16", "float32"] = Field(
+        default="float16",
+        description="Stored number format. A tap that overflows float16 is kept in float32.",
+    )
+    precision: Literal["float32", "bfloat16"] = Field(
+        default="float32", description="Arithmetic of the teacher's forward pass."
+    )
+    weights: str | None = Field(
+        default=None,
+        description="Weight file of the teacher, or `random` for an untrained one (default: the "
+        "published file under the data folder).",
+    )
+    seed: int = Field(default=0, description="Seed of the splits that are drawn here.")
+    val_fraction: float = Field(
+        default=0.15,
+        gt=0,
+        lt=1,
+        description="Part of the training images kept for validation where the dataset has no "
+        "official validation split.",
+    )
+    drop_leaks: bool = Field(
+        default=False, description="Leave out test images that also occur in train or val."
+    )
+    strict: bool = Field(
+        default=False, description="Fail on an unreadable image instead of skipping it."
+    )
+    batch_size: int = Field(default=32, gt=0, description="Images per forward pass.")
+    device: str = Field(default="auto", description="auto, cpu, cuda, cuda:1, mps.")
+    root: Path | None = Field(
+        default=None,
+        description="Where stores are kept (default: RDCACHE_ROOT, else the user's cache folder).",
+    )
+    data_dir: Path | None = Field(
+        default=None,
+        description="Where datasets and weights are looked for (default: RDCACHE_DATA, else "
+        "`data`).",
+    )

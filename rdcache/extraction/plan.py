@@ -1,0 +1,191 @@
+"""What an extraction will do, worked out before anything is written.
+
+A plan names the teacher, the samples, the views and the taps, and with them the fingerprint and
+the place of the store; `rdcache extract --dry-run` prints it. Running it is `run.py`'s part.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rdcache.data import (
+    VIEW_COLUMNS,
+    DatasetSpec,
+    ImageDataset,
+    ViewSpec,
+    load_dataset,
+    view_parameters,
+)
+from rdcache.errors import StoreWriteError, UnknownNameError
+from rdcache.extraction.config import ExtractConfig
+from rdcache.models import Teacher, load_teacher
+from rdcache.progress import Progress, ignore
+from rdcache.store import Fingerprint, SampleTable, StoreLayout, TapSpec, default_root
+
+
+@dataclass(frozen=True)
+class ExtractionPlan:
+    """Everything that decides a store, and the objects that fill it.
+
+    Attributes:
+        view_parameters: float64 (views, samples, 6), columns `rdcache.data.VIEW_COLUMNS`.
+        location: the folder the store is, or will be.
+    """
+
+    config: ExtractConfig
+    dataset: ImageDataset
+    teacher: Teacher
+    view_spec: ViewSpec
+    view_parameters: np.ndarray
+    layout: StoreLayout
+    fingerprint: Fingerprint
+    location: Path
+
+    @property
+    def forwards(self) -> int:
+        """Images that go through the teacher: one per sample and extracted view."""
+        return sum(self.layout.extents)
+
+    def free_bytes(self) -> int:
+        """Free space on the file system that the root lies on, or will lie on."""
+        folder = self.location
+        while not folder.exists():
+            folder = folder.parent
+        return shutil.disk_usage(folder).free
+
+    def require_space(self, needed: int | None = None) -> None:
+        """Refuse to start what cannot end.
+
+        Raises:
+            StoreWriteError: less space is free than the store still needs.
+        """
+        needed = self.layout.nbytes() if needed is None else needed
+        if needed > self.free_bytes():
+            raise StoreWriteError(
+                "there is not enough free space for this store.",
+                store=self.location,
+                needs=f"{needed / 1e9:.2f} GB",
+                free=f"{self.free_bytes() / 1e9:.2f} GB",
+                next="free some space, choose another --root, or fewer --views or --taps",
+            )
+
+    def sample_table(self) -> SampleTable:
+        """The dataset's columns that a store keeps: no path, no name."""
+        return SampleTable(
+            uids=tuple(self.dataset.uids),
+            labels=self.dataset.labels,
+            splits=tuple(self.dataset.splits),
+            groups=self.dataset.group_codes,
+        )
+
+    def facts(self) -> dict[str, Any]:
+        """The manifest's account of where the tensors come from."""
+        return {
+            "dataset": {
+                "name": self.dataset.name,
+                "spec": self.dataset.spec.to_dict(),
+                "digest": self.dataset.digest,
+                "classes": list(self.dataset.classes),
+                "task": self.dataset.task,
+                "counts": self.dataset.counts(),
+                "leaks": self.dataset.leaks.to_dict(),
+                "skipped": [skipped.reason for skipped in self.dataset.skipped],
+            },
+            "teacher": {
+                "name": self.teacher.name,
+                "architecture": self.teacher.architecture,
+                "weights": self.teacher.weights.to_dict(),
+                "preprocessing": self.teacher.preprocessing.to_dict(),
+                "default_tap": default_tap(self.teacher, tuple(t.name for t in self.layout.taps)),
+            },
+            "views": self.view_spec.to_dict(),
+        }
+
+
+def plan_extraction(config: ExtractConfig, on_progress: Progress = ignore) -> ExtractionPlan:
+    """Load the dataset and the teacher and work out the store they make.
+
+    Raises:
+        UnknownNameError: no such teacher, dataset or tap.
+        DatasetNotFoundError, WeightsNotFoundError: files that are not there.
+    """
+    teacher = load_teacher(
+        config.teacher, weights=config.weights, data_dir=config.data_dir, device=config.device
+    )
+    taps = chosen_taps(teacher, config)
+    dataset = load_dataset(
+        DatasetSpec(
+            name=config.dataset,
+            seed=config.seed,
+            val_fraction=config.val_fraction,
+            drop_leaks=config.drop_leaks,
+        ),
+        data_dir=config.data_dir,
+        strict=config.strict,
+        on_progress=on_progress,
+    )
+    view_spec = ViewSpec.parse(config.views, symmetry=dataset.symmetry, fit=config.fit)
+    training = int(np.count_nonzero(dataset.splits == "train"))
+    extents = (len(dataset), *([training] * (view_spec.count - 1)))
+    fingerprint = Fingerprint(
+        {
+            "teacher": teacher.architecture,
+            "weights": teacher.weights.sha256,
+            "preprocessing": teacher.preprocessing.to_dict(),
+            "precision": config.precision,
+            "taps": [[tap.name, tap.kind, list(tap.shape)] for tap in taps],
+            "dtype": config.dtype,
+            "dataset": dataset.digest,
+            "views": view_spec.to_dict(),
+        }
+    )
+    sizes = [sample.size for sample in dataset.samples]
+    return ExtractionPlan(
+        config=config,
+        dataset=dataset,
+        teacher=teacher,
+        view_spec=view_spec,
+        view_parameters=view_parameters(view_spec, dataset.uids, sizes),
+        layout=StoreLayout.plan(taps, extents),
+        fingerprint=fingerprint,
+        location=default_root(config.root)
+        / folder_name(dataset.name)
+        / folder_name(teacher.name)
+        / fingerprint.digest[:12],
+    )
+
+
+def chosen_taps(teacher: Teacher, config: ExtractConfig) -> tuple[TapSpec, ...]:
+    """The taps asked for, in the stored dtype; by default what RD and a linear probe need."""
+    names = config.taps or tuple(
+        dict.fromkeys(
+            [teacher.default_tap, *(name for name in ("pooled",) if name in teacher.taps)]
+        )
+    )
+    for name in names:
+        if name not in teacher.taps:
+            raise UnknownNameError.of(f"tap of {teacher.name}", name, teacher.taps)
+    return tuple(replace(teacher.taps[name], dtype=config.dtype) for name in names)
+
+
+def default_tap(teacher: Teacher, kept: tuple[str, ...]) -> str:
+    """The tap that methods read unless told otherwise: the teacher's own default if it is kept."""
+    return teacher.default_tap if teacher.default_tap in kept else kept[0]
+
+
+def folder_name(name: str) -> str:
+    """A name of a teacher or dataset as one portable folder name.
+
+    >>> folder_name("timm:vit_base_patch16_224.dino")
+    'timm-vit_base_patch16_224.dino'
+    """
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.") or "unnamed"
+
+
+__all__ = ["VIEW_COLUMNS", "ExtractionPlan", "plan_extraction"]
