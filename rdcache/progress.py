@@ -8,7 +8,8 @@ from typing import Protocol
 class Progress(Protocol):
     """Called with the units done and in all; `note` names what is under way, such as a stage."""
 
-    def __call__(self, done: int, total: int, note: str = "") -> None: ...
+    def __call__(self, done: int, total: int, note: str = "") -> None:
+        """Take note that `done` of `total` units are done."""
 
 
 def ignore(done: int, total: int, note: str = "") -> None:

@@ -23,7 +23,7 @@ from rdcache.errors import StoreIncompleteError, StoreNotFoundError, TeacherOutp
 from rdcache.extraction.forward import TeacherForward
 from rdcache.extraction.plan import ExtractionPlan
 from rdcache.progress import Progress, ignore
-from rdcache.store import ShardRef, Store, StoreWriter, TapSpec, create_store, open_store
+from rdcache.store import Store, StoreWriter, TapSpec, create_store, open_store
 
 OK, NOT_FINITE = 1, 2
 FLOAT16_MAX = float(np.finfo(np.float16).max)

@@ -1,0 +1,43 @@
+"""`rdcache check`: what is wrong with a dataset before it is used."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from rdcache.cli.output import json_option, print_facts, print_json, progress
+from rdcache.data import DatasetSpec, describe_problems, load_dataset
+
+
+@click.command(epilog="Example:  rdcache check btc")
+@click.argument("dataset")
+@click.option("--data-dir", type=click.Path(path_type=Path), help="Where datasets are looked for.")
+@click.option("--seed", default=0, show_default=True, help="Seed of the splits drawn here.")
+@json_option
+def command(dataset: str, data_dir: Path | None, seed: int, as_json: bool) -> None:
+    """Look for unreadable files, duplicates, and leaks across splits and classes of DATASET."""
+    with progress("Scanning") as bar:
+        loaded = load_dataset(DatasetSpec(name=dataset, seed=seed), data_dir, on_progress=bar)
+    problems = describe_problems(loaded)
+    if as_json:
+        print_json(
+            {
+                "dataset": loaded.name,
+                "samples": len(loaded),
+                "counts": loaded.counts(),
+                "skipped": [{"path": str(s.path), "reason": s.reason} for s in loaded.skipped],
+                "leaks": loaded.leaks.to_dict(),
+                "problems": problems,
+            }
+        )
+        return
+    counts = [
+        f"{split:<6} {sum(by_class.values()):>6}   "
+        + ", ".join(f"{name} {count}" for name, count in by_class.items())
+        for split, by_class in loaded.counts().items()
+    ]
+    print_facts(
+        f"{loaded.title}: {len(loaded)} images, {len(loaded.classes)} classes.",
+        {"splits": "\n".join(counts), "problems": "\n".join(problems) or "none found"},
+    )

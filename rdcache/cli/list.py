@@ -1,0 +1,119 @@
+"""`rdcache list`: what there is to choose from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from rdcache.cli.output import in_bytes, json_option, print_json, print_table
+
+KINDS = ("stores", "teachers", "datasets", "students", "methods")
+
+
+@click.command(epilog="Example:  rdcache list teachers")
+@click.argument("kind", type=click.Choice(KINDS))
+@click.option("--root", type=click.Path(path_type=Path), help="Where stores are kept.")
+@click.option("--data-dir", type=click.Path(path_type=Path), help="Where datasets are looked for.")
+@json_option
+def command(kind: str, root: Path | None, data_dir: Path | None, as_json: bool) -> None:
+    """List what there is of one KIND."""
+    rows = {
+        "stores": lambda: _stores(root),
+        "teachers": lambda: _teachers(data_dir),
+        "datasets": lambda: _datasets(data_dir),
+        "students": _students,
+        "methods": _methods,
+    }[kind]()
+    if as_json:
+        print_json({kind: rows})
+    elif rows:
+        print_table(
+            kind.capitalize(), list(rows[0]), [[_cell(v) for v in r.values()] for r in rows]
+        )
+    else:
+        click.echo(f"No {kind} yet. Make one:  rdcache extract --teacher … --dataset …")
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, dict):
+        return "\n".join(f"{key} {'×'.join(map(str, shape))}" for key, shape in value.items())
+    return str(value)
+
+
+def _stores(root: Path | None) -> list[dict[str, object]]:
+    from rdcache.store import default_root, list_stores
+
+    return [
+        {
+            "dataset": summary.dataset,
+            "teacher": summary.teacher,
+            "samples": summary.samples,
+            "views": summary.views,
+            "taps": ", ".join(summary.taps),
+            "size": in_bytes(summary.nbytes),
+            "complete": summary.complete,
+            "made": summary.created,
+            "store": str(summary.location),
+        }
+        for summary in list_stores(default_root(root))
+    ]
+
+
+def _teachers(data_dir: Path | None) -> list[dict[str, object]]:
+    from rdcache.models import list_teachers
+
+    return [
+        {
+            "teacher": card.name,
+            "what": card.title,
+            "input": card.input_size,
+            "taps": {name: list(shape) for name, shape in card.taps.items()},
+            "licence": card.licence,
+            "weights": "present" if card.weights_present else f"missing: {card.expected_path}",
+            "get them from": card.source,
+        }
+        for card in list_teachers(data_dir)
+    ]
+
+
+def _datasets(data_dir: Path | None) -> list[dict[str, object]]:
+    from rdcache.data import list_datasets
+
+    return [
+        {
+            "dataset": card.name,
+            "what": card.title,
+            "classes": len(card.classes) or "yours",
+            "split": card.split,
+            "licence": card.licence,
+            "present": card.present,
+            "get it from": card.source,
+        }
+        for card in list_datasets(data_dir)
+    ]
+
+
+def _students() -> list[dict[str, object]]:
+    from rdcache.models import list_students
+
+    return [
+        {
+            "student": card.name,
+            "what": card.title,
+            "parameters": f"{card.parameters / 1e6:.2f} M" if card.parameters else "yours",
+            "feature width": card.feature_dim or "yours",
+        }
+        for card in list_students()
+    ]
+
+
+def _methods() -> list[dict[str, object]]:
+    from rdcache.methods import list_methods
+
+    return [
+        {"method": card.name, "what": card.title, "needs": card.needs, "source": card.paper}
+        for card in list_methods()
+    ]

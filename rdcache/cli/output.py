@@ -1,0 +1,129 @@
+"""What commands print: one JSON object for machines, tables and progress bars for people."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.progress import Progress as RichProgress
+from rich.table import Table
+from rich.text import Text
+
+from rdcache.progress import Progress
+
+PLAIN_LINE_SECONDS = 15.0
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+
+
+def print_json(value: object) -> None:
+    """Print one JSON object on standard output, and nothing else."""
+    click.echo(json.dumps(value, indent=2, default=str))
+
+
+def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """Print a table as wide as the terminal; wide enough for every cell when piped."""
+    console = Console() if sys.stdout.isatty() else Console(width=160)
+    table = Table(title=title, title_justify="left", show_lines=False)
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        table.add_row(*(str(cell) for cell in row))
+    console.print(table)
+
+
+def print_facts(summary: str, facts: dict[str, object]) -> None:
+    """Print a line and aligned facts below it, in the form of our error messages."""
+    click.echo(summary)
+    width = max(map(len, facts), default=0)
+    for name, value in facts.items():
+        first, *more = str(value).splitlines() or [""]
+        click.echo(f"  {name:<{width}}   {first}")
+        for line in more:
+            click.echo(f"  {'':<{width}}   {line}")
+
+
+def in_bytes(count: float) -> str:
+    """A size as people read it, in powers of 1000.
+
+    >>> in_bytes(157_351_936)
+    '157.4 MB'
+    """
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"
+
+
+class _RateColumn(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        return Text(f"{task.speed:.1f}/s" if task.speed else "", style="progress.data.speed")
+
+
+@contextmanager
+def progress(title: str) -> Iterator[Progress]:
+    """A progress bar with rate and time left on a terminal, plain lines now and then elsewhere."""
+    if sys.stderr.isatty():
+        with RichProgress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            _RateColumn(),
+            TimeRemainingColumn(),
+            console=Console(stderr=True),
+            transient=True,
+        ) as bars:
+            yield _Bar(bars, title)
+    else:
+        yield _PlainLines(title)
+
+
+class _Bar:
+    def __init__(self, bars: RichProgress, title: str) -> None:
+        self.bars = bars
+        self.title = title
+        self.tasks: dict[str, Any] = {}
+
+    def __call__(self, done: int, total: int, note: str = "") -> None:
+        label = f"{self.title} {note}".strip()
+        if label not in self.tasks:
+            for task in self.tasks.values():
+                self.bars.stop_task(task)
+            self.tasks[label] = self.bars.add_task(label, total=total)
+        self.bars.update(self.tasks[label], completed=done, total=total)
+
+
+class _PlainLines:
+    def __init__(self, title: str) -> None:
+        self.title = title
+        self.stage = ""
+        self.began = self.printed = time.monotonic()
+        self.done_at_start = 0
+
+    def __call__(self, done: int, total: int, note: str = "") -> None:
+        now = time.monotonic()
+        if note != self.stage:
+            self.stage, self.began, self.done_at_start, self.printed = note, now, done, now
+        if now - self.printed < PLAIN_LINE_SECONDS:
+            return
+        self.printed = now
+        rate = (done - self.done_at_start) / (now - self.began)
+        left = f", {(total - done) / rate:.0f} s left" if rate else ""
+        click.echo(
+            f"{self.title} {note}".strip() + f": {done}/{total}, {rate:.1f}/s{left}", err=True
+        )

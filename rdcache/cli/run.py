@@ -1,0 +1,102 @@
+"""`rdcache run`: a recipe, both phases for a whole grid."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from rdcache.cli.output import json_option, print_json, print_table, progress
+from rdcache.recipes import Cell, Places, Recipe, load_recipe, run_recipe
+from rdcache.report.comparison import Comparison, Row, cells, compare, markdown
+
+METRICS = ("accuracy", "balanced_accuracy", "macro_f1", "auroc")
+LEAK_FREE = "accuracy_without_leaks"
+
+
+@click.command(epilog="Example:  rdcache run pipelines/rd_busi.yaml")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--root", type=click.Path(path_type=Path), help="Where stores are kept.")
+@click.option("--data-dir", type=click.Path(path_type=Path), help="Where datasets are looked for.")
+@click.option("--out", type=click.Path(path_type=Path), help="Where runs are kept.")
+@click.option("--table", type=click.Path(path_type=Path), help="Also write the table as Markdown.")
+@json_option
+def command(
+    file: Path,
+    root: Path | None,
+    data_dir: Path | None,
+    out: Path | None,
+    table: Path | None,
+    as_json: bool,
+) -> None:
+    """Run a recipe FILE: both phases for every teacher, dataset, student, method and seed.
+
+    What is finished already is not done again.
+    """
+    recipe = load_recipe(file)
+    finished = run_and_collect(recipe, Places(root=root, data_dir=data_dir, out=out))
+    comparisons = compare([row_of(cell) for cell in finished])
+    if table is not None:
+        table.write_text(markdown(comparisons, shown_metrics(comparisons)), encoding="utf-8")
+    if as_json:
+        print_json(as_facts(recipe, finished, comparisons))
+    else:
+        print_comparisons(recipe.title, comparisons)
+
+
+def run_and_collect(recipe: Recipe, places: Places) -> list[Cell]:
+    """Run the recipe with a progress bar."""
+    with progress("") as bar:
+        return list(run_recipe(recipe, places, bar))
+
+
+def row_of(cell: Cell) -> Row:
+    """A cell's test metrics by seed."""
+    values: dict[str, dict[int, float]] = {}
+    for run in cell.runs:
+        for name in (*METRICS, LEAK_FREE):
+            if isinstance(value := run.metrics.get(name), float):
+                values.setdefault(name, {})[run.seed] = value
+    return Row(cell.dataset, cell.teacher, cell.student, cell.method, values)
+
+
+def shown_metrics(comparisons: list[Comparison]) -> list[str]:
+    """The leak-free accuracy is a column only where a test set leaks."""
+    leaking = any(comparison.row.values.get(LEAK_FREE) for comparison in comparisons)
+    return [METRICS[0], *([LEAK_FREE] if leaking else []), *METRICS[1:]]
+
+
+def print_comparisons(title: str, comparisons: list[Comparison]) -> None:
+    """Print the table: test metrics in per cent, and the paired gain in accuracy over `none`."""
+    metrics = shown_metrics(comparisons)
+    columns = [
+        "dataset",
+        "teacher",
+        "student",
+        "method",
+        *metrics,
+        "gain over none (95 %)",
+        "seeds",
+    ]
+    print_table(title, columns, [cells(comparison, metrics) for comparison in comparisons])
+
+
+def as_facts(
+    recipe: Recipe, finished: list[Cell], comparisons: list[Comparison]
+) -> dict[str, object]:
+    """The same as one JSON object."""
+    return {
+        "title": recipe.title,
+        "cells": [
+            {
+                "dataset": cell.dataset,
+                "teacher": cell.teacher,
+                "student": cell.student,
+                "method": cell.method,
+                "runs": [str(run.path) for run in cell.runs],
+                "metrics": comparison.row.values,
+                "gain": vars(comparison.gain) if comparison.gain else None,
+            }
+            for cell, comparison in zip(finished, comparisons, strict=True)
+        ],
+    }
