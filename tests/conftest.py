@@ -1,4 +1,4 @@
-"""What every room's tests share: quiet threads, isolated folders, and the way to the real images."""
+"""What every room's tests share: quiet threads, isolated folders, the way to real images."""
 
 from __future__ import annotations
 

@@ -1,0 +1,53 @@
+"""Paired gains and their intervals, against a plain float64 computation."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from rdcache.report import Row, compare, markdown
+from rdcache.report.comparison import in_percent, paired_gain
+
+
+def row(method: str, *accuracies: float) -> Row:
+    return Row("busi", "t", "s", method, {"accuracy": dict(enumerate(accuracies))})
+
+
+def test_a_gain_is_the_mean_of_paired_differences_with_students_interval() -> None:
+    base, better = [0.70, 0.74, 0.71, 0.69], [0.75, 0.76, 0.79, 0.70]
+    gain = paired_gain(dict(enumerate(better)), dict(enumerate(base)))
+    differences = np.subtract(better, base)
+    low, high = stats.t.interval(0.95, 3, loc=differences.mean(), scale=differences.std(ddof=1) / 2)
+    assert gain is not None
+    assert (gain.mean, gain.low, gain.high) == pytest.approx((differences.mean(), low, high))
+
+
+def test_only_common_seeds_are_paired() -> None:
+    gain = paired_gain({0: 0.9, 1: 0.8}, {1: 0.7, 2: 0.1})
+    assert gain is not None
+    assert gain.mean == pytest.approx(0.1)
+    assert gain.pairs == 1
+    assert math.isinf(gain.high)
+    assert paired_gain({0: 0.9}, {1: 0.7}) is None
+
+
+def test_the_baseline_has_no_gain_over_itself_and_other_rows_do() -> None:
+    plain, rd = compare([row("none", 0.7, 0.7), row("rd", 0.8, 0.9)])
+    assert plain.gain is None
+    assert rd.gain is not None
+    assert rd.gain.mean == pytest.approx(0.15)
+
+
+def test_a_row_of_another_dataset_is_no_baseline() -> None:
+    other = Row("covid", "t", "s", "none", {"accuracy": {0: 0.1}})
+    assert compare([other, row("rd", 0.8)])[1].gain is None
+
+
+def test_the_markdown_table_shows_percent_and_points() -> None:
+    table = markdown(compare([row("none", 0.70, 0.72), row("rd", 0.80, 0.82)]), ["accuracy"])
+    assert "| busi | t | s | none | 71.0 ± 1.4 |  | 2 |" in table
+    assert "| busi | t | s | rd | 81.0 ± 1.4 | +10.0 (+10.0 to +10.0) | 2 |" in table
+    assert in_percent([0.5]) == "50.0"
