@@ -1,0 +1,34 @@
+"""Teachers and students: a name in, a torch module with declared taps or features out.
+
+Weights are read safely or not at all; nothing is unpickled.
+"""
+
+from rdcache.models.cards import TeacherCard, corpus_overlap
+from rdcache.models.catalogue import list_teachers, load_teacher
+from rdcache.models.preprocessing import Preprocessing
+from rdcache.models.student_files import load_student, save_student
+from rdcache.models.students import (
+    Student,
+    StudentCard,
+    StudentOutput,
+    create_student,
+    list_students,
+)
+from rdcache.models.teacher import Teacher, WeightsInfo
+
+__all__ = [
+    "Preprocessing",
+    "Student",
+    "StudentCard",
+    "StudentOutput",
+    "Teacher",
+    "TeacherCard",
+    "WeightsInfo",
+    "corpus_overlap",
+    "create_student",
+    "list_students",
+    "list_teachers",
+    "load_student",
+    "load_teacher",
+    "save_student",
+]

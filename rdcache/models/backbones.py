@@ -1,0 +1,113 @@
+"""The trainable part of a student in front of its classifier: stages, then pooled features."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections import OrderedDict
+from collections.abc import Collection
+
+import torch
+from torch import nn
+from torchvision.models import MobileNetV2, ResNet, ShuffleNetV2
+
+from rdcache.models.taps import measure_shapes
+from rdcache.models.timm_taps import TimmTaps
+
+Stages = dict[str, tuple[int, int]]
+Segments = OrderedDict[str, nn.Module]
+
+
+class Backbone(nn.Module, ABC):
+    """Images in, pooled features and the maps of named stages out.
+
+    Attributes:
+        feature_dim: width of the features.
+        stages: stage name → (channels, stride).
+    """
+
+    feature_dim: int
+    stages: Stages
+
+    @abstractmethod
+    def forward(
+        self, images: torch.Tensor, stages: Collection[str] = ()
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """Compute features (B, D) and the asked-for stages, each (B, C, H, W)."""
+
+
+class SegmentedBackbone(Backbone):
+    """A chain of segments, each ending in a named stage; the last one is pooled.
+
+    Because it is a chain, any stage can be replaced and the rest run on from there.
+    """
+
+    def __init__(self, segments: Segments, stages: Stages) -> None:
+        super().__init__()
+        self.stages = dict(stages)
+        self.segments = nn.ModuleDict(segments)
+        self.feature_dim = stages[list(segments)[-1]][0]
+
+    def forward(
+        self, images: torch.Tensor, stages: Collection[str] = ()
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """See `Backbone.forward`."""
+        maps = {}
+        x = images
+        for name, segment in self.segments.items():
+            x = segment(x)
+            if name in stages:
+                maps[name] = x
+        return x.mean((2, 3)), maps
+
+
+class TimmBackbone(Backbone):
+    """Any timm network without its classifier; features are what its head would classify."""
+
+    def __init__(self, model: nn.Module, input_size: int) -> None:
+        super().__init__()
+        self.network = TimmTaps(model)
+        shapes = measure_shapes(self.network.eval(), input_size)
+        self.network.train()
+        self.feature_dim = shapes["pooled"][0]
+        self.stages = {
+            name: (shape[0], input_size // shape[1])
+            for name, shape in shapes.items()
+            if len(shape) == 3
+        }
+
+    def forward(
+        self, images: torch.Tensor, stages: Collection[str] = ()
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """See `Backbone.forward`."""
+        outputs = self.network(images, (*stages, "pooled"))
+        return outputs.pop("pooled"), outputs
+
+
+def cut_resnet(network: ResNet) -> Segments:
+    """Cut a torchvision ResNet after each of its four layers."""
+    stem = (network.conv1, network.bn1, network.relu, network.maxpool)
+    return OrderedDict(
+        s1=nn.Sequential(*stem, network.layer1),
+        s2=network.layer2,
+        s3=network.layer3,
+        s4=network.layer4,
+    )
+
+
+def cut_mobilenet(network: MobileNetV2) -> Segments:
+    """Cut a torchvision MobileNetV2 at the last block of each stride."""
+    blocks = network.features
+    return OrderedDict(
+        s1=blocks[:4], s2=blocks[4:7], s3=blocks[7:14], s4_pre=blocks[14:18], s4=blocks[18]
+    )
+
+
+def cut_shufflenet(network: ShuffleNetV2) -> Segments:
+    """Cut a torchvision ShuffleNetV2 after the pooled stem, its stages, and the last convolution."""
+    return OrderedDict(
+        s1=nn.Sequential(network.conv1, network.maxpool),
+        s2=network.stage2,
+        s3=network.stage3,
+        s4_pre=network.stage4,
+        s4=network.conv5,
+    )

@@ -1,0 +1,92 @@
+"""What the catalogue says of a teacher before it is loaded, leakage of its training data included."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from torch import nn
+
+from rdcache.models.preprocessing import Preprocessing
+from rdcache.models.weight_files import Tensors
+
+# Names under which the same images are also distributed.
+SAME_IMAGES = {
+    "ham10000": "isic",
+    "isic2018": "isic",
+    "isic2019": "isic",
+    "dermamnist": "isic",
+    "organamnist": "lits",
+    "organcmnist": "lits",
+    "organsmnist": "lits",
+    "organmnist3d": "lits",
+    "pathmnist": "nct-crc",
+}
+
+
+@dataclass(frozen=True)
+class TeacherCard:
+    """One entry of the catalogue of teachers.
+
+    Attributes:
+        taps: tap name → shape of one sample at the teacher's input size, C first.
+        default_tap: the tap that reprogramming starts from.
+        input_size: side of the square input in pixels.
+        licence: class of the weights' licence.
+        weights_present: whether they are there without any download.
+        source: where a user gets the weights.
+        expected_path: where the file is looked for.
+        corpora: datasets whose images the teacher has seen in training, by rdcache's names.
+    """
+
+    name: str
+    title: str
+    taps: Mapping[str, tuple[int, ...]]
+    default_tap: str
+    input_size: int
+    licence: str
+    weights_present: bool
+    source: str
+    expected_path: Path
+    corpora: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
+class TeacherEntry:
+    """How the catalogue describes and builds a teacher; one per published model.
+
+    Attributes:
+        build: makes the network without weights. It takes no argument, and its state dict is
+            exactly the backbone that a weight file must match.
+        rename: takes the tensors of a published file to the names and shapes of the network.
+        shapes: tap name → shape of one sample, C first. A test compares them with the network.
+        file: base name of the published weight file.
+        package: finds the file in an installed package, or returns None.
+    """
+
+    name: str
+    title: str
+    architecture: str
+    build: Callable[[], nn.Module]
+    rename: Callable[[Tensors], Tensors]
+    shapes: Mapping[str, tuple[int, ...]]
+    preprocessing: Preprocessing
+    licence: str
+    source: str
+    file: str
+    package: Callable[[], Path | None] = field(default=lambda: None)
+    corpora: frozenset[str] = frozenset()
+
+
+def corpus_overlap(card: TeacherCard, dataset_name: str) -> bool:
+    """Whether the teacher has been trained on images of this dataset.
+
+    `isic-seg`, `medmnist:dermamnist` and `msd:Task09_Spleen` count as `isic`, `dermamnist`
+    and `msd`.
+    """
+    parts = re.split(r"[:/_]|-seg\b", dataset_name.lower())
+    names = {dataset_name.lower(), *parts}
+    names |= {SAME_IMAGES[name] for name in names if name in SAME_IMAGES}
+    return not names.isdisjoint(card.corpora)

@@ -1,0 +1,139 @@
+"""The catalogue of teachers: what there is, and a name in, a ready teacher out.
+
+A published model is one entry of `ENTRIES`, written in its own file. Open families (`timm:…`,
+`torchscript:…`, `onnx:…`) have one function each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from rdcache.data import default_data_dir
+from rdcache.errors import UnknownNameError, WeightsNotFoundError
+from rdcache.models import efficientnet_lite
+from rdcache.models.cards import TeacherCard, TeacherEntry
+from rdcache.models.taps import default_tap
+from rdcache.models.teacher import RANDOM, Teacher, WeightsInfo
+from rdcache.models.timm_teachers import load_timm_teacher
+from rdcache.models.weight_files import (
+    load_matching,
+    read_tensors,
+    tensors_digest,
+    weight_tensors,
+)
+
+ENTRIES: dict[str, TeacherEntry] = {entry.name: entry for entry in (*efficientnet_lite.ENTRIES,)}
+FAMILIES: dict[str, Callable[[str, str | None], Teacher]] = {"timm": load_timm_teacher}
+
+
+def load_teacher(
+    name: str,
+    weights: str | Path | None = None,
+    data_dir: Path | None = None,
+    device: torch.device | str = "cpu",
+) -> Teacher:
+    """Build a teacher and load its weights.
+
+    Args:
+        name: a name of `list_teachers`, or `timm:NAME`, `torchscript:FILE`, `onnx:FILE`.
+        weights: a weight file; None for the published one, looked for at
+            `<data_dir>/weights/<teacher>/<file>`, in an installed package, or (timm) on the hub;
+            `"random"` for an untrained network, the same one at every call.
+        data_dir: see `rdcache.data.default_data_dir`.
+        device: where the network runs; `"auto"` takes a GPU if there is one.
+
+    Raises:
+        UnknownNameError: no such teacher.
+        WeightsNotFoundError: no weights where they are looked for.
+        WeightsMismatchError: the file belongs to another network, or is damaged.
+        UnsafeFileError: the file would have to be unpickled.
+    """
+    family, _, member = name.partition(":")
+    if member and family in FAMILIES:
+        teacher = FAMILIES[family](member, None if weights is None else str(weights))
+    elif name in ENTRIES:
+        teacher = _load_entry(ENTRIES[name], weights, default_data_dir(data_dir))
+    else:
+        raise UnknownNameError.of("teacher", name, [*ENTRIES, *(f"{f}:NAME" for f in FAMILIES)])
+    return teacher.to(_resolve(device))
+
+
+def list_teachers(data_dir: Path | None = None) -> list[TeacherCard]:
+    """Describe every published teacher, without building any of them."""
+    folder = default_data_dir(data_dir)
+    return [_card(entry, folder) for entry in ENTRIES.values()]
+
+
+def _card(entry: TeacherEntry, data_dir: Path) -> TeacherCard:
+    return TeacherCard(
+        name=entry.name,
+        title=entry.title,
+        taps=entry.shapes,
+        default_tap=default_tap(entry.shapes),
+        input_size=entry.preprocessing.size,
+        licence=entry.licence,
+        weights_present=_expected_path(entry, data_dir).is_file() or entry.package() is not None,
+        source=entry.source,
+        expected_path=_expected_path(entry, data_dir),
+        corpora=entry.corpora,
+    )
+
+
+def _expected_path(entry: TeacherEntry, data_dir: Path) -> Path:
+    return data_dir / "weights" / entry.name / entry.file
+
+
+def _load_entry(entry: TeacherEntry, weights: str | Path | None, data_dir: Path) -> Teacher:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        network = entry.build()
+    total = len(weight_tensors(network))
+    if str(weights) == RANDOM:
+        source, file, matched = RANDOM, "", 0
+    else:
+        source, path = _weight_file(entry, weights, data_dir)
+        matched = load_matching(network, entry.rename(read_tensors(path)), path, entry.title)
+        file = path.name
+    return Teacher(
+        name=entry.name,
+        architecture=entry.architecture,
+        network=network,
+        shapes=entry.shapes,
+        preprocessing=entry.preprocessing,
+        weights=WeightsInfo(
+            source=source,
+            sha256=tensors_digest(weight_tensors(network)),
+            licence=entry.licence,
+            file=file,
+            matched=f"{matched} of {total}",
+        ),
+    )
+
+
+def _weight_file(
+    entry: TeacherEntry, weights: str | Path | None, data_dir: Path
+) -> tuple[str, Path]:
+    """Where the weights come from (see `WeightsInfo.source`) and their file."""
+    if weights is not None:
+        return "file", Path(weights)
+    expected = _expected_path(entry, data_dir)
+    if expected.is_file():
+        return "file", expected
+    packaged = entry.package()
+    if packaged is not None:
+        return "package", packaged
+    raise WeightsNotFoundError(
+        f"the weights of {entry.name} are not there.",
+        looked_for=expected,
+        get_it_from=f"{entry.source} (licence: {entry.licence})",
+        or_pass="--weights FILE, or --weights random for an untrained network",
+    )
+
+
+def _resolve(device: torch.device | str) -> torch.device:
+    if str(device) != "auto":
+        return torch.device(device)
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -1,0 +1,58 @@
+"""Files of trained students: safetensors with the architecture in their metadata."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+
+from rdcache.errors import WeightsMismatchError, WeightsNotFoundError
+from rdcache.models.students import Student, create_student
+
+METADATA_KEY = "rdcache_student"
+
+
+def save_student(student: Student, path: Path | str) -> None:
+    """Write a student to a safetensors file, whole or not at all.
+
+    Any safetensors reader opens it; `load_student` rebuilds the network from its metadata.
+    """
+    path = Path(path)
+    tensors = {
+        name: value.detach().cpu().contiguous() for name, value in student.state_dict().items()
+    }
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        save_file(tensors, partial, {METADATA_KEY: json.dumps(student.architecture)})
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def load_student(path: Path | str) -> Student:
+    """Rebuild a student from the file that `save_student` wrote, in evaluation mode.
+
+    Raises:
+        WeightsNotFoundError: there is no such file.
+        WeightsMismatchError: the file is damaged, or not one of `save_student`.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise WeightsNotFoundError("there is no such student file.", looked_for=path)
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+        tensors = load_file(path)
+        architecture = json.loads(metadata[METADATA_KEY])
+        student = create_student(architecture["name"], int(architecture["num_classes"]))
+        student.load_state_dict(tensors)
+    except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise WeightsMismatchError(
+            "this file is not a student that rdcache saved.",
+            file=path,
+            reason=str(error).splitlines()[0] if str(error) else type(error).__name__,
+        ) from error
+    return student.eval()

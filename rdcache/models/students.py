@@ -1,0 +1,239 @@
+"""Students: small trainable networks with a declared feature width and declared stages.
+
+Files of trained students are the part of `student_files.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torchvision import models as torchvision_models
+
+from rdcache.errors import UnknownNameError, UsageError, WeightsNotFoundError
+from rdcache.models.backbones import (
+    Backbone,
+    SegmentedBackbone,
+    Segments,
+    Stages,
+    TimmBackbone,
+    cut_mobilenet,
+    cut_resnet,
+    cut_shufflenet,
+)
+from rdcache.models.preprocessing import Preprocessing
+from rdcache.models.timm_teachers import pretrained_timm, timm_preprocessing, untrained_timm
+from rdcache.models.weight_files import load_matching, read_tensors, without_prefix
+
+
+@dataclass(frozen=True)
+class StudentOutput:
+    """What a student computes for a batch.
+
+    Attributes:
+        features: (B, D), after global average pooling; the input of the classifier.
+        logits: (B, C).
+        stages: the maps (B, C, H, W) asked for.
+    """
+
+    features: torch.Tensor
+    logits: torch.Tensor
+    stages: dict[str, torch.Tensor]
+
+
+@dataclass(frozen=True)
+class StudentCard:
+    """One entry of the catalogue of students.
+
+    Attributes:
+        feature_dim: width D of the features that the classifier sees.
+        stages: stage name → (channels, stride); `s4` is the map that is pooled.
+        parameters: number of trainable parameters without the classifier.
+    """
+
+    name: str
+    title: str
+    feature_dim: int
+    stages: Stages
+    parameters: int
+
+
+class Student(nn.Module):
+    """A backbone and the one linear classifier that it shares with the reprogrammed teacher.
+
+    There is no dropout before the classifier: it would have to fall on both branches alike.
+
+    Attributes:
+        name, num_classes: as given to `create_student`.
+        feature_dim: width D of the features.
+        stages: stage name → (channels, stride).
+        mean, std: normalisation of its input, in fractions of full white.
+        input_size: side in pixels of the input it is meant for.
+    """
+
+    def __init__(
+        self, name: str, backbone: Backbone, num_classes: int, preprocessing: Preprocessing
+    ) -> None:
+        super().__init__()
+        self.name = name
+        self.num_classes = num_classes
+        self.feature_dim = backbone.feature_dim
+        self.stages = backbone.stages
+        self.mean = preprocessing.mean
+        self.std = preprocessing.std
+        self.input_size = preprocessing.size
+        self.backbone = backbone
+        self.classifier = nn.Linear(backbone.feature_dim, num_classes)
+
+    @property
+    def architecture(self) -> dict[str, Any]:
+        """Enough to rebuild the network: the arguments of `create_student`."""
+        return {"name": self.name, "num_classes": self.num_classes}
+
+    def forward(self, images: torch.Tensor, stages: Collection[str] = ()) -> StudentOutput:
+        """Classify a batch.
+
+        Args:
+            images: float32 (B, 3, H, W), normalised by `mean` and `std`.
+            stages: names of the maps to return besides.
+
+        Raises:
+            UnknownNameError: the student has no such stage.
+        """
+        for stage in stages:
+            if stage not in self.stages:
+                raise UnknownNameError.of(f"stage of {self.name}", stage, self.stages)
+        features, maps = self.backbone(images, stages)
+        return StudentOutput(features, self.classifier(features), maps)
+
+
+@dataclass(frozen=True)
+class _Recipe:
+    """How a torchvision network becomes a student: its constructor and where it is cut."""
+
+    constructor: str
+    cut: Callable[[Any], Segments]
+    card: StudentCard
+
+
+def _stages(*channels: int) -> Stages:
+    """Four stages, or five with `s4_pre` before a last convolution at the same stride."""
+    if len(channels) == 4:
+        return dict(zip(("s1", "s2", "s3", "s4"), zip(channels, (4, 8, 16, 32)), strict=True))
+    names = ("s1", "s2", "s3", "s4_pre", "s4")
+    return dict(zip(names, zip(channels, (4, 8, 16, 32, 32), strict=True), strict=True))
+
+
+_RECIPES = {
+    recipe.card.name: recipe
+    for recipe in (
+        _Recipe(
+            "resnet18",
+            cut_resnet,
+            StudentCard("resnet18", "ResNet-18", 512, _stages(64, 128, 256, 512), 11_176_512),
+        ),
+        _Recipe(
+            "mobilenet_v2",
+            cut_mobilenet,
+            StudentCard(
+                "mobilenet", "MobileNetV2", 1280, _stages(24, 32, 96, 320, 1280), 2_223_872
+            ),
+        ),
+        _Recipe(
+            "shufflenet_v2_x1_0",
+            cut_shufflenet,
+            StudentCard(
+                "shufflenet",
+                "ShuffleNetV2 ×1.0",
+                1024,
+                _stages(24, 116, 232, 464, 1024),
+                1_253_604,
+            ),
+        ),
+        _Recipe(
+            "shufflenet_v2_x0_5",
+            cut_shufflenet,
+            StudentCard(
+                "shufflenet-x0.5",
+                "ShuffleNetV2 ×0.5",
+                1024,
+                _stages(24, 48, 96, 192, 1024),
+                341_792,
+            ),
+        ),
+    )
+}
+
+
+def create_student(name: str, num_classes: int, weights: str | Path | None = None) -> Student:
+    """Build a student.
+
+    Args:
+        name: a name of `list_students`, or `timm:NAME`.
+        weights: None for an untrained network, `"imagenet"` for torchvision's or timm's
+            pretrained backbone (downloaded), or a file: a student of `save_student`, or a state
+            dict in torchvision's or timm's names. The classifier is always new.
+
+    Raises:
+        UnknownNameError: no such student.
+        UsageError: fewer than one class.
+        WeightsNotFoundError: no such file, or no way to the hub.
+        WeightsMismatchError: less than 99 % of the backbone's tensors are in the file.
+    """
+    if num_classes < 1:
+        raise UsageError("a student needs at least one class.", classes=num_classes)
+    member = name.removeprefix("timm:")
+    if member == name and name not in _RECIPES:
+        raise UnknownNameError.of("student", name, [*_RECIPES, "timm:NAME"])
+    imagenet = str(weights) == "imagenet"
+    network: nn.Module
+    if member != name:
+        network = (pretrained_timm if imagenet else untrained_timm)(member, num_classes=0)
+    else:
+        network = _torchvision_network(_RECIPES[name], imagenet)
+    path = None if weights is None or imagenet else Path(weights)
+    tensors = {} if path is None else without_prefix(read_tensors(path), "module.")
+    saved_here = {
+        tensor_name.removeprefix("backbone."): value
+        for tensor_name, value in tensors.items()
+        if tensor_name.startswith("backbone.")
+    }
+    if path is not None and not saved_here:
+        load_matching(network, tensors, path, name)
+    if member != name:
+        preprocessing = timm_preprocessing(network)
+        backbone: Backbone = TimmBackbone(network, preprocessing.size)
+    else:
+        preprocessing = Preprocessing()
+        backbone = SegmentedBackbone(_RECIPES[name].cut(network), _RECIPES[name].card.stages)
+    if path is not None and saved_here:
+        load_matching(backbone, saved_here, path, name)
+    return Student(name, backbone, num_classes, preprocessing)
+
+
+def _torchvision_network(recipe: _Recipe, pretrained: bool) -> nn.Module:
+    """Build a torchvision network without its classifier."""
+    network: nn.Module = torchvision_models.get_model(recipe.constructor, weights=None)
+    if pretrained:
+        published = torchvision_models.get_model_weights(recipe.constructor).DEFAULT
+        try:
+            tensors = published.get_state_dict(progress=False, check_hash=True, weights_only=True)
+        except OSError as error:
+            raise WeightsNotFoundError(
+                f"the ImageNet weights of {recipe.card.name} cannot be downloaded.",
+                reason=error,
+                looked_for=published.url,
+                or_pass="--student-weights FILE with a copy of that file",
+            ) from error
+        network.load_state_dict(tensors)
+    setattr(network, "fc" if hasattr(network, "fc") else "classifier", nn.Identity())
+    return network
+
+
+def list_students() -> list[StudentCard]:
+    """Describe every student of the catalogue, without building any of them."""
+    return [recipe.card for recipe in _RECIPES.values()]

@@ -1,0 +1,80 @@
+"""What a network gives at its taps: the common base of all teacher networks, and tap shapes.
+
+Canonical names: `s1`…`s4` (maps at strides 4, 8, 16, 32, or quarter depths of a ViT folded to its
+grid), `tokens` (patch tokens), `pooled` (the embedding the model recommends), `logits`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Iterator, Mapping
+from typing import Literal
+
+import torch
+from torch import nn
+from torch.func import functional_call
+
+from rdcache.store import TapSpec
+
+TapKind = Literal["map2d", "map3d", "tokens", "vector", "logits"]
+KIND_BY_DIMENSIONS: dict[int, TapKind] = {1: "vector", 2: "tokens", 3: "map2d", 4: "map3d"}
+
+
+class TapNetwork(nn.Module, ABC):
+    """A network that yields its taps one after the other, in the order it computes them."""
+
+    @abstractmethod
+    def taps(self, images: torch.Tensor) -> Iterator[tuple[str, torch.Tensor]]:
+        """Yield (tap name, tensor (B, …)) for images float32 (B, 3, H, W)."""
+
+    def forward(
+        self, images: torch.Tensor, names: Collection[str] | None = None
+    ) -> dict[str, torch.Tensor]:
+        """Run one forward pass, no further than the last tap that is asked for.
+
+        Args:
+            names: the taps to return; all of them by default.
+        """
+        if names is None:
+            return dict(self.taps(images))
+        found: dict[str, torch.Tensor] = {}
+        for name, value in self.taps(images):
+            if name in names:
+                found[name] = value
+            if len(found) == len(set(names)):
+                break
+        return {name: found[name] for name in names}
+
+
+def tap_specs(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, TapSpec]:
+    """Describe taps by the shapes of one sample, C first."""
+    return {
+        name: TapSpec(name, "logits" if name == "logits" else KIND_BY_DIMENSIONS[len(shape)], shape)
+        for name, shape in shapes.items()
+    }
+
+
+def default_tap(shapes: Mapping[str, tuple[int, ...]]) -> str:
+    """The tap that reprogramming starts from: the last map, else the last output there is."""
+    maps = [name for name, shape in shapes.items() if len(shape) >= 3 and name != "s4_pre"]
+    return maps[-1] if maps else list(shapes)[-1]
+
+
+def measure_shapes(network: nn.Module, size: int) -> dict[str, tuple[int, ...]]:
+    """Find the shape of every tap for one sample, without computing any number where possible.
+
+    A network that does not run on tensors without data (some ask for values on the way) is run
+    once on a blank image instead.
+    """
+    on_meta = {
+        name: tensor.to("meta")
+        for name, tensor in (*network.named_parameters(), *network.named_buffers())
+    }
+    with torch.no_grad():
+        try:
+            blank = torch.empty(1, 3, size, size, device="meta")
+            outputs = functional_call(network, on_meta, (blank,))
+        except (RuntimeError, NotImplementedError):
+            device = next(iter(network.state_dict().values())).device
+            outputs = network(torch.zeros(1, 3, size, size, device=device))
+    return {name: tuple(value.shape[1:]) for name, value in outputs.items()}

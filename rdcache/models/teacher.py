@@ -1,0 +1,103 @@
+"""A frozen teacher: images in, named tensors out, and the facts that identify it.
+
+How a network is built and its weights found is the part of the teachers' own files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from rdcache.errors import UnknownNameError
+from rdcache.models.preprocessing import Preprocessing
+from rdcache.models.taps import default_tap, tap_specs
+
+RANDOM = "random"
+
+
+@dataclass(frozen=True)
+class WeightsInfo:
+    """Where a teacher's numbers come from.
+
+    Attributes:
+        source: `file`, `package`, `hub` or `random`.
+        sha256: over the tensors (name, dtype, shape, bytes), so that one set of weights in two
+            files is one teacher; over the file's bytes for TorchScript and ONNX.
+        licence: class of the licence, such as `Apache-2.0` or `research/unclear`.
+        file: base name of the weight file; the hub's name, or `""` for random weights.
+        matched: how many of the network's tensors the file gave, as `320 of 320`.
+    """
+
+    source: str
+    sha256: str
+    licence: str
+    file: str = ""
+    matched: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """All attributes as JSON values, for the manifest."""
+        return asdict(self)
+
+
+class Teacher:
+    """A frozen network with declared taps. See `load_teacher`.
+
+    Attributes:
+        name: as given to `load_teacher`, without folders of this machine.
+        architecture: identifies the computation, apart from the weights.
+        taps: every tap with the shape of one sample at the teacher's input size.
+        default_tap: the tap that reprogramming starts from: the last map.
+        preprocessing: how its input is made from RGB images.
+        weights: where its numbers come from.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        architecture: str,
+        network: nn.Module,
+        shapes: Mapping[str, tuple[int, ...]],
+        preprocessing: Preprocessing,
+        weights: WeightsInfo,
+    ) -> None:
+        self.name = name
+        self.architecture = architecture
+        self.network = network.eval().requires_grad_(False)
+        self.taps = tap_specs(shapes)
+        self.default_tap = default_tap(shapes)
+        self.preprocessing = preprocessing
+        self.weights = weights
+        self.device = torch.device("cpu")
+
+    def __repr__(self) -> str:
+        return f"Teacher({self.name!r}, weights={self.weights.source!r}, device={self.device})"
+
+    def to(self, device: torch.device | str) -> Teacher:
+        """Move the network to a device, in place."""
+        self.device = torch.device(device)
+        self.network.to(self.device)
+        return self
+
+    @torch.no_grad()
+    def forward_taps(self, images: torch.Tensor, names: Collection[str]) -> dict[str, torch.Tensor]:
+        """Compute the taps asked for in one forward pass, and nothing beyond them.
+
+        Args:
+            images: float32 (B, 3, S, S), normalised by `preprocessing`, on `device`.
+            names: tap names, each at most once.
+
+        Returns:
+            Tap name → tensor (B, *shape), in the order of `names`.
+
+        Raises:
+            UnknownNameError: the teacher has no such tap.
+        """
+        for name in names:
+            if name not in self.taps:
+                raise UnknownNameError.of(f"tap of {self.name}", name, self.taps)
+        outputs: dict[str, torch.Tensor] = self.network(images, tuple(names))
+        return outputs
