@@ -103,7 +103,7 @@ def cut_mobilenet(network: MobileNetV2) -> Segments:
 
 
 def cut_shufflenet(network: ShuffleNetV2) -> Segments:
-    """Cut a torchvision ShuffleNetV2 after the pooled stem, its stages, and the last convolution."""
+    """Cut a torchvision ShuffleNetV2 after the stem, its stages, and the last convolution."""
     return OrderedDict(
         s1=nn.Sequential(network.conv1, network.maxpool),
         s2=network.stage2,

@@ -1,4 +1,4 @@
-"""What the catalogue says of a teacher before it is loaded, leakage of its training data included."""
+"""What the catalogue says of a teacher before it is loaded, and of the data it was trained on."""
 
 from __future__ import annotations
 
@@ -7,9 +7,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from torch import nn
-
 from rdcache.models.preprocessing import Preprocessing
+from rdcache.models.taps import TapNetwork
 from rdcache.models.weight_files import Tensors
 
 # Names under which the same images are also distributed.
@@ -22,8 +21,17 @@ SAME_IMAGES = {
     "organcmnist": "lits",
     "organsmnist": "lits",
     "organmnist3d": "lits",
-    "pathmnist": "nct-crc",
+    "patchcamelyon": "pcam",
+    "vinbigdata": "vindr",
 }
+
+# Public sets in LVM-Med's pretraining corpus (its repository lists them), by rdcache's names.
+LVM_MED_CORPORA = frozenset(
+    {
+        *("isic", "covidx-ct", "kvasir", "hyperkvasir", "msd", "mmwhs", "brats", "lits", "kits"),
+        *("pcam", "vindr", "shenzhen", "aptos", "eyepacs"),
+    }
+)
 
 
 @dataclass(frozen=True)
@@ -58,10 +66,11 @@ class TeacherEntry:
     """How the catalogue describes and builds a teacher; one per published model.
 
     Attributes:
-        build: makes the network without weights. It takes no argument, and its state dict is
-            exactly the backbone that a weight file must match.
+        build: makes the network without weights; its `backbone` is what a weight file must match.
         rename: takes the tensors of a published file to the names and shapes of the network.
         shapes: tap name → shape of one sample, C first. A test compares them with the network.
+        foreign: says which other model a file's tensors are, or `""`; for look-alikes that would
+            load without a mismatch, or deserve a better word than one.
         file: base name of the published weight file.
         package: finds the file in an installed package, or returns None.
     """
@@ -69,7 +78,7 @@ class TeacherEntry:
     name: str
     title: str
     architecture: str
-    build: Callable[[], nn.Module]
+    build: Callable[[], TapNetwork]
     rename: Callable[[Tensors], Tensors]
     shapes: Mapping[str, tuple[int, ...]]
     preprocessing: Preprocessing
@@ -77,6 +86,7 @@ class TeacherEntry:
     source: str
     file: str
     package: Callable[[], Path | None] = field(default=lambda: None)
+    foreign: Callable[[Tensors], str] = field(default=lambda tensors: "")
     corpora: frozenset[str] = frozenset()
 
 

@@ -12,12 +12,14 @@ from pathlib import Path
 import torch
 
 from rdcache.data import default_data_dir
-from rdcache.errors import UnknownNameError, WeightsNotFoundError
-from rdcache.models import efficientnet_lite
+from rdcache.errors import UnknownNameError, WeightsMismatchError, WeightsNotFoundError
+from rdcache.models import efficientnet_lite, lvm_med, pmc_clip, torchvision_teachers
 from rdcache.models.cards import TeacherCard, TeacherEntry
+from rdcache.models.onnx_models import load_onnx_teacher
 from rdcache.models.taps import default_tap
 from rdcache.models.teacher import RANDOM, Teacher, WeightsInfo
 from rdcache.models.timm_teachers import load_timm_teacher
+from rdcache.models.torchscript import load_torchscript_teacher
 from rdcache.models.weight_files import (
     load_matching,
     read_tensors,
@@ -25,8 +27,20 @@ from rdcache.models.weight_files import (
     weight_tensors,
 )
 
-ENTRIES: dict[str, TeacherEntry] = {entry.name: entry for entry in (*efficientnet_lite.ENTRIES,)}
-FAMILIES: dict[str, Callable[[str, str | None], Teacher]] = {"timm": load_timm_teacher}
+ENTRIES: dict[str, TeacherEntry] = {
+    entry.name: entry
+    for entry in (
+        *pmc_clip.ENTRIES,
+        *torchvision_teachers.ENTRIES,
+        *lvm_med.ENTRIES,
+        *efficientnet_lite.ENTRIES,
+    )
+}
+FAMILIES: dict[str, Callable[[str, str | None], Teacher]] = {
+    "timm": load_timm_teacher,
+    "torchscript": load_torchscript_teacher,
+    "onnx": load_onnx_teacher,
+}
 
 
 def load_teacher(
@@ -95,7 +109,12 @@ def _load_entry(entry: TeacherEntry, weights: str | Path | None, data_dir: Path)
         source, file, matched = RANDOM, "", 0
     else:
         source, path = _weight_file(entry, weights, data_dir)
-        matched = load_matching(network, entry.rename(read_tensors(path)), path, entry.title)
+        tensors = read_tensors(path)
+        if other := entry.foreign(tensors):
+            raise WeightsMismatchError(
+                f"this file does not hold the weights of {entry.name}.", file=path, it_is=other
+            )
+        matched = load_matching(network.backbone, entry.rename(tensors), path, entry.name)
         file = path.name
     return Teacher(
         name=entry.name,

@@ -7,10 +7,10 @@ from importlib import import_module
 from pathlib import Path
 
 import timm
-from torch import nn
 
 from rdcache.models.cards import TeacherEntry
 from rdcache.models.preprocessing import Preprocessing
+from rdcache.models.taps import TapNetwork
 from rdcache.models.timm_taps import TimmTaps
 from rdcache.models.weight_files import Tensors
 
@@ -57,7 +57,7 @@ BLOCK_NAMES = {
 }
 
 
-def build(variant: int) -> nn.Module:
+def build(variant: int) -> TapNetwork:
     """The network of variant 0, 1 or 2 with its ImageNet classifier."""
     return TimmTaps(timm.create_model(f"tf_efficientnet_lite{variant}"))
 
@@ -74,7 +74,7 @@ def rename(variant: int, tensors: Tensors) -> Tensors:
             layers = FIRST_BLOCK_NAMES if parts[1] == "0" else BLOCK_NAMES
             stage, block = blocks[int(parts[1])]
             parts = ["blocks", str(stage), str(block), layers.get(parts[2], parts[2]), *parts[3:]]
-        renamed[".".join(["model", *parts])] = value
+        renamed[".".join(parts)] = value
     return renamed
 
 

@@ -122,10 +122,9 @@ class _Recipe:
 
 def _stages(*channels: int) -> Stages:
     """Four stages, or five with `s4_pre` before a last convolution at the same stride."""
-    if len(channels) == 4:
-        return dict(zip(("s1", "s2", "s3", "s4"), zip(channels, (4, 8, 16, 32)), strict=True))
-    names = ("s1", "s2", "s3", "s4_pre", "s4")
-    return dict(zip(names, zip(channels, (4, 8, 16, 32, 32), strict=True), strict=True))
+    names = ["s1", "s2", "s3", "s4"] if len(channels) == 4 else ["s1", "s2", "s3", "s4_pre", "s4"]
+    strides = [4, 8, 16, 32, 32][: len(channels)]
+    return dict(zip(names, zip(channels, strides, strict=True), strict=True))
 
 
 _RECIPES = {

@@ -6,13 +6,13 @@ grid), `tokens` (patch tokens), `pooled` (the embedding the model recommends), `
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator, Mapping
 from typing import Literal
 
 import torch
 from torch import nn
-from torch.func import functional_call
 
 from rdcache.store import TapSpec
 
@@ -22,6 +22,11 @@ KIND_BY_DIMENSIONS: dict[int, TapKind] = {1: "vector", 2: "tokens", 3: "map2d", 
 
 class TapNetwork(nn.Module, ABC):
     """A network that yields its taps one after the other, in the order it computes them."""
+
+    @property
+    def backbone(self) -> nn.Module:
+        """The part whose state dict a weight file is compared with."""
+        return self
 
     @abstractmethod
     def taps(self, images: torch.Tensor) -> Iterator[tuple[str, torch.Tensor]]:
@@ -66,15 +71,19 @@ def measure_shapes(network: nn.Module, size: int) -> dict[str, tuple[int, ...]]:
     A network that does not run on tensors without data (some ask for values on the way) is run
     once on a blank image instead.
     """
-    on_meta = {
-        name: tensor.to("meta")
-        for name, tensor in (*network.named_parameters(), *network.named_buffers())
-    }
     with torch.no_grad():
         try:
-            blank = torch.empty(1, 3, size, size, device="meta")
-            outputs = functional_call(network, on_meta, (blank,))
+            outputs = _without_data(network)(torch.empty(1, 3, size, size, device="meta"))
         except (RuntimeError, NotImplementedError):
-            device = next(iter(network.state_dict().values())).device
-            outputs = network(torch.zeros(1, 3, size, size, device=device))
+            outputs = network(torch.zeros(1, 3, size, size))
     return {name: tuple(value.shape[1:]) for name, value in outputs.items()}
+
+
+def _without_data(network: nn.Module) -> nn.Module:
+    """Copy a network but not its tensors: they have shapes only (the device `meta`)."""
+    substitutes: dict[int, object] = {
+        id(tensor): nn.Parameter(tensor.to("meta"), requires_grad=False)
+        for tensor in network.parameters()
+    }
+    substitutes |= {id(tensor): tensor.to("meta") for tensor in network.buffers()}
+    return copy.deepcopy(network, substitutes)

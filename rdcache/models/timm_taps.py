@@ -5,10 +5,10 @@ Building timm networks and finding their weights is left to `timm_teachers.py`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from typing import Any
 
 import torch
-from torch import nn
 
 from rdcache.models.taps import TapNetwork
 
@@ -25,13 +25,18 @@ class TimmTaps(TapNetwork):
     class and register tokens, before the final norm; `tokens` is `s4` as a sequence.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: Any) -> None:
         super().__init__()
-        self.model = model
-        self.channels, strides = _stages(model)
+        self.model: Any = model
+        strides = _strides(model)
         self.isotropic = len(strides) >= 4 and len(set(strides)) == 1
         self.depths = _quarter_depths(len(strides)) if self.isotropic else _pyramid(strides)
         self.has_logits = getattr(model, "num_classes", 0) > 0
+
+    @property
+    def backbone(self) -> Any:
+        """The timm network itself, under timm's names."""
+        return self.model
 
     def taps(self, images: torch.Tensor) -> Iterator[tuple[str, torch.Tensor]]:
         """See `TapNetwork.taps`."""
@@ -60,7 +65,7 @@ class TimmTaps(TapNetwork):
             yield "logits", self.model.forward_head(final)
 
     def forward(
-        self, images: torch.Tensor, names: tuple[str, ...] | None = None
+        self, images: torch.Tensor, names: Collection[str] | None = None
     ) -> dict[str, torch.Tensor]:
         """As `TapNetwork.forward`, but early maps alone stop the network there."""
         if names is not None and set(names) <= self._early():
@@ -79,22 +84,22 @@ class TimmTaps(TapNetwork):
         """Taps that need no more of the network than the stages up to them."""
         return {name for name in self.depths if self.isotropic or name != "s4"}
 
-    def _as_map(self, final: torch.Tensor) -> torch.Tensor | None:
+    def _as_map(self, final: Any) -> torch.Tensor | None:
         """What feeds the head as (B, C, H, W), or None where it is a sequence or a vector."""
-        if final.ndim != 4:
+        if not isinstance(final, torch.Tensor) or final.ndim != 4:
             return None
         if getattr(self.model, "output_fmt", "NCHW") == "NHWC":
-            return final.permute(0, 3, 1, 2)
+            final = final.permute(0, 3, 1, 2)
         return final
 
 
-def _stages(model: nn.Module) -> tuple[list[int], list[int]]:
-    """Channels and strides of the stages that `forward_intermediates` can return."""
+def _strides(model: Any) -> list[int]:
+    """Strides of the stages that `forward_intermediates` can return."""
     info = getattr(model, "feature_info", None)
     if info is None or not hasattr(model, "forward_intermediates"):
-        return [], []
+        return []
     stages = list(info if isinstance(info, list) else info.info)
-    return [stage["num_chs"] for stage in stages], [stage["reduction"] for stage in stages]
+    return [stage["reduction"] for stage in stages]
 
 
 def _quarter_depths(depth: int) -> dict[str, int]:

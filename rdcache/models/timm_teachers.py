@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import difflib
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import timm
 import torch
 from timm.data import resolve_model_data_config
-from torch import nn
 
 from rdcache.errors import UnknownNameError, UsageError, WeightsNotFoundError
 from rdcache.models.preprocessing import Preprocessing
@@ -70,18 +69,17 @@ def load_timm_teacher(name: str, weights: str | None) -> Teacher:
     )
 
 
-def untrained_timm(name: str, **options: int) -> nn.Module:
+def untrained_timm(name: str, **options: Any) -> Any:
     """Create a timm network with random weights.
 
     Raises:
         UnknownNameError: timm has no such network.
     """
     _require_known(name)
-    model: nn.Module = timm.create_model(name, pretrained=False, **options)
-    return model
+    return timm.create_model(name, pretrained=False, **options)
 
 
-def pretrained_timm(name: str, **options: int) -> nn.Module:
+def pretrained_timm(name: str, **options: Any) -> Any:
     """Create a timm network with the weights of its tag from the hub.
 
     Raises:
@@ -90,7 +88,7 @@ def pretrained_timm(name: str, **options: int) -> nn.Module:
     """
     _require_known(name)
     try:
-        model: nn.Module = timm.create_model(name, pretrained=True, **options)
+        return timm.create_model(name, pretrained=True, **options)
     # Whatever way to the hub fails (sockets, HTTP, proxies, gates, missing tags) raises the
     # error class of another library; to the user it is one and the same mistake.
     except Exception as error:
@@ -101,10 +99,9 @@ def pretrained_timm(name: str, **options: int) -> nn.Module:
             looked_for=f"the Hugging Face hub, timm/{name}, and its local cache",
             or_pass="--weights FILE, or --weights random for an untrained network",
         ) from error
-    return model
 
 
-def timm_preprocessing(model: nn.Module) -> Preprocessing:
+def timm_preprocessing(model: Any) -> Preprocessing:
     """The input that a timm network was trained on.
 
     Raises:
@@ -134,7 +131,7 @@ def _require_known(name: str) -> None:
         )
 
 
-def _load_file(model: nn.Module, path: Path, name: str) -> int:
+def _load_file(model: Any, path: Path, name: str) -> int:
     """Load a state dict in timm's names; a head that does not fit the file is taken off."""
     tensors = without_prefix(read_tensors(path), "module.", "model.")
     classifier = model.pretrained_cfg.get("classifier") or ()
@@ -148,6 +145,6 @@ def _load_file(model: nn.Module, path: Path, name: str) -> int:
     return load_matching(model, tensors, path, f"timm:{name}")
 
 
-def _hub_name(model: nn.Module) -> str:
+def _hub_name(model: Any) -> str:
     config = model.pretrained_cfg
     return str(config.get("hf_hub_id") or config.get("url") or "")

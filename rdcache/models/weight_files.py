@@ -1,13 +1,12 @@
 """Reading weight files without running what is in them, and telling whether they fit a network.
 
-A file is safetensors, or a PyTorch file that `torch.load(weights_only=True)` accepts. Which published
-name belongs to which tensor of a network is each teacher's own part.
+A file is safetensors, or a PyTorch file that `torch.load(weights_only=True)` accepts. Which
+published name belongs to which tensor of a network is each teacher's own part.
 """
 
 from __future__ import annotations
 
 import hashlib
-import os
 import pickle
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -125,9 +124,9 @@ def _mismatch(
     surplus = [name for name in tensors if name not in expected]
     if surplus:
         facts["in it instead"] = _first(surplus)
-        prefix = os.path.commonprefix(surplus).rpartition(".")[0]
-        if prefix and matched == 0:
-            facts["hint"] = f"all of its names begin with {prefix + '.'!r}"
+        first = surplus[0].partition(".")[0] + "."
+        if matched == 0 and all(name.startswith(first) for name in surplus):
+            facts["hint"] = f"all of its names begin with {first!r}"
     return WeightsMismatchError(f"this file does not hold the weights of {title}.", **facts)
 
 

@@ -1,0 +1,107 @@
+"""Models of unknown make whose outputs are the taps: what TorchScript and ONNX files share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+
+from rdcache.errors import TeacherOutputError, UsageError, WeightsNotFoundError
+from rdcache.models.preprocessing import Preprocessing
+from rdcache.models.taps import KIND_BY_DIMENSIONS, TapNetwork
+from rdcache.models.teacher import Teacher, WeightsInfo
+from rdcache.models.weight_files import file_digest
+
+DEFAULT_SIZE = 224
+PROBE_BATCH = 2
+
+
+def require_own_weights(file: str, weights: str | None) -> Path:
+    """The file of a black box, which holds its weights itself.
+
+    Raises:
+        UsageError: other weights are asked for.
+        WeightsNotFoundError: there is no such file.
+    """
+    if weights is not None:
+        raise UsageError("the weights of an exported model are in its file.", weights=weights)
+    path = Path(file)
+    if not path.is_file():
+        raise WeightsNotFoundError("there is no such model file.", looked_for=path)
+    return path
+
+
+def named_outputs(outputs: object) -> dict[str, torch.Tensor]:
+    """Outputs of a network by their own names, or as `out0`, `out1`, … in their order.
+
+    Raises:
+        TeacherOutputError: something else than tensors comes out.
+    """
+    if isinstance(outputs, torch.Tensor):
+        outputs = (outputs,)
+    if isinstance(outputs, Mapping):
+        named = {str(name): value for name, value in outputs.items()}
+    elif isinstance(outputs, Sequence):
+        named = {f"out{number}": value for number, value in enumerate(outputs)}
+    else:
+        named = {}
+    if not named or not all(isinstance(value, torch.Tensor) for value in named.values()):
+        raise TeacherOutputError(
+            "this model returns something else than tensors.",
+            got=type(outputs).__name__,
+            expected="a tensor, a tuple of tensors, or a dict of them",
+        )
+    return named
+
+
+def blackbox_teacher(
+    family: str, path: Path, network: TapNetwork, size: int, digest: str = ""
+) -> Teacher:
+    """Make a teacher of a network that is known by its behaviour only, after trying it out.
+
+    Args:
+        family: `torchscript` or `onnx`.
+        size: side of its square input in pixels.
+        digest: SHA-256 of its bytes, if they are more than those of `path`.
+    """
+    return Teacher(
+        name=f"{family}:{path.name}",
+        architecture=family,
+        network=network.eval(),
+        shapes=_probed_shapes(network, size),
+        preprocessing=Preprocessing(size=size),
+        weights=WeightsInfo(
+            source="file",
+            sha256=digest or file_digest(path),
+            licence="as its provider says",
+            file=path.name,
+        ),
+    )
+
+
+def _probed_shapes(network: TapNetwork, size: int) -> dict[str, tuple[int, ...]]:
+    """Run two blank images through the network and note the shape of each output per image."""
+    images = torch.zeros(PROBE_BATCH, 3, size, size)
+    try:
+        with torch.no_grad():
+            outputs = network(images)
+    except TeacherOutputError:
+        raise
+    # A model of unknown make can fail in any way its maker has thought of.
+    except Exception as error:
+        raise TeacherOutputError(
+            "this model does not run on the input that rdcache gives it.",
+            input=f"float32 {tuple(images.shape)}, RGB",
+            reason=(str(error) or type(error).__name__).strip().splitlines()[-1][:300],
+        ) from error
+    for name, value in outputs.items():
+        dimensions = value.ndim - 1
+        if dimensions not in KIND_BY_DIMENSIONS or len(value) != PROBE_BATCH or value.numel() == 0:
+            raise TeacherOutputError(
+                "an output of this model is not one tensor per image.",
+                output=name,
+                shape=tuple(value.shape),
+                images=PROBE_BATCH,
+            )
+    return {name: tuple(value.shape[1:]) for name, value in outputs.items()}

@@ -1,0 +1,171 @@
+"""An ONNX file as a teacher, run by onnxruntime: its named outputs are the taps."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection, Iterator
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rdcache.errors import UnsafeFileError, UsageError, WeightsMismatchError, WeightsNotFoundError
+from rdcache.models.blackboxes import (
+    DEFAULT_SIZE,
+    blackbox_teacher,
+    named_outputs,
+    require_own_weights,
+)
+from rdcache.models.taps import TapNetwork
+from rdcache.models.teacher import Teacher
+from rdcache.models.weight_files import file_digest
+
+INPUT_TYPES = {"tensor(float)": torch.float32, "tensor(float16)": torch.float16}
+PROVIDERS = ("CUDAExecutionProvider", "CPUExecutionProvider")
+
+
+class OnnxTaps(TapNetwork):
+    """An onnxruntime session; images go to it and come back through NumPy.
+
+    Args:
+        batch: the batch size that the file is exported for, or None for any.
+    """
+
+    def __init__(self, session: Any, dtype: torch.dtype, batch: int | None) -> None:
+        super().__init__()
+        self.session = session
+        self.dtype = dtype
+        self.batch = batch
+        self.input = session.get_inputs()[0].name
+        self.outputs = [output.name for output in session.get_outputs()]
+
+    def taps(self, images: torch.Tensor) -> Iterator[tuple[str, torch.Tensor]]:
+        """See `TapNetwork.taps`."""
+        yield from self._run(images, self.outputs).items()
+
+    def forward(
+        self, images: torch.Tensor, names: Collection[str] | None = None
+    ) -> dict[str, torch.Tensor]:
+        """As `TapNetwork.forward`; onnxruntime leaves out what the asked outputs do not need."""
+        return self._run(images, self.outputs if names is None else list(names))
+
+    def _run(self, images: torch.Tensor, names: list[str]) -> dict[str, torch.Tensor]:
+        parts = [self._run_batch(part, names) for part in images.split(self.batch or len(images))]
+        return {name: torch.cat([part[name] for part in parts]) for name in names}
+
+    def _run_batch(self, images: torch.Tensor, names: list[str]) -> dict[str, torch.Tensor]:
+        count = len(images)
+        if self.batch is not None and count < self.batch:  # a last batch, filled up with blanks
+            images = torch.cat([images, images.new_zeros(self.batch - count, *images.shape[1:])])
+        feed = {self.input: images.to("cpu", self.dtype).numpy()}
+        values = [torch.from_numpy(value) for value in self.session.run(names, feed)]
+        named = named_outputs(dict(zip(names, values, strict=True)))
+        return {name: value[:count].to(images.device) for name, value in named.items()}
+
+
+def load_onnx_teacher(file: str, weights: str | None) -> Teacher:
+    """Build `onnx:FILE`.
+
+    The input is one RGB batch (B, 3, S, S) with ImageNet's normalisation; S is the file's fixed
+    size, else 224.
+
+    Raises:
+        UsageError: onnxruntime is not installed, or the input is no square RGB batch.
+        WeightsNotFoundError: there is no such file, or a file of external data is missing.
+        WeightsMismatchError: it is not an ONNX file.
+        UnsafeFileError: its external data lie outside its folder.
+        TeacherOutputError: it does not run, or an output is not one tensor per image.
+    """
+    path = require_own_weights(file, weights)
+    digest = _digest(path)
+    runtime = _require("onnxruntime")
+    options = runtime.SessionOptions()
+    options.log_severity_level = 3
+    available = set(runtime.get_available_providers())
+    try:
+        session = runtime.InferenceSession(
+            str(path), options, providers=[name for name in PROVIDERS if name in available]
+        )
+    # onnxruntime's error classes are not public; each derives from Exception directly.
+    except Exception as error:
+        raise WeightsMismatchError(
+            "onnxruntime cannot load this file.", file=path, reason=str(error).splitlines()[0]
+        ) from error
+    dtype, batch, size = _input(session, path)
+    return blackbox_teacher("onnx", path, OnnxTaps(session, dtype, batch), size, digest)
+
+
+def _input(session: Any, path: Path) -> tuple[torch.dtype, int | None, int]:
+    """Dtype, fixed batch size or None, and side of the one image input.
+
+    Dynamic dimensions are names or None.
+    """
+    inputs = session.get_inputs()
+    described = ", ".join(f"{i.name} {i.type} {i.shape}" for i in inputs)
+    shape = inputs[0].shape if inputs else []
+    sizes = [size for size in shape[2:] if isinstance(size, int)]
+    fits = (
+        len(inputs) == 1
+        and len(shape) == 4
+        and inputs[0].type in INPUT_TYPES
+        and (shape[1] == 3 or not isinstance(shape[1], int))
+        and len(set(sizes)) <= 1
+    )
+    if not fits:
+        raise UsageError(
+            "this ONNX model does not take square RGB images.",
+            file=path,
+            inputs=described,
+            expected="one input, float (B, 3, S, S)",
+        )
+    batch = shape[0] if isinstance(shape[0], int) else None
+    return INPUT_TYPES[inputs[0].type], batch, sizes[0] if sizes else DEFAULT_SIZE
+
+
+def _digest(path: Path) -> str:
+    """SHA-256 of the model's file and of the files its external data lie in.
+
+    Raises:
+        UnsafeFileError: external data outside the model's folder.
+    """
+    onnx = _require("onnx")
+    try:
+        graph = onnx.load(str(path), load_external_data=False)
+    # A damaged file fails in protobuf, whose error class depends on its implementation.
+    except Exception as error:
+        raise WeightsMismatchError("this is not an ONNX file.", file=path) from error
+    digest = hashlib.sha256(file_digest(path).encode())
+    folder = path.resolve().parent
+    for location in sorted(_external_files(onnx, graph)):
+        data = (folder / location).resolve()
+        if not data.is_relative_to(folder):
+            raise UnsafeFileError(
+                "this ONNX model reads data outside its folder.", file=path, data=location
+            )
+        if not data.is_file():
+            raise WeightsNotFoundError(
+                "a part of this ONNX model is missing.", looked_for=data, model=path
+            )
+        digest.update(file_digest(data).encode())
+    return digest.hexdigest()
+
+
+def _external_files(onnx: Any, graph: Any) -> set[str]:
+    tensors = onnx.external_data_helper._get_all_tensors(graph)
+    return {
+        entry.value
+        for tensor in tensors
+        if onnx.external_data_helper.uses_external_data(tensor)
+        for entry in tensor.external_data
+        if entry.key == "location"
+    }
+
+
+def _require(package: str) -> Any:
+    try:
+        return import_module(package)
+    except ModuleNotFoundError as error:
+        raise UsageError(
+            f"ONNX teachers need the package {package}.", next="pip install 'rdcache[onnx]'"
+        ) from error
