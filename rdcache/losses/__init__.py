@@ -1,0 +1,10 @@
+"""Losses as pure functions on tensors; usable outside rdcache.
+
+They know no model, no store and no schedule: which features they compare, how they are weighted and
+which side receives gradients is decided by the methods.
+"""
+
+from rdcache.losses.divergence import kl
+from rdcache.losses.similarity import MIN_SAMPLES, cka, hsic
+
+__all__ = ["MIN_SAMPLES", "cka", "hsic", "kl"]
