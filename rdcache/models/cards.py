@@ -94,8 +94,10 @@ def corpus_overlap(card: TeacherCard, dataset_name: str) -> bool:
     """Whether the teacher has been trained on images of this dataset.
 
     `isic-seg`, `medmnist:dermamnist` and `msd:Task09_Spleen` count as `isic`, `dermamnist`
-    and `msd`.
+    and `msd`; of a user's own folder or table nothing is known.
     """
+    if dataset_name.startswith(("folder:", "table:")):
+        return False
     parts = re.split(r"[:/_]|-seg\b", dataset_name.lower())
     names = {dataset_name.lower(), *parts}
     names |= {SAME_IMAGES[name] for name in names if name in SAME_IMAGES}

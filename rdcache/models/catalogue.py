@@ -101,21 +101,21 @@ def _expected_path(entry: TeacherEntry, data_dir: Path) -> Path:
 
 
 def _load_entry(entry: TeacherEntry, weights: str | Path | None, data_dir: Path) -> Teacher:
+    source, file, tensors = RANDOM, Path(), None
+    if str(weights) != RANDOM:
+        source, file = _weight_file(entry, weights, data_dir)
+        tensors = read_tensors(file)
+        if other := entry.foreign(tensors):
+            raise WeightsMismatchError(
+                f"this file does not hold the weights of {entry.name}.", file=file, it_is=other
+            )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         network = entry.build()
-    total = len(weight_tensors(network))
-    if str(weights) == RANDOM:
-        source, file, matched = RANDOM, "", 0
-    else:
-        source, path = _weight_file(entry, weights, data_dir)
-        tensors = read_tensors(path)
-        if other := entry.foreign(tensors):
-            raise WeightsMismatchError(
-                f"this file does not hold the weights of {entry.name}.", file=path, it_is=other
-            )
-        matched = load_matching(network.backbone, entry.rename(tensors), path, entry.name)
-        file = path.name
+    matched = 0
+    if tensors is not None:
+        matched = load_matching(network.backbone, entry.rename(tensors), file, entry.name)
+    loaded = weight_tensors(network)
     return Teacher(
         name=entry.name,
         architecture=entry.architecture,
@@ -124,10 +124,10 @@ def _load_entry(entry: TeacherEntry, weights: str | Path | None, data_dir: Path)
         preprocessing=entry.preprocessing,
         weights=WeightsInfo(
             source=source,
-            sha256=tensors_digest(weight_tensors(network)),
+            sha256=tensors_digest(loaded),
             licence=entry.licence,
-            file=file,
-            matched=f"{matched} of {total}",
+            file=file.name,
+            matched=f"{matched} of {len(loaded)}",
         ),
     )
 

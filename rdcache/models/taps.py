@@ -60,9 +60,10 @@ def tap_specs(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, TapSpec]:
 
 
 def default_tap(shapes: Mapping[str, tuple[int, ...]]) -> str:
-    """The tap that reprogramming starts from: the last map, else the last output there is."""
+    """The tap that reprogramming starts from: the last map, else the last that are no logits."""
     maps = [name for name, shape in shapes.items() if len(shape) >= 3 and name != "s4_pre"]
-    return maps[-1] if maps else list(shapes)[-1]
+    others = [name for name in shapes if name != "logits"]
+    return (maps or others or list(shapes))[-1]
 
 
 def measure_shapes(network: nn.Module, size: int) -> dict[str, tuple[int, ...]]:

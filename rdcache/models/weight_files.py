@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import pickle
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -40,7 +41,10 @@ def read_tensors(path: Path) -> Tensors:
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            # The outcome is told by an error or by tensors; how the file was pickled is no matter.
+            warnings.filterwarnings("ignore", message="Detected pickle protocol")
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise UnsafeFileError(
             "this weight file holds pickled Python objects, which rdcache does not run.",
