@@ -12,7 +12,7 @@ from rdcache.recipes import Places, load_recipe, shipped_recipe
 from rdcache.report import compare
 
 EXPLANATION = """
-A frozen EfficientNet ran once over every view of a drawn ultrasound-like data set. Its tensors are in
+A frozen EfficientNet ran once over every view of drawn, ultrasound-like images. Its tensors are in
   {stores}
 and two ShuffleNet students were trained on the same images, views and batches: `none` from the
 labels alone, `rd` from the labels and the cached tensors. The runs (student.safetensors,

@@ -1,0 +1,35 @@
+"""The feature store: one Zarr v3 group for one teacher × one dataset × one set of views.
+
+Knows arrays; knows no model and no image. `docs/store-format.md` describes what lies on disk.
+"""
+
+from rdcache.store.catalogue import StoreSummary, default_root, list_stores, newest_store
+from rdcache.store.reader import Store, open_store
+from rdcache.store.spec import (
+    SPLITS,
+    Fingerprint,
+    SampleTable,
+    ShardRef,
+    StoreLayout,
+    TapSpec,
+)
+from rdcache.store.writer import NOT_FINITE, STORED, StoreWriter, create_store
+
+__all__ = [
+    "NOT_FINITE",
+    "SPLITS",
+    "STORED",
+    "Fingerprint",
+    "SampleTable",
+    "ShardRef",
+    "Store",
+    "StoreLayout",
+    "StoreSummary",
+    "StoreWriter",
+    "TapSpec",
+    "create_store",
+    "default_root",
+    "list_stores",
+    "newest_store",
+    "open_store",
+]

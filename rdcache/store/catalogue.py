@@ -1,0 +1,98 @@
+"""Which stores lie under a root, and which of them is meant."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import platformdirs
+
+from rdcache.errors import StoreFormatError, StoreNotFoundError
+from rdcache.store.manifest import layout_of, read_manifest
+
+
+@dataclass(frozen=True)
+class StoreSummary:
+    """One line of the catalogue.
+
+    Attributes:
+        taps: names.
+        created: when its extraction began, ISO 8601, UTC.
+    """
+
+    location: Path
+    dataset: str
+    teacher: str
+    fingerprint: str
+    complete: bool
+    samples: int
+    views: int
+    taps: tuple[str, ...]
+    nbytes: int
+    created: str
+
+
+def default_root(explicit: Path | None = None) -> Path:
+    """Where stores are kept: as given, else RDCACHE_ROOT, else the user's cache folder."""
+    if explicit is not None:
+        return Path(explicit)
+    if os.environ.get("RDCACHE_ROOT"):
+        return Path(os.environ["RDCACHE_ROOT"])
+    return Path(platformdirs.user_cache_dir("rdcache")) / "stores"
+
+
+def list_stores(root: Path) -> list[StoreSummary]:
+    """Every store under a root, newest last. What is no store of ours is passed over."""
+    summaries = []
+    for document in sorted(root.glob("*/*/*/zarr.json")):
+        location = document.parent
+        try:
+            manifest = read_manifest(location)
+            layout = layout_of(manifest, location)
+        except (StoreNotFoundError, StoreFormatError):
+            continue
+        summaries.append(
+            StoreSummary(
+                location=location,
+                dataset=manifest["dataset"]["name"],
+                teacher=manifest["teacher"]["name"],
+                fingerprint=manifest["fingerprint"]["digest"],
+                complete=manifest["complete"],
+                samples=layout.samples,
+                views=layout.views,
+                taps=tuple(tap.name for tap in layout.taps),
+                nbytes=layout.nbytes(),
+                created=manifest["created"],
+            )
+        )
+    return sorted(
+        summaries, key=lambda summary: (summary.created, summary.location.stat().st_mtime)
+    )
+
+
+def newest_store(
+    root: Path | None = None, dataset: str | None = None, teacher: str | None = None
+) -> Path:
+    """The newest complete store under a root, of this dataset and this teacher if they are named.
+
+    Raises:
+        StoreNotFoundError: there is none.
+    """
+    folder = default_root(root)
+    fitting = [
+        summary.location
+        for summary in list_stores(folder)
+        if summary.complete
+        and dataset in (None, summary.dataset)
+        and teacher in (None, summary.teacher)
+    ]
+    if fitting:
+        return fitting[-1]
+    flags = f"--teacher {teacher or 'NAME'} --dataset {dataset or 'NAME'}"
+    raise StoreNotFoundError(
+        "there is no complete store to distil from.",
+        looked_under=folder,
+        wanted=f"dataset {dataset or 'any'}, teacher {teacher or 'any'}",
+        next=f"rdcache extract {flags}, or pass --root",
+    )

@@ -1,0 +1,92 @@
+"""Objects of a store, each written whole or not at all. Today they are files of a local folder."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from rdcache.errors import StoreWriteError
+
+TEMPORARY = ".partial"
+ADVICE = {
+    errno.ENOSPC: "the disk is full: free some space and run the same command again",
+    errno.EDQUOT: "the disk quota is used up: free some space and run the same command again",
+    errno.EFBIG: "the file size limit is reached: raise it and run the same command again",
+    errno.EROFS: "the file system is read-only: choose another --root",
+    errno.EACCES: "you may not write there: choose another --root, or ask its owner",
+    errno.EPERM: "you may not write there: choose another --root, or ask its owner",
+    errno.ENOTDIR: "a part of the path is a file: choose another --root",
+}
+
+
+class LocalObjects:
+    """A folder of objects, named by paths relative to it, with `/` between parts."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def put(self, name: str, *pieces: bytes | memoryview) -> None:
+        """Write an object whole: temporary file, fsync, rename, fsync of the folder.
+
+        Raises:
+            StoreWriteError: it could not be written; no temporary file is left.
+        """
+        path = self.folder / name
+        temporary = path.with_name(f".{path.name}.{os.getpid()}{TEMPORARY}")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                with temporary.open("wb") as file:
+                    file.writelines(pieces)
+                    file.flush()
+                    os.fsync(file.fileno())
+                temporary.replace(path)
+            except BaseException:
+                with contextlib.suppress(OSError):
+                    temporary.unlink()
+                raise
+            _sync_folder(path.parent)
+        except OSError as error:
+            raise write_error(path, error) from error
+
+    def exists(self, name: str) -> bool:
+        """Whether there is such an object."""
+        return (self.folder / name).is_file()
+
+    def delete(self, names: Sequence[str]) -> None:
+        """Delete objects; those that are not there are no error."""
+        for name in names:
+            (self.folder / name).unlink(missing_ok=True)
+
+    def names(self, prefix: str) -> set[str]:
+        """Names of all finished objects below a folder."""
+        found = (path for path in (self.folder / prefix).rglob("*") if path.is_file())
+        return {
+            path.relative_to(self.folder).as_posix()
+            for path in found
+            if not path.name.endswith(TEMPORARY)
+        }
+
+    def clean(self) -> None:
+        """Delete the temporary files of writers that died."""
+        for path in self.folder.rglob(f".*{TEMPORARY}"):
+            path.unlink(missing_ok=True)
+
+
+def write_error(path: Path, error: OSError) -> StoreWriteError:
+    """Say in one sentence what keeps us from writing here, and what to do."""
+    advice = ADVICE.get(error.errno or 0, f"{error.strerror or error}: run the same command again")
+    return StoreWriteError("the store cannot be written.", file=path, next=advice)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a rename durable; file systems without this notion are left alone."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):
+            os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

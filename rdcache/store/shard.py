@@ -1,0 +1,76 @@
+"""One shard of a tap as bytes, in the layout of Zarr v3's sharding codec.
+
+Payloads of the inner chunks (one sample each: raw little-endian bytes, then their crc32c) lie one
+after the other; at the end comes the index: offset and length of each chunk as uint64, both
+2**64-1 for a chunk that is absent, and the index's own crc32c.
+"""
+
+from __future__ import annotations
+
+import struct
+
+import google_crc32c
+import numpy as np
+
+from rdcache.errors import CorruptShardError
+
+ABSENT = np.uint64(2**64 - 1)
+CHECKSUM_BYTES = 4
+
+
+def encode_shard(rows: np.ndarray, present: np.ndarray, chunks: int) -> list[bytes | memoryview]:
+    """Lay out a shard.
+
+    Args:
+        rows: (n, *tap) C-contiguous little-endian samples, n ≤ chunks.
+        present: bool (n,); rows that are not present are left absent.
+        chunks: how many inner chunks a full shard has.
+
+    Returns:
+        The pieces of the object, in order; payloads are views of `rows`, not copies.
+    """
+    rows = np.ascontiguousarray(rows)
+    index = np.full((chunks, 2), ABSENT, "<u8")
+    size = rows[0].nbytes
+    pieces: list[bytes | memoryview] = []
+    offset = 0
+    for number in np.flatnonzero(present):
+        payload = memoryview(rows[number]).cast("B")
+        pieces += [payload, _checksum(payload)]
+        index[number] = offset, size + CHECKSUM_BYTES
+        offset += size + CHECKSUM_BYTES
+    table = index.tobytes()
+    return [*pieces, table, _checksum(table)]
+
+
+def decode_index(tail: bytes | memoryview, chunks: int) -> np.ndarray:
+    """Read the index from the last bytes of a shard object.
+
+    Args:
+        tail: the last `index_bytes(chunks)` bytes.
+
+    Returns:
+        uint64 (chunks, 2): offset and length; both 2**64-1 for an absent chunk.
+
+    Raises:
+        CorruptShardError: the index does not match its checksum.
+    """
+    table, checksum = bytes(tail[:-CHECKSUM_BYTES]), bytes(tail[-CHECKSUM_BYTES:])
+    if len(tail) != index_bytes(chunks) or _checksum(table) != checksum:
+        raise CorruptShardError("the index of a shard does not match its checksum.")
+    return np.frombuffer(table, "<u8").reshape(chunks, 2)
+
+
+def index_bytes(chunks: int) -> int:
+    """Length of a shard's index with its checksum."""
+    return 16 * chunks + CHECKSUM_BYTES
+
+
+def chunk_matches(chunk: bytes | memoryview) -> bool:
+    """Whether an inner chunk, payload and crc32c, is what was written."""
+    data = bytes(chunk)
+    return _checksum(data[:-CHECKSUM_BYTES]) == data[-CHECKSUM_BYTES:]
+
+
+def _checksum(data: bytes | memoryview) -> bytes:
+    return struct.pack("<I", google_crc32c.value(bytes(data)))

@@ -1,0 +1,222 @@
+"""What a store consists of, as plain facts: taps, shards, layout, fingerprint, sample table."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+import numpy as np
+
+from rdcache.errors import StoreFormatError
+
+SPLITS = ("train", "val", "test")
+TapKind = Literal["map2d", "map3d", "tokens", "vector", "logits"]
+AXES: dict[str, tuple[str, ...]] = {
+    "map2d": ("channel", "y", "x"),
+    "map3d": ("channel", "z", "y", "x"),
+    "tokens": ("token", "channel"),
+    "vector": ("channel",),
+    "logits": ("class",),
+}
+DTYPES = {"float16": 2, "bfloat16": 2, "float32": 4}
+SHARD_BYTES = 128 * 2**20
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+@dataclass(frozen=True)
+class TapSpec:
+    """One named tensor of a teacher, for one sample.
+
+    Attributes:
+        shape: without view and sample, channels first: (2048, 7, 7), tokens (196, 768), (768,).
+        dtype: as stored: `float16`, `bfloat16` or `float32`.
+    """
+
+    name: str
+    kind: TapKind
+    shape: tuple[int, ...]
+    dtype: str = "float16"
+
+    def __post_init__(self) -> None:
+        valid = (
+            NAME.fullmatch(self.name)
+            and self.kind in AXES
+            and len(self.shape) == len(AXES[self.kind])
+            and all(isinstance(side, int) and side > 0 for side in self.shape)
+            and self.dtype in DTYPES
+        )
+        if not valid:
+            raise StoreFormatError("this is no description of a tap.", tap=self.to_dict())
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of one sample of one view."""
+        return DTYPES[self.dtype] * int(np.prod(self.shape))
+
+    @property
+    def axes(self) -> tuple[str, ...]:
+        """Dimension names after view and sample; they carry the tap's name, so that xarray can
+        hold taps of different sizes in one dataset.
+        """
+        return tuple(f"{self.name}_{axis}" for axis in AXES[self.kind])
+
+    def to_dict(self) -> dict[str, Any]:
+        """All attributes as JSON values."""
+        return {
+            "name": self.name,
+            "kind": self.kind,
+            "shape": list(self.shape),
+            "dtype": self.dtype,
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> TapSpec:
+        """Read back what `to_dict` gave."""
+        return cls(values["name"], values["kind"], tuple(values["shape"]), values["dtype"])
+
+
+@dataclass(frozen=True)
+class ShardRef:
+    """The unit of writing: samples [start, stop) of one view, one object for each tap.
+
+    Attributes:
+        index: position of the shard along the sample axis.
+    """
+
+    view: int
+    index: int
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True)
+class StoreLayout:
+    """How many samples, views and taps there are, and how they are cut into shards.
+
+    Attributes:
+        samples: how many samples the store has.
+        extents: for each view, how many leading samples it covers: all of them for view 0, the
+            training samples, which come first, for the others.
+        shard_samples: samples in one shard, the same for all taps.
+    """
+
+    samples: int
+    extents: tuple[int, ...]
+    taps: tuple[TapSpec, ...]
+    shard_samples: int
+
+    def __post_init__(self) -> None:
+        names = [tap.name for tap in self.taps]
+        if not self.taps or len(set(names)) != len(names):
+            raise StoreFormatError("a store needs taps of different names.", taps=names)
+        if not self.extents or self.shard_samples < 1 or self.samples < 1:
+            raise StoreFormatError("a store needs at least one view and one sample.")
+        if any(not 0 <= extent <= self.samples for extent in self.extents):
+            raise StoreFormatError("a view covers more samples than there are.")
+
+    @classmethod
+    def plan(
+        cls, taps: Sequence[TapSpec], extents: Sequence[int], target_bytes: int = SHARD_BYTES
+    ) -> StoreLayout:
+        """Choose the shard size: a power of two of samples, so that the largest tap's objects come
+        near `target_bytes`, and no more than hold all samples.
+        """
+        largest = max(tap.nbytes for tap in taps)
+        fitting = max(1, target_bytes // largest)
+        needed = 1 << (max(extents) - 1).bit_length()
+        return cls(
+            samples=max(extents),
+            extents=tuple(extents),
+            taps=tuple(taps),
+            shard_samples=min(1 << (fitting.bit_length() - 1), needed),
+        )
+
+    @property
+    def views(self) -> int:
+        """How many views there are, the clean one included."""
+        return len(self.extents)
+
+    @property
+    def shards_per_view(self) -> int:
+        """Shards along the sample axis."""
+        return -(-self.samples // self.shard_samples)
+
+    def shards(self) -> list[ShardRef]:
+        """Every shard there is to write, view by view."""
+        return [
+            ShardRef(view, index, start, min(start + self.shard_samples, extent))
+            for view, extent in enumerate(self.extents)
+            for index, start in enumerate(range(0, extent, self.shard_samples))
+        ]
+
+    def nbytes(self) -> int:
+        """Bytes of all tap tensors, without indexes and checksums."""
+        return sum(self.extents) * sum(tap.nbytes for tap in self.taps)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON values; the taps are the manifest's own entry."""
+        return {
+            "samples": self.samples,
+            "extents": list(self.extents),
+            "shard_samples": self.shard_samples,
+        }
+
+
+@dataclass(frozen=True)
+class Fingerprint:
+    """Named parts that together decide every stored number.
+
+    Attributes:
+        parts: part name → JSON value, such as `weights` → sha256 of the teacher's tensors.
+    """
+
+    parts: Mapping[str, Any]
+
+    @cached_property
+    def digest(self) -> str:
+        """sha256 of the parts as canonical JSON, in hexadecimal digits."""
+        text = json.dumps(self.parts, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def differences(self, other: Fingerprint) -> tuple[str, ...]:
+        """Names of the parts that differ, sorted."""
+        names = self.parts.keys() | other.parts.keys()
+        return tuple(sorted(n for n in names if self.parts.get(n) != other.parts.get(n)))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Fingerprint) and self.digest == other.digest
+
+    def __hash__(self) -> int:
+        return hash(self.digest)
+
+
+@dataclass(frozen=True)
+class SampleTable:
+    """The columns of a store's samples, ordered train, val, test.
+
+    Attributes:
+        uids: 32 hexadecimal digits each.
+        labels: int64 (N,), class numbers.
+        splits: `train`, `val` or `test` each.
+        groups: int64 (N,), equal numbers for samples of one group, -1 for none.
+    """
+
+    uids: tuple[str, ...]
+    labels: np.ndarray
+    splits: tuple[str, ...]
+    groups: np.ndarray
+
+    def columns(self) -> dict[str, np.ndarray]:
+        """The arrays as they are stored: uids as (N, 16) bytes, splits as positions in SPLITS."""
+        raw = b"".join(bytes.fromhex(uid) for uid in self.uids)
+        return {
+            "uid": np.frombuffer(raw, np.uint8).reshape(len(self.uids), 16),
+            "label": np.asarray(self.labels, np.int64),
+            "split": np.array([SPLITS.index(split) for split in self.splits], np.int8),
+            "group": np.asarray(self.groups, np.int64),
+        }
