@@ -1,0 +1,52 @@
+"""What a student learns from cached tensors: one file a method, named loss terms.
+
+To add a method, write one file in this folder, decorate its class with `register`, and import it
+below; nothing else has to change.
+"""
+
+from rdcache.methods.base import (
+    CachedBatch,
+    ChannelStatistics,
+    Method,
+    MethodConfig,
+    MethodContext,
+    StageName,
+    Terms,
+    TrainingProgress,
+)
+from rdcache.methods.direct import DirectReprogramming
+from rdcache.methods.none import PlainStudent
+from rdcache.methods.rd import ReprogrammingDistillation
+from rdcache.methods.registry import (
+    MethodCard,
+    add_preset,
+    create_method,
+    find_method,
+    list_methods,
+    register,
+)
+from rdcache.methods.task_losses import ClassWeights, MulticlassLoss, TaskLoss, task_loss
+
+__all__ = [
+    "CachedBatch",
+    "ChannelStatistics",
+    "ClassWeights",
+    "DirectReprogramming",
+    "Method",
+    "MethodCard",
+    "MethodConfig",
+    "MethodContext",
+    "MulticlassLoss",
+    "PlainStudent",
+    "ReprogrammingDistillation",
+    "StageName",
+    "TaskLoss",
+    "Terms",
+    "TrainingProgress",
+    "add_preset",
+    "create_method",
+    "find_method",
+    "list_methods",
+    "register",
+    "task_loss",
+]

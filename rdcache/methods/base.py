@@ -1,0 +1,196 @@
+"""What a method is: named loss terms from (cached teacher taps, student output, target).
+
+A method knows neither the loop nor the store; the loop knows no method by name. It sums the terms,
+logs each under its name, and trains what `trainable_parameters` lists beside the student.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import nn
+
+from rdcache.errors import UnknownNameError, UsageError
+from rdcache.methods.task_losses import TaskLoss
+from rdcache.models import StudentOutput
+from rdcache.store import TapSpec
+
+Terms = dict[str, torch.Tensor]
+StageName = Literal["teacher", "student"]
+
+
+@dataclass(frozen=True)
+class CachedBatch:
+    """What the teacher's side and the labels say about a batch; its images go to the student.
+
+    Attributes:
+        samples: int64 (B,), sample numbers in the store.
+        taps: tap name → (B, *tap), in the stored dtype, of the very views that the student sees.
+        target: int64 (B,), class numbers.
+    """
+
+    samples: torch.Tensor
+    taps: Mapping[str, torch.Tensor]
+    target: torch.Tensor
+
+
+@dataclass(frozen=True)
+class TrainingProgress:
+    """Where training stands before a step; counts start at 0.
+
+    Attributes:
+        epoch: of `epochs`.
+        step: of the `steps` of this epoch.
+    """
+
+    epoch: int
+    epochs: int
+    step: int = 0
+    steps: int = 1
+
+    @property
+    def by_epoch(self) -> float:
+        """Share of training done, constant within an epoch: 0 … (E−1)/E."""
+        return self.epoch / self.epochs
+
+    @property
+    def by_step(self) -> float:
+        """Share of training done, step by step."""
+        return (self.epoch + self.step / self.steps) / self.epochs
+
+
+@dataclass(frozen=True)
+class ChannelStatistics:
+    """Mean and standard deviation of each channel of a tap over the training samples.
+
+    Attributes:
+        mean: float32 (C,).
+        std: float32 (C,).
+    """
+
+    mean: torch.Tensor
+    std: torch.Tensor
+
+
+@dataclass(frozen=True)
+class MethodContext:
+    """What a method is built for.
+
+    Attributes:
+        taps: taps that the store holds.
+        default_tap: the tap that a method reads unless told otherwise.
+        feature_dim: width D of the student's features.
+        num_classes: number of classes.
+        classifier: the student's own linear layer, for methods that share it.
+        task_loss: what the labels ask for.
+        statistics: channel statistics of a tap by name, computed on the first call.
+        epochs: epochs of the co-training.
+        batch_size: samples a batch.
+    """
+
+    taps: Mapping[str, TapSpec]
+    default_tap: str
+    feature_dim: int
+    num_classes: int
+    classifier: nn.Linear
+    task_loss: TaskLoss
+    statistics: Callable[[str], ChannelStatistics]
+    epochs: int
+    batch_size: int
+
+    def tap(self, name: str | None) -> TapSpec:
+        """Look up a tap, by default the teacher's own default.
+
+        Raises:
+            UnknownNameError: the store does not hold it.
+        """
+        name = name or self.default_tap
+        if name not in self.taps:
+            error = UnknownNameError.of("tap in this store", name, self.taps)
+            error.facts["next"] = f"rdcache extract … --taps {','.join([*self.taps, name])}"
+            raise error
+        return self.taps[name]
+
+
+class MethodConfig(BaseModel):
+    """Options of a method; field descriptions are help texts."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class TeacherConfig(MethodConfig):
+    """Options of methods with a teacher branch."""
+
+    tap: str | None = Field(
+        default=None, description="Tap that is read (default: the teacher's default tap)."
+    )
+
+
+class Method(nn.Module):
+    """Base of all methods; see `rd.py` for one with everything.
+
+    Attributes:
+        config: the method's own options.
+        task_loss: what the labels ask for.
+        taps: the taps that a batch must bring.
+    """
+
+    Config: ClassVar[type[MethodConfig]] = MethodConfig
+    taps: tuple[str, ...] = ()
+
+    def __init__(self, config: MethodConfig, context: MethodContext) -> None:
+        super().__init__()
+        self.config = config
+        self.task_loss = context.task_loss
+
+    @property
+    def teacher_epochs(self) -> int:
+        """Epochs of a first stage in which only the teacher branch trains."""
+        return 0
+
+    @property
+    def has_teacher_branch(self) -> bool:
+        """Whether `teacher_branch` can classify."""
+        return False
+
+    def forward(
+        self, batch: CachedBatch, student: StudentOutput, progress: TrainingProgress
+    ) -> Terms:
+        """Compute the weighted loss terms of a batch; the loss is their sum."""
+        raise NotImplementedError
+
+    def teacher_terms(self, batch: CachedBatch, progress: TrainingProgress) -> Terms:
+        """Compute the loss terms of the stage in which only the teacher branch trains."""
+        raise NotImplementedError
+
+    def teacher_branch(self, taps: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Classify by the teacher branch alone: features (B, D) and logits (B, C)."""
+        raise NotImplementedError
+
+    def trainable_parameters(self, stage: StageName) -> Iterator[nn.Parameter]:
+        """List what trains in a stage, beside the student in the `student` stage."""
+        yield from self.parameters()
+
+    def begin_stage(self, stage: StageName) -> None:
+        """Take note that a stage begins; also called when a run is resumed within it."""
+
+    def after_step(self) -> None:
+        """Take note that the optimiser has made a step."""
+
+
+def require_batch_size(batch_size: int, least: int, why: str) -> None:
+    """Refuse batches that are too small for a term.
+
+    Raises:
+        UsageError: naming both sizes.
+    """
+    if batch_size < least:
+        raise UsageError(
+            f"a batch of {batch_size} is too small for this method.",
+            needs=f"at least {least}",
+            why=why,
+        )

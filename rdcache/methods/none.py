@@ -1,0 +1,18 @@
+"""The plain student: labels only, the same budget as any method beside it."""
+
+from __future__ import annotations
+
+from rdcache.methods.base import CachedBatch, Method, Terms, TrainingProgress
+from rdcache.methods.registry import register
+from rdcache.models import StudentOutput
+
+
+@register("none", title="Plain student, trained from the labels alone")
+class PlainStudent(Method):
+    """Term: `ce`."""
+
+    def forward(
+        self, batch: CachedBatch, student: StudentOutput, progress: TrainingProgress
+    ) -> Terms:
+        """Compute the student's cross-entropy."""
+        return {"ce": self.task_loss(student.logits, batch.target)}

@@ -1,0 +1,260 @@
+"""Reprogramming distillation: student and reprogrammed teacher learn one task together.
+
+    L = CE(z_s, y) + α·CE(z_t, y) + β·τ²·KL(p_t ‖ p_s) + w·(1 − CKA(f_t, f_s))
+
+with f_t = reprogrammer(tap), f_s the student's pooled features, and z = h(f) of one shared linear
+classifier h. α, β decay to 0 during training. Where the paper is silent, there is an option;
+`docs/method.md` says what we chose and why.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import nn
+
+from rdcache import losses
+from rdcache.methods.averaging import MovingAverage
+from rdcache.methods.base import (
+    CachedBatch,
+    Method,
+    MethodConfig,
+    MethodContext,
+    StageName,
+    Terms,
+    TrainingProgress,
+    require_batch_size,
+)
+from rdcache.methods.registry import add_preset, register
+from rdcache.methods.reprogrammer import Reprogrammer, ReprogrammerConfig
+from rdcache.models import StudentOutput
+
+Decay = Literal["linear", "none", "cosine"]
+Gradient = Literal["both", "student", "teacher"]
+
+
+class RDConfig(ReprogrammerConfig):
+    """Options of RD; the defaults are the recommended preset."""
+
+    share_classifier: bool = Field(
+        default=True, description="One classifier for both branches, as in the paper."
+    )
+    alpha: float = Field(default=1.0, ge=0, description="Weight of the teacher branch's CE.")
+    beta: float = Field(default=1.0, ge=0, description="Weight of the KL term.")
+    decay: Decay = Field(default="linear", description="How alpha and beta fall during training.")
+    decay_unit: Literal["epoch", "step"] = Field(
+        default="epoch", description="Whether they fall once an epoch or with every step."
+    )
+    decay_to: float = Field(
+        default=0.0, ge=0, le=1, description="Share of alpha and beta that is left at the end."
+    )
+    temperature: float = Field(default=4.0, gt=0, description="τ of the KL term.")
+    kl_direction: Literal["t2s", "s2t", "sym"] = Field(
+        default="t2s",
+        description="KL(teacher‖student), KL(student‖teacher), or the mean of both.",
+    )
+    kl_grad: Gradient = Field(
+        default="student", description="Which side the KL term moves; the other is detached."
+    )
+    cka_weight: float = Field(default=1.0, ge=0, description="Weight of 1 − CKA.")
+    cka_decay: Decay = Field(default="none", description="How this weight falls during training.")
+    cka_estimator: Literal["unbiased", "biased"] = Field(
+        default="unbiased", description="Estimator of HSIC within CKA; the paper's is biased."
+    )
+    cka_grad: Gradient = Field(
+        default="student", description="Which side the CKA term moves; the other is detached."
+    )
+    cka_min_batch: int = Field(
+        default=8,
+        ge=losses.MIN_SAMPLES,
+        description="Smallest batch that is accepted with CKA; never below 4.",
+    )
+    teacher_ema: float = Field(
+        default=0.0,
+        ge=0,
+        lt=1,
+        description="If not 0: the target of KL and CKA is the moving average of the teacher "
+        "branch with this decay per step.",
+    )
+    teacher_epochs: int = Field(
+        default=0,
+        ge=0,
+        description="Epochs of a first stage in which only the teacher branch trains, without any "
+        "forward pass of the student.",
+    )
+
+
+class TeacherBranch(nn.Module):
+    """Reprogrammer and classifier: taps in, features and logits out."""
+
+    def __init__(self, reprogrammer: Reprogrammer, classifier: nn.Linear) -> None:
+        super().__init__()
+        self.reprogrammer = reprogrammer
+        self.classifier = classifier
+
+    def forward(self, tap: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return features (B, D) and logits (B, C)."""
+        features = self.reprogrammer(tap)
+        return features, self.classifier(features)
+
+
+@register(
+    "rd",
+    title="Reprogramming distillation, recommended preset",
+    needs="one tap: a map, tokens or a vector",
+    paper="Zhou et al., MICCAI 2024",
+)
+class ReprogrammingDistillation(Method):
+    """Student and reprogrammed teacher learn one task under one shared classifier (eqs. 1–3).
+
+    Terms: `ce`, `teacher_ce` (α), `kl` (β), `cka`.
+    """
+
+    Config: ClassVar[type[MethodConfig]] = RDConfig
+    config: RDConfig
+
+    def __init__(self, config: RDConfig, context: MethodContext) -> None:
+        super().__init__(config, context)
+        if config.cka_weight > 0:
+            require_batch_size(
+                context.batch_size,
+                config.cka_min_batch,
+                "CKA compares the samples of a batch (option cka_min_batch)",
+            )
+        self.branch = teacher_branch(config, context, share=config.share_classifier)
+        self.tap = context.tap(config.tap).name
+        self.taps = (self.tap,)
+        self.average: MovingAverage | None = None
+        if config.teacher_ema > 0:
+            self.average = MovingAverage(self.branch, config.teacher_ema)
+
+    @property
+    def teacher_epochs(self) -> int:
+        """Epochs of a first stage in which only the teacher branch trains."""
+        return self.config.teacher_epochs
+
+    @property
+    def has_teacher_branch(self) -> bool:
+        """The reprogrammed teacher classifies."""
+        return True
+
+    def forward(
+        self, batch: CachedBatch, student: StudentOutput, progress: TrainingProgress
+    ) -> Terms:
+        """Compute the weighted terms of eq. (3)."""
+        config = self.config
+        share = progress.by_epoch if config.decay_unit == "epoch" else progress.by_step
+        decay = decayed(config.decay, share, config.decay_to)
+        features, logits = self.branch(batch.taps[self.tap])
+        terms = {
+            "ce": self.task_loss(student.logits, batch.target),
+            "teacher_ce": config.alpha * decay * self.task_loss(logits, batch.target),
+        }
+        if self.average is not None:
+            with torch.no_grad():
+                features, logits = self.average.averaged(batch.taps[self.tap])
+        if config.beta > 0:
+            terms["kl"] = config.beta * decay * self._kl(student.logits, logits)
+        if config.cka_weight > 0:
+            weight = config.cka_weight * decayed(config.cka_decay, share, 0.0)
+            terms["cka"] = weight * (1 - self._cka(student.features, features))
+        return terms
+
+    def teacher_terms(self, batch: CachedBatch, progress: TrainingProgress) -> Terms:
+        """Compute the teacher branch's own cross-entropy."""
+        _, logits = self.branch(batch.taps[self.tap])
+        return {"teacher_ce": self.task_loss(logits, batch.target)}
+
+    def teacher_branch(self, taps: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Classify by what the student is taught by: the moving average where there is one."""
+        branch = self.branch if self.average is None else self.average.averaged
+        features, logits = branch(taps[self.tap])
+        return features, logits
+
+    def trainable_parameters(self, stage: StageName) -> Iterator[nn.Parameter]:
+        """List reprogrammer and classifier; the classifier is the student's own if shared."""
+        yield from self.branch.parameters()
+
+    def after_step(self) -> None:
+        """Move the averaged teacher branch."""
+        if self.average is not None:
+            self.average.update(self.branch)
+
+    def _kl(self, student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
+        student, teacher = with_gradients_to(self.config.kl_grad, student, teacher)
+        direction, temperature = self.config.kl_direction, self.config.temperature
+        if direction == "t2s":
+            return losses.kl(student, teacher, temperature)
+        if direction == "s2t":
+            return losses.kl(teacher, student, temperature)
+        forth = losses.kl(student, teacher, temperature)
+        return (forth + losses.kl(teacher, student, temperature)) / 2
+
+    def _cka(self, student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
+        student, teacher = with_gradients_to(self.config.cka_grad, student, teacher)
+        return losses.cka(student, teacher, unbiased=self.config.cka_estimator == "unbiased")
+
+
+def teacher_branch(
+    config: ReprogrammerConfig, context: MethodContext, share: bool
+) -> TeacherBranch:
+    """Build a reprogrammer for the tap asked for, and its classifier or the student's own."""
+    tap = context.tap(config.tap)
+    statistics = context.statistics(tap.name) if config.feature_norm == "channel" else None
+    reprogrammer = Reprogrammer(tap, context.feature_dim, config, statistics)
+    own = nn.Linear(context.feature_dim, context.num_classes)
+    return TeacherBranch(reprogrammer, context.classifier if share else own)
+
+
+def decayed(decay: Decay, share: float, floor: float) -> float:
+    """A factor that falls from 1 to `floor` while `share` of training goes from 0 to 1."""
+    if decay == "none":
+        return 1.0
+    left = 1 - share if decay == "linear" else (1 + math.cos(math.pi * share)) / 2
+    return max(0.0, floor + (1 - floor) * left)
+
+
+def with_gradients_to(
+    side: Gradient, student: torch.Tensor, teacher: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Detach the side that a term must not move."""
+    if side == "student":
+        return student, teacher.detach()
+    if side == "teacher":
+        return student.detach(), teacher
+    return student, teacher
+
+
+add_preset(
+    "rd-paper",
+    of="rd",
+    title="Reprogramming distillation as literally read from the paper",
+    options={
+        "cka_estimator": "biased",
+        "kl_grad": "both",
+        "cka_grad": "both",
+        "feature_norm": "none",
+        "width": None,
+        "n_blocks": 2,
+        "temperature": 4.0,
+        "decay": "linear",
+        "decay_unit": "epoch",
+        "decay_to": 0.0,
+        "teacher_epochs": 0,
+        "teacher_ema": 0.0,
+    },
+    training={
+        "epochs": 240,
+        "batch_size": 32,
+        "lr": 5e-3,
+        "schedule": "step",
+        "warmup_epochs": 0,
+        "clip": 0.0,
+        "ema": 0.0,
+        "student_weights": None,
+    },
+)

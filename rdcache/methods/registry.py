@@ -1,0 +1,110 @@
+"""The catalogue of methods and presets. A method enters it by the decorator over its class."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from pydantic import ValidationError
+
+from rdcache.errors import UnknownNameError, UsageError
+from rdcache.methods.base import Method, MethodConfig, MethodContext
+
+MethodClass = TypeVar("MethodClass", bound=type[Method])
+
+
+@dataclass(frozen=True)
+class MethodCard:
+    """One entry of the catalogue: a method, or a preset of one.
+
+    Attributes:
+        name: as given to `--method`.
+        title: what the student learns from, in one line.
+        needs: what a store must hold.
+        paper: where it comes from.
+        method: the class.
+        options: the preset's values for options of the method.
+        training: the preset's values for options of the training, such as `lr`.
+    """
+
+    name: str
+    title: str
+    needs: str
+    paper: str
+    method: type[Method]
+    options: Mapping[str, Any] = field(default_factory=dict)
+    training: Mapping[str, Any] = field(default_factory=dict)
+
+    def config(self, given: Mapping[str, Any]) -> MethodConfig:
+        """Complete the options that were given by the preset's, and these by the defaults.
+
+        Raises:
+            UsageError: an option that the method does not have, or a value out of range.
+        """
+        known = self.method.Config.model_fields
+        for name in given:
+            if name not in known:
+                raise UnknownNameError.of(f"option of {self.name}", name, known)
+        try:
+            return self.method.Config(**{**self.options, **given})
+        except ValidationError as error:
+            first = error.errors()[0]
+            option = ".".join(map(str, first["loc"])) or self.name
+            reason = first["msg"].removeprefix("Value error, ")
+            raise UsageError(
+                f"{option}: {reason[:1].lower()}{reason[1:]}.",
+                given=given.get(option, "nothing"),
+            ) from None
+
+
+_CARDS: dict[str, MethodCard] = {}
+
+
+def register(
+    name: str, *, title: str, needs: str = "labels only", paper: str = "–"
+) -> Callable[[MethodClass], MethodClass]:
+    """Decorate a method's class to enter it into the catalogue."""
+
+    def enter(method: MethodClass) -> MethodClass:
+        _CARDS[name] = MethodCard(name, title, needs, paper, method)
+        return method
+
+    return enter
+
+
+def add_preset(
+    name: str, of: str, *, title: str, options: Mapping[str, Any], training: Mapping[str, Any]
+) -> None:
+    """Enter a method under another name with other defaults."""
+    base = _CARDS[of]
+    _CARDS[name] = MethodCard(
+        name, title, base.needs, base.paper, base.method, dict(options), dict(training)
+    )
+
+
+def list_methods() -> list[MethodCard]:
+    """Describe every method and preset."""
+    return list(_CARDS.values())
+
+
+def find_method(name: str) -> MethodCard:
+    """Look up a method or preset.
+
+    Raises:
+        UnknownNameError: there is none of this name.
+    """
+    if name not in _CARDS:
+        raise UnknownNameError.of("method", name, _CARDS)
+    return _CARDS[name]
+
+
+def create_method(name: str, options: Mapping[str, Any], context: MethodContext) -> Method:
+    """Build a method for a store and a student.
+
+    Raises:
+        UnknownNameError: no such method, option, or tap in the store.
+        UsageError: options that do not go together or with the batch size.
+    """
+    card = find_method(name)
+    return card.method(card.config(options), context)

@@ -1,0 +1,172 @@
+"""The reprogrammer: from a teacher's tap into the student's feature space.
+
+1×1 convolution to the working width → blocks → (1×1 convolution to the student's width) → global
+average pooling. The paper says "standard residual blocks" and nothing else; the rest is ours.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import nn
+
+from rdcache.errors import UsageError
+from rdcache.methods.base import ChannelStatistics, TeacherConfig
+from rdcache.store import TapSpec
+
+Norm = Literal["bn", "gn", "ln"]
+LEAST_SPREAD = 0.05  # smallest standard deviation that is divided by, in medians over the channels
+
+
+class ReprogrammerConfig(TeacherConfig):
+    """Options of the reprogrammer."""
+
+    block: Literal["basic_block", "bottleneck", "conv3", "mlp"] = Field(
+        default="basic_block",
+        description="Blocks: two 3×3 convolutions or a bottleneck with a shortcut, one 3×3 "
+        "convolution without, or one 1×1 convolution without.",
+    )
+    n_blocks: int = Field(default=1, ge=0, description="Number of blocks.")
+    width: int | None = Field(
+        default=256,
+        ge=4,
+        description="Channels inside the blocks; null for the student's feature width.",
+    )
+    norm: Norm = Field(
+        default="bn", description="Batch norm, group norm, or layer norm over a whole map."
+    )
+    spatial: Literal["map", "pooled"] = Field(
+        default="map", description="Reprogram the map and pool after, or pool the tap first."
+    )
+    feature_norm: Literal["none", "channel"] = Field(
+        default="channel",
+        description="Standardise each channel of the tap by its mean and standard deviation over "
+        "the training samples.",
+    )
+    dropout: float = Field(
+        default=0.0, ge=0, lt=1, description="Dropout on the reprogrammed features."
+    )
+
+
+class Reprogrammer(nn.Module):
+    """Maps a cached tap (B, *tap) to features (B, D) that a student can imitate.
+
+    Args:
+        tap: a map (C, H, W), patch tokens (L, C) or a vector (C).
+        feature_dim: D.
+        statistics: of the tap's channels, where they are to be standardised.
+    """
+
+    mean: torch.Tensor | None
+    scale: torch.Tensor | None
+
+    def __init__(
+        self,
+        tap: TapSpec,
+        feature_dim: int,
+        config: ReprogrammerConfig,
+        statistics: ChannelStatistics | None = None,
+    ) -> None:
+        super().__init__()
+        self.kind = tap.kind
+        self.pooled = config.spatial == "pooled"
+        channels, pixels = _map_shape(tap)
+        kernel = 1 if self.pooled or pixels == 1 or config.block == "mlp" else 3
+        width = config.width or feature_dim
+        layers: list[nn.Module] = [_convolution(channels, width, 1, config.norm)]
+        layers += [_block(config.block, width, kernel, config.norm) for _ in range(config.n_blocks)]
+        if width != feature_dim or config.block == "conv3":
+            layers.append(_convolution(width, feature_dim, 1, config.norm))
+        self.layers = nn.Sequential(*layers)
+        self.dropout = nn.Dropout(config.dropout)
+        mean = scale = None
+        if statistics is not None:
+            mean = statistics.mean.view(1, -1, 1, 1)
+            # A channel that hardly varies in training must not blow up what it says later.
+            floor = LEAST_SPREAD * statistics.std.median().clamp_min(1e-6)
+            scale = 1 / statistics.std.clamp_min(floor).view(1, -1, 1, 1)
+        self.register_buffer("mean", mean)
+        self.register_buffer("scale", scale)
+
+    def forward(self, tap: torch.Tensor) -> torch.Tensor:
+        """Map (B, *tap) in any floating dtype to float features (B, D)."""
+        maps = as_maps(tap.float(), self.kind)
+        if self.mean is not None and self.scale is not None:
+            maps = (maps - self.mean) * self.scale
+        if self.pooled:
+            maps = maps.mean(dim=(2, 3), keepdim=True)
+        features: torch.Tensor = self.layers(maps).mean(dim=(2, 3))
+        return self.dropout(features)
+
+
+class ResidualBlock(nn.Module):
+    """relu(x + f(x)), where f ends in a norm."""
+
+    def __init__(self, *layers: nn.Module) -> None:
+        super().__init__()
+        self.branch = nn.Sequential(*layers)
+
+    def forward(self, maps: torch.Tensor) -> torch.Tensor:
+        """Add the branch; the shape stays."""
+        return torch.relu(maps + self.branch(maps))
+
+
+def as_maps(tap: torch.Tensor, kind: str) -> torch.Tensor:
+    """Fold a tap (B, *tap) to maps (B, C, H, W).
+
+    Patch tokens (B, L, C) go back to their square grid; a class token before them is dropped. Any
+    other number of tokens becomes a map of one column.
+    """
+    if kind == "map2d":
+        return tap
+    if kind == "tokens":
+        count = tap.shape[1]
+        side, side_without_class = math.isqrt(count), math.isqrt(count - 1)
+        if side**2 != count and side_without_class**2 == count - 1:
+            tap, side = tap[:, 1:], side_without_class
+        rows = side if side**2 == tap.shape[1] else tap.shape[1]
+        return tap.transpose(1, 2).unflatten(2, (rows, -1))
+    return tap[:, :, None, None]
+
+
+def _map_shape(tap: TapSpec) -> tuple[int, int]:
+    """Channels and positions of a tap once it is a map."""
+    if tap.kind == "map3d":
+        raise UsageError(
+            "the reprogrammer reads maps, tokens and vectors, not volumes.", tap=tap.name
+        )
+    folded = as_maps(torch.empty((1, *tap.shape), device="meta"), tap.kind)
+    return folded.shape[1], folded.shape[2] * folded.shape[3]
+
+
+def _norm(channels: int, norm: Norm) -> nn.Module:
+    if norm == "bn":
+        return nn.BatchNorm2d(channels)
+    return nn.GroupNorm(math.gcd(channels, 32) if norm == "gn" else 1, channels)
+
+
+def _bare(inputs: int, outputs: int, kernel: int, norm: Norm) -> nn.Sequential:
+    convolution = nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, bias=False)
+    return nn.Sequential(convolution, _norm(outputs, norm))
+
+
+def _convolution(inputs: int, outputs: int, kernel: int, norm: Norm) -> nn.Sequential:
+    return nn.Sequential(*_bare(inputs, outputs, kernel, norm), nn.ReLU())
+
+
+def _block(kind: str, width: int, kernel: int, norm: Norm) -> nn.Module:
+    if kind == "basic_block":
+        return ResidualBlock(
+            _convolution(width, width, kernel, norm), _bare(width, width, kernel, norm)
+        )
+    if kind == "bottleneck":
+        narrow = max(width // 4, 1)
+        return ResidualBlock(
+            _convolution(width, narrow, 1, norm),
+            _convolution(narrow, narrow, kernel, norm),
+            _bare(narrow, width, 1, norm),
+        )
+    return _convolution(width, width, kernel, norm)

@@ -1,0 +1,63 @@
+"""A context, a batch and a student's output of invented numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from rdcache.methods import CachedBatch, ChannelStatistics, MethodContext, task_loss
+from rdcache.models import StudentOutput
+from rdcache.store import TapSpec
+
+FEATURE_DIM, CLASSES, BATCH = 12, 3, 8
+TAPS = {
+    "s4": TapSpec("s4", "map2d", (16, 3, 3)),
+    "tokens": TapSpec("tokens", "tokens", (9, 16)),
+    "pooled": TapSpec("pooled", "vector", (16,)),
+}
+
+
+@pytest.fixture
+def context() -> Callable[..., MethodContext]:
+    def build(**changes: Any) -> MethodContext:
+        torch.manual_seed(0)
+        values: dict[str, Any] = {
+            "taps": TAPS,
+            "default_tap": "s4",
+            "feature_dim": FEATURE_DIM,
+            "num_classes": CLASSES,
+            "classifier": nn.Linear(FEATURE_DIM, CLASSES),
+            "task_loss": task_loss("multiclass", [4, 4, 4]),
+            "statistics": lambda name: ChannelStatistics(torch.zeros(16), torch.ones(16)),
+            "epochs": 10,
+            "batch_size": BATCH,
+        }
+        return MethodContext(**{**values, **changes})
+
+    return build
+
+
+@pytest.fixture
+def batch() -> CachedBatch:
+    generator = torch.Generator().manual_seed(1)
+    taps = {
+        name: torch.randn(BATCH, *tap.shape, generator=generator).half()
+        for name, tap in TAPS.items()
+    }
+    return CachedBatch(torch.arange(BATCH), taps, torch.arange(BATCH) % CLASSES)
+
+
+@pytest.fixture
+def student_output() -> Callable[[MethodContext], StudentOutput]:
+    """The output of a student whose features are leaves and whose classifier is the context's."""
+
+    def compute(context: MethodContext) -> StudentOutput:
+        generator = torch.Generator().manual_seed(2)
+        features = torch.randn(BATCH, FEATURE_DIM, generator=generator, requires_grad=True)
+        return StudentOutput(features, context.classifier(features), {})
+
+    return compute

@@ -1,0 +1,41 @@
+"""Names, presets and options of methods."""
+
+from __future__ import annotations
+
+import pytest
+
+from rdcache.errors import UnknownNameError, UsageError
+from rdcache.methods import find_method, list_methods
+
+
+def test_the_catalogue_tells_what_each_method_needs() -> None:
+    cards = {card.name: card for card in list_methods()}
+    assert {"rd", "rd-paper", "direct", "none"} <= cards.keys()
+    assert all(card.title and card.needs and card.paper for card in cards.values())
+
+
+def test_an_unknown_method_is_answered_with_its_neighbours() -> None:
+    with pytest.raises(UnknownNameError, match="rd-paper"):
+        find_method("rd_papr")
+
+
+def test_the_papers_preset_is_the_literal_reading() -> None:
+    config = find_method("rd-paper").config({}).model_dump()
+    assert config["cka_estimator"] == "biased"
+    assert config["kl_grad"] == config["cka_grad"] == "both"
+    assert config["temperature"] == 4.0
+    assert find_method("rd-paper").training["schedule"] == "step"
+    assert find_method("rd-paper").training["lr"] == 5e-3
+
+
+def test_what_a_user_gives_overrides_a_preset_and_the_rest_stays() -> None:
+    config = find_method("rd-paper").config({"cka_estimator": "unbiased"}).model_dump()
+    assert config["cka_estimator"] == "unbiased"
+    assert config["kl_grad"] == "both"
+
+
+def test_wrong_options_are_one_sentence() -> None:
+    with pytest.raises(UnknownNameError, match=r"no option of rd named 'temprature'[\s\S]*temper"):
+        find_method("rd").config({"temprature": 3})
+    with pytest.raises(UsageError, match="temperature: input should be greater than 0"):
+        find_method("rd").config({"temperature": -1})
