@@ -112,5 +112,9 @@ class TeacherOutputError(RdcacheError, ValueError):
     """A teacher gave something its taps did not promise."""
 
 
+class TrainingError(RdcacheError, ArithmeticError):
+    """A loss that is no longer a finite number."""
+
+
 class RunNotFoundError(RdcacheError, FileNotFoundError):
     """No finished run in this folder."""
