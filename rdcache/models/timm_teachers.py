@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import difflib
+import socket
+import urllib.request
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
+import huggingface_hub
 import timm
 import torch
 from timm.data import resolve_model_data_config
+from timm.models import get_pretrained_cfg
 
 from rdcache.errors import UnknownNameError, UsageError, WeightsNotFoundError
 from rdcache.models.preprocessing import Preprocessing
@@ -87,18 +92,49 @@ def pretrained_timm(name: str, **options: Any) -> Any:
         WeightsNotFoundError: the hub cannot be reached, or has no such weights.
     """
     _require_known(name)
+    cached = _cached_weights(name)
+    if cached is not None:
+        options["pretrained_cfg_overlay"] = {"file": str(cached)}
+    elif not _hub_is_known_here():
+        raise _unavailable(name, "no network: the name of the hub cannot be resolved")
     try:
         return timm.create_model(name, pretrained=True, **options)
     # Whatever way to the hub fails (sockets, HTTP, proxies, gates, missing tags) raises the
     # error class of another library; to the user it is one and the same mistake.
     except Exception as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise WeightsNotFoundError(
-            f"the pretrained weights of timm:{name} cannot be had.",
-            reason=reason[:200],
-            looked_for=f"the Hugging Face hub, timm/{name}, and its local cache",
-            or_pass="--weights FILE, or --weights random for an untrained network",
-        ) from error
+        raise _unavailable(name, reason[:200]) from error
+
+
+def _unavailable(name: str, reason: str) -> WeightsNotFoundError:
+    return WeightsNotFoundError(
+        f"the pretrained weights of timm:{name} cannot be had.",
+        reason=reason,
+        looked_for=f"timm/{name} on the Hugging Face hub, and in its local cache",
+        or_pass="--weights FILE, or --weights random for an untrained network",
+    )
+
+
+def _cached_weights(name: str) -> Path | None:
+    """The file of an earlier download: it loads without a network, and without asking one."""
+    config = get_pretrained_cfg(name)
+    repository = getattr(config, "hf_hub_id", None)
+    if not repository:
+        return None
+    file = huggingface_hub.try_to_load_from_cache(repository, "model.safetensors")
+    return Path(file) if isinstance(file, str) else None
+
+
+def _hub_is_known_here() -> bool:
+    """Whether the hub's name resolves, or a proxy may do so; otherwise five retries are vain."""
+    if urllib.request.getproxies():
+        return True
+    host = urlsplit(huggingface_hub.constants.ENDPOINT).hostname
+    try:
+        socket.getaddrinfo(host, 443)
+    except OSError:
+        return False
+    return True
 
 
 def timm_preprocessing(model: Any) -> Preprocessing:
@@ -129,6 +165,13 @@ def _require_known(name: str) -> None:
             **({"did_you_mean": ", ".join(near)} if near else {}),
             see="python -c 'import timm; print(timm.list_models())'",
         )
+    try:
+        get_pretrained_cfg(name)
+    except RuntimeError as error:
+        raise UnknownNameError(
+            f"timm has no weights under the tag of {name!r}.",
+            known=", ".join(timm.list_pretrained(f"{base}.*")),
+        ) from error
 
 
 def _load_file(model: Any, path: Path, name: str) -> int:

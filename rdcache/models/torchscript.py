@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 
 import torch
@@ -32,8 +33,8 @@ class TorchScriptTaps(TapNetwork):
 def load_torchscript_teacher(file: str, weights: str | None) -> Teacher:
     """Build `torchscript:FILE`.
 
-    The file is a program in TorchScript: it is compiled and run, not unpickled. The input is RGB
-    with ImageNet's normalisation, 224 px wide unless the module has an integer attribute
+    The file is a program and runs with the user's rights: load only what you trust. The input is
+    RGB with ImageNet's normalisation, 224 px wide unless the module has an integer attribute
     `input_size`.
 
     Raises:
@@ -43,7 +44,10 @@ def load_torchscript_teacher(file: str, weights: str | None) -> Teacher:
     """
     path = require_own_weights(file, weights)
     try:
-        module = torch.jit.load(path, map_location="cpu")
+        with warnings.catch_warnings():
+            # Deprecated for new exports in favour of torch.export; the files that exist remain.
+            warnings.simplefilter("ignore", FutureWarning)
+            module = torch.jit.load(path, map_location="cpu")
     except (RuntimeError, ValueError, OSError) as error:
         raise WeightsMismatchError(
             "this is not a TorchScript file.",

@@ -42,8 +42,8 @@ def read_tensors(path: Path) -> Tensors:
         if path.suffix == ".safetensors":
             return load_file(path)
         with warnings.catch_warnings():
-            # The outcome is told by an error or by tensors; how the file was pickled is no matter.
-            warnings.filterwarnings("ignore", message="Detected pickle protocol")
+            # How a file is written is told by an error below, or does not matter.
+            warnings.simplefilter("ignore", UserWarning)
             content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise UnsafeFileError(

@@ -28,8 +28,6 @@ IMAGES = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(4))
 class Pyramid(nn.Module):
     """Two maps and an embedding, by name."""
 
-    input_size: int
-
     def __init__(self) -> None:
         super().__init__()
         self.input_size = 32

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import timm
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
 from rdcache.errors import UnknownNameError, WeightsMismatchError, WeightsNotFoundError
@@ -178,13 +179,44 @@ def test_its_own_preprocessing_is_used() -> None:
     assert (facts.size, facts.mean, facts.std) == (256, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 
 
-def test_without_a_way_to_the_hub_there_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+@pytest.fixture
+def empty_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """No cached downloads, no proxy, and a hub whose name nobody knows; returns the cache."""
+    for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.lower(), raising=False)
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "https://hub.invalid")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    return tmp_path / "hub"
+
+
+def test_without_a_network_there_is_one_sentence_at_once(empty_hub: Path) -> None:
     with pytest.raises(WeightsNotFoundError) as caught:
         load_teacher("timm:resnet10t.c3_in1k")
     assert caught.value.summary.startswith("the pretrained weights of timm:resnet10t.c3_in1k")
+    assert "no network" in caught.value.facts["reason"]
     assert "--weights FILE" in caught.value.facts["or pass"]
+
+
+def test_an_earlier_download_needs_no_network(empty_hub: Path) -> None:
+    """The hub's cache: a revision by name, and the files of that revision."""
+    repository = empty_hub / "models--timm--resnet10t.c3_in1k"
+    (repository / "refs").mkdir(parents=True)
+    (repository / "refs" / "main").write_text("0123abc")
+    files = repository / "snapshots" / "0123abc"
+    files.mkdir(parents=True)
+    model = timm.create_model("resnet10t")
+    save_file(model.state_dict(), files / "model.safetensors")
+    teacher = load_teacher("timm:resnet10t.c3_in1k")
+    assert (teacher.weights.source, teacher.weights.file) == ("hub", "timm/resnet10t.c3_in1k")
+    loaded = teacher.network.model.state_dict()
+    assert all(torch.equal(value, loaded[name]) for name, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("weights", [None, "random"])
+def test_a_tag_that_does_not_exist_is_told_with_those_that_do(weights: str | None) -> None:
+    with pytest.raises(UnknownNameError, match="c3_in1k"):
+        load_teacher("timm:resnet10t.nothing", weights)
 
 
 def test_an_unknown_network_gets_near_names() -> None:
