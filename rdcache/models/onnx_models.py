@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -131,13 +131,13 @@ def _digest(path: Path) -> str:
     """
     onnx = _require("onnx")
     try:
-        graph = onnx.load(str(path), load_external_data=False)
+        model = onnx.load(str(path), load_external_data=False)
     # A damaged file fails in protobuf, whose error class depends on its implementation.
     except Exception as error:
         raise WeightsMismatchError("this is not an ONNX file.", file=path) from error
     digest = hashlib.sha256(file_digest(path).encode())
     folder = path.resolve().parent
-    for location in sorted(_external_files(onnx, graph)):
+    for location in sorted(_external_files(onnx, model)):
         data = (folder / location).resolve()
         if not data.is_relative_to(folder):
             raise UnsafeFileError(
@@ -151,15 +151,31 @@ def _digest(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _external_files(onnx: Any, graph: Any) -> set[str]:
-    tensors = onnx.external_data_helper._get_all_tensors(graph)
+def _external_files(onnx: Any, model: Any) -> set[str]:
+    nodes = [node for function in model.functions for node in function.node]
     return {
         entry.value
-        for tensor in tensors
-        if onnx.external_data_helper.uses_external_data(tensor)
+        for tensor in (*_tensors(model.graph), *_tensors_of_nodes(nodes))
+        if tensor.data_location == onnx.TensorProto.EXTERNAL
         for entry in tensor.external_data
         if entry.key == "location"
     }
+
+
+def _tensors(graph: Any) -> Iterator[Any]:
+    """Every constant of a graph: its initializers and those inside its nodes."""
+    yield from graph.initializer
+    for sparse in graph.sparse_initializer:
+        yield from (sparse.values, sparse.indices)
+    yield from _tensors_of_nodes(graph.node)
+
+
+def _tensors_of_nodes(nodes: Iterable[Any]) -> Iterator[Any]:
+    for node in nodes:
+        for attribute in node.attribute:
+            yield from (attribute.t, *attribute.tensors)
+            for graph in (attribute.g, *attribute.graphs):
+                yield from _tensors(graph)
 
 
 def _require(package: str) -> Any:
