@@ -185,33 +185,47 @@ def create_student(name: str, num_classes: int, weights: str | Path | None = Non
     """
     if num_classes < 1:
         raise UsageError("a student needs at least one class.", classes=num_classes)
-    member = name.removeprefix("timm:")
-    if member == name and name not in _RECIPES:
-        raise UnknownNameError.of("student", name, [*_RECIPES, "timm:NAME"])
     imagenet = str(weights) == "imagenet"
-    network: nn.Module
-    if member != name:
-        network = (pretrained_timm if imagenet else untrained_timm)(member, num_classes=0)
-    else:
-        network = _torchvision_network(_RECIPES[name], imagenet)
-    path = None if weights is None or imagenet else Path(weights)
-    tensors = {} if path is None else without_prefix(read_tensors(path), "module.")
+    network, preprocessing, cut = _network(name, imagenet)
+    if weights is None or imagenet:
+        return Student(name, cut(network), num_classes, preprocessing)
+    path = Path(weights)
+    tensors = without_prefix(read_tensors(path), "module.")
     saved_here = {
-        tensor_name.removeprefix("backbone."): value
-        for tensor_name, value in tensors.items()
-        if tensor_name.startswith("backbone.")
+        key.removeprefix("backbone."): value
+        for key, value in tensors.items()
+        if key.startswith("backbone.")
     }
-    if path is not None and not saved_here:
-        load_matching(network, tensors, path, name)
-    if member != name:
-        preprocessing = timm_preprocessing(network)
-        backbone: Backbone = TimmBackbone(network, preprocessing.size)
-    else:
-        preprocessing = Preprocessing()
-        backbone = SegmentedBackbone(_RECIPES[name].cut(network), _RECIPES[name].card.stages)
-    if path is not None and saved_here:
+    if saved_here:
+        backbone = cut(network)
         load_matching(backbone, saved_here, path, name)
+    else:
+        load_matching(network, tensors, path, name)
+        backbone = cut(network)
     return Student(name, backbone, num_classes, preprocessing)
+
+
+def _network(
+    name: str, imagenet: bool
+) -> tuple[nn.Module, Preprocessing, Callable[[Any], Backbone]]:
+    """The network a student is made of, under its library's names, and how it becomes a backbone.
+
+    Its tensors are named otherwise once it is cut, so files in the library's names load before.
+    """
+    if name.startswith("timm:"):
+        create = pretrained_timm if imagenet else untrained_timm
+        network = create(name.removeprefix("timm:"), num_classes=0)
+        preprocessing = timm_preprocessing(network)
+        return network, preprocessing, lambda net: TimmBackbone(net, preprocessing.size)
+    if name not in _RECIPES:
+        raise UnknownNameError.of("student", name, [*_RECIPES, "timm:NAME"])
+    recipe = _RECIPES[name]
+    network = _torchvision_network(recipe, imagenet)
+    return (
+        network,
+        Preprocessing(),
+        lambda net: SegmentedBackbone(recipe.cut(net), recipe.card.stages),
+    )
 
 
 def _torchvision_network(recipe: _Recipe, pretrained: bool) -> nn.Module:
