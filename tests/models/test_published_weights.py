@@ -122,8 +122,9 @@ def test_tensors_of_another_shape_are_named_with_both_shapes(tmp_path: Path) -> 
     assert "conv1.weight 1 instead of 64×3×7×7" in caught.value.facts["other shape"]
 
 
-def test_one_foreign_tensor_in_a_hundred_is_borne_and_two_are_not(tmp_path: Path) -> None:
-    tensors = published.tensors_of(published.lvm_med_resnet50())
+def test_one_tensor_in_a_hundred_may_lack_and_no_more(tmp_path: Path) -> None:
+    layout = published.lvm_med_resnet50()
+    tensors = {name: torch.zeros(()).expand(shape) for name, shape in layout.items()}
     names = [name for name in tensors if "num_batches" not in name]
     assert len(names) == 265
     for name in names[-2:]:
