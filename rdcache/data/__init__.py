@@ -1,0 +1,34 @@
+"""Datasets: what there is, decoded, checked, split; views; and the student's inputs.
+
+Knows no teacher. Adding a dataset is adding one adapter file; see `docs/datasets.md`.
+"""
+
+from rdcache.data import btc, busi, chestxray, covid, isic, phantom  # noqa: F401  (they register)
+from rdcache.data.decoding import UnreadableImageError, decode_image
+from rdcache.data.leaks import LeakReport
+from rdcache.data.loading import describe_problems, list_datasets, load_dataset
+from rdcache.data.registry import DatasetCard, default_data_dir
+from rdcache.data.samples import DatasetSpec, ImageDataset, Sample, Skipped
+from rdcache.data.student_inputs import Jitter, StudentInputs
+from rdcache.data.views import VIEW_COLUMNS, ViewSpec, cut_view, view_parameters
+
+__all__ = [
+    "VIEW_COLUMNS",
+    "DatasetCard",
+    "DatasetSpec",
+    "ImageDataset",
+    "Jitter",
+    "LeakReport",
+    "Sample",
+    "Skipped",
+    "StudentInputs",
+    "UnreadableImageError",
+    "ViewSpec",
+    "cut_view",
+    "decode_image",
+    "default_data_dir",
+    "describe_problems",
+    "list_datasets",
+    "load_dataset",
+    "view_parameters",
+]

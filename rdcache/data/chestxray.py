@@ -1,0 +1,33 @@
+"""ChestXray: four classes, official folders; one class is misspelt at the source."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rdcache.data.listing import Listing, entries_of_folders
+from rdcache.data.registry import register
+
+CLASSES = ("COVID19", "NORMAL", "PNEUMONIA", "TURBERCULOSIS")  # sic
+
+
+@register(
+    "chestxray",
+    title="ChestXray, pneumonia / COVID-19 / tuberculosis",
+    classes=CLASSES,
+    split="official (validation of 38 images, topped up from train)",
+    symmetry="none",
+    licence="see its Kaggle page",
+    source="Kaggle, jtiptj/chest-xray-pneumoniacovid19tuberculosis",
+    folders=("chestxray", "chest-xray-pneumoniacovid19tuberculosis"),
+    layout="{train,val,test}/{COVID19,NORMAL,PNEUMONIA,TURBERCULOSIS}/*",
+)
+def list_chestxray(folder: Path) -> Listing:
+    """The three official folders."""
+    return Listing(
+        tuple(
+            entry
+            for split in ("train", "val", "test")
+            for entry in entries_of_folders(folder, folder / split, CLASSES, split)
+        ),
+        CLASSES,
+    )

@@ -1,0 +1,51 @@
+"""COVID-CT: two folders of images, and official lists of names for each split."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rdcache.data.listing import Entry, Listing, first_folder, image_files
+from rdcache.data.registry import register
+
+CLASSES = ("CT_COVID", "CT_NonCOVID")
+LISTS = {"CT_COVID": "COVID", "CT_NonCOVID": "NonCOVID"}
+
+
+@register(
+    "covid",
+    title="COVID-CT",
+    classes=CLASSES,
+    split="official train, val and test lists",
+    symmetry="hflip",
+    licence="research use",
+    source="GitHub, UCSD-AI4H/COVID-CT",
+    folders=("covid", "covid-ct", "COVID-CT"),
+    layout="Images-processed/{CT_COVID,CT_NonCOVID}/*, Data-split/{COVID,NonCOVID}/*.txt",
+)
+def list_covid(folder: Path) -> Listing:
+    """Every name of the official lists, found by its stem if its suffix is another."""
+    images = first_folder(folder, ["Images-processed"]) or folder
+    entries: list[Entry] = []
+    missing: list[tuple[str, str]] = []
+    for label, name in enumerate(CLASSES):
+        # The archives hold a folder of their own name, so that it is there twice if unzipped twice.
+        nested = first_folder(images, [f"{name}/{name}", name])
+        files = image_files(nested) if nested else []
+        by_name = {path.name: path for path in files}
+        by_stem = {path.stem: path for path in files}
+        for split in ("train", "val", "test"):
+            list_file = folder / "Data-split" / LISTS[name] / f"{split}CT_{LISTS[name]}.txt"
+            for line in _lines(list_file):
+                path = by_name.get(line) or by_stem.get(Path(line).stem)
+                if path is None:
+                    missing.append((f"{name}/{line}", f"listed in {list_file.name}, but no file"))
+                else:
+                    entries.append(Entry(path, path.relative_to(folder).as_posix(), label, split))
+    return Listing(tuple(entries), CLASSES, tuple(missing))
+
+
+def _lines(file: Path) -> list[str]:
+    if not file.is_file():
+        return []
+    lines = file.read_text(encoding="utf-8", errors="replace").splitlines()
+    return [line.strip() for line in lines if line.strip()]

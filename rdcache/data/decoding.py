@@ -1,0 +1,83 @@
+"""Image files as upright 8-bit RGB, whatever they were: one rule for each awkward mode.
+
+| stored as                  | becomes                                                     |
+| -------------------------- | ----------------------------------------------------------- |
+| grey, bilevel, palette     | RGB with the same look                                      |
+| 16- or 32-bit grey, float  | scaled from its own minimum and maximum to 0–255, then RGB  |
+| alpha channel              | composited on black, the background of medical images       |
+| CMYK, YCbCr, LAB, …        | converted to RGB                                            |
+| rotated by EXIF            | upright                                                     |
+| several frames             | the first                                                   |
+"""
+
+from __future__ import annotations
+
+import warnings
+from io import BytesIO
+
+import numpy as np
+from PIL import Image, ImageOps
+
+MAX_PIXELS = 200_000_000
+WIDE_MODES = ("I", "F", "I;16", "I;16B", "I;16L", "I;16N")
+ALPHA_MODES = ("RGBA", "LA", "PA", "RGBa", "La")
+
+
+class UnreadableImageError(ValueError):
+    """Why the bytes are no image that can be used; `str()` is the reason."""
+
+
+def decode_image(data: bytes) -> np.ndarray:
+    """Decode an image file.
+
+    Args:
+        data: the file's bytes; the format is found from them, not from a file name.
+
+    Returns:
+        uint8 (H, W, 3), RGB, upright, C-contiguous.
+
+    Raises:
+        UnreadableImageError: no image, damaged, cut short, or too large to be meant.
+    """
+    if not data:
+        raise UnreadableImageError("the file is empty")
+    try:
+        # Pillow warns of damaged metadata and of large images; we judge both by ourselves.
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with Image.open(BytesIO(data)) as image:
+                width, height = image.size
+                if width * height > MAX_PIXELS:
+                    raise UnreadableImageError(
+                        f"{width}×{height} pixels, more than the {MAX_PIXELS:,} we decode"
+                    )
+                image.load()
+                return np.ascontiguousarray(_to_rgb(ImageOps.exif_transpose(image)))
+    except UnreadableImageError:
+        raise
+    except Image.DecompressionBombError:
+        raise UnreadableImageError(f"more than the {MAX_PIXELS:,} pixels we decode") from None
+    except Image.UnidentifiedImageError:
+        raise UnreadableImageError("not an image in a format that Pillow reads") from None
+    except (OSError, SyntaxError, ValueError, EOFError, IndexError, TypeError) as error:
+        raise UnreadableImageError(f"damaged or cut short ({error})") from None
+
+
+def _to_rgb(image: Image.Image) -> np.ndarray:
+    if image.mode in WIDE_MODES:
+        grey = np.asarray(image, dtype=np.float64)
+        return np.repeat(_stretched(grey)[..., None], 3, axis=2)
+    if image.mode in ALPHA_MODES or "transparency" in image.info:
+        image = image.convert("RGBA")
+        black = Image.new("RGBA", image.size, (0, 0, 0, 255))
+        image = Image.alpha_composite(black, image)
+    return np.asarray(image.convert("RGB"))
+
+
+def _stretched(grey: np.ndarray) -> np.ndarray:
+    """Scale to 0–255 from the image's own range: a 12-bit scan in 16 bits would be black else."""
+    if not np.isfinite(grey).all():
+        raise UnreadableImageError("it holds NaN or Inf")
+    low, high = grey.min(), grey.max()
+    scale = 255.0 / (high - low) if high > low else 0.0
+    return np.rint((grey - low) * scale).astype(np.uint8)

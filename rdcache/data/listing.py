@@ -1,0 +1,96 @@
+"""What an adapter finds in a dataset's folder: files, labels and, where official, splits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from rdcache.data.decoding import decode_image
+
+IMAGE_SUFFIXES = frozenset(
+    {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".pgm", ".ppm"}
+)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One labelled file.
+
+    Attributes:
+        name: path relative to the dataset's folder, with `/`; names it in reports.
+        split: official split, or None where the dataset has none.
+        group: samples that share it belong in one split.
+    """
+
+    path: Path
+    name: str
+    label: int
+    split: str | None = None
+    group: str | None = None
+
+
+def open_file(entry: Entry) -> tuple[bytes, np.ndarray]:
+    """A file's bytes, and its pixels uint8 (H, W, 3)."""
+    data = entry.path.read_bytes()
+    return data, decode_image(data)
+
+
+def read_file(path: Path) -> np.ndarray:
+    """A file's pixels: uint8 (H, W, 3)."""
+    return decode_image(path.read_bytes())
+
+
+def stamp_file(entry: Entry) -> tuple[int, int]:
+    """(bytes, modification time in ns): a file with the same stamp is not looked at again."""
+    try:
+        status = entry.path.stat()
+    except OSError:
+        return -1, -1
+    return status.st_size, status.st_mtime_ns
+
+
+@dataclass(frozen=True)
+class Listing:
+    """Everything an adapter found.
+
+    Attributes:
+        missing: names that the dataset's own tables mention, without a file; with the reason.
+        open, read, stamp: how pixels are had; drawn datasets bring their own.
+    """
+
+    entries: tuple[Entry, ...]
+    classes: tuple[str, ...]
+    missing: tuple[tuple[str, str], ...] = ()
+    open: Callable[[Entry], tuple[bytes, np.ndarray]] = field(default=open_file)
+    read: Callable[[Path], np.ndarray] = field(default=read_file)
+    stamp: Callable[[Entry], tuple[int, int]] = field(default=stamp_file)
+
+
+def image_files(folder: Path) -> list[Path]:
+    """Image files directly in a folder, sorted; hidden ones, such as macOS's `._*`, left out."""
+    if not folder.is_dir():
+        return []
+    return sorted(
+        path
+        for path in folder.iterdir()
+        if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
+    )
+
+
+def first_folder(folder: Path, names: Iterable[str]) -> Path | None:
+    """The first of these subfolders that exists."""
+    return next((folder / name for name in names if (folder / name).is_dir()), None)
+
+
+def entries_of_folders(
+    root: Path, folder: Path, classes: Iterable[str], split: str | None = None
+) -> list[Entry]:
+    """One entry for each image in each class's folder."""
+    return [
+        Entry(path, path.relative_to(root).as_posix(), label, split)
+        for label, name in enumerate(classes)
+        for path in image_files(folder / name)
+    ]

@@ -1,0 +1,260 @@
+"""A dataset by name: listed by its adapter, scanned, checked for leaks, split and put in order."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from rdcache.data import folders, tables
+from rdcache.data.leaks import Duplicate, find_duplicates, report_leaks
+from rdcache.data.listing import Entry, Listing
+from rdcache.data.registry import CATALOGUE, DatasetCard, default_data_dir
+from rdcache.data.samples import SPLITS, DatasetSpec, ImageDataset, Sample, Skipped, Symmetry
+from rdcache.data.scan import Scan, scan
+from rdcache.data.splits import complete_splits
+from rdcache.errors import DatasetError, DatasetNotFoundError, UnknownNameError
+from rdcache.progress import Progress, ignore
+
+FAMILIES = ("folder", "table")
+
+
+def load_dataset(
+    spec: DatasetSpec | str,
+    data_dir: Path | None = None,
+    *,
+    strict: bool = False,
+    on_progress: Progress = ignore,
+) -> ImageDataset:
+    """Load a dataset and check it.
+
+    Args:
+        spec: which one and how it is split, or just its name.
+        data_dir: see `default_data_dir`.
+        strict: an unreadable image is an error, not one that is left out.
+
+    Raises:
+        UnknownNameError: no such dataset.
+        DatasetNotFoundError: its folder is missing or is not laid out as expected.
+        DatasetError: it cannot be used: one class only, or unreadable files in strict mode.
+    """
+    if isinstance(spec, str):
+        spec = DatasetSpec(spec)
+    place, listing, title, symmetry = _find(spec.name, default_data_dir(data_dir))
+    scans = scan(listing, place, on_progress)
+    skipped = [Skipped(name, reason) for name, reason in listing.missing]
+    readable: list[tuple[Entry, Scan]] = []
+    for entry, result in zip(listing.entries, scans, strict=True):
+        if result.problem:
+            skipped.append(Skipped(entry.name, result.problem))
+        else:
+            readable.append((entry, result))
+    _require_usable(spec.name, place, listing, readable, skipped, strict)
+    return _assemble(spec, title, symmetry, listing, readable, tuple(skipped))
+
+
+def list_datasets(data_dir: Path | None = None) -> list[DatasetCard]:
+    """Describe every dataset of the catalogue and the two families, without scanning any."""
+    folder = default_data_dir(data_dir)
+    cards = [
+        replace(card, present=not card.folders or _existing(card, folder) is not None)
+        for card in CATALOGUE.values()
+    ]
+    return [*cards, *FAMILY_CARDS]
+
+
+def _find(name: str, data_dir: Path) -> tuple[Path, Listing, str, Symmetry]:
+    """Folder, listing, title and symmetry of a dataset."""
+    family, separator, path = name.partition(":")
+    if separator and family in FAMILIES:
+        place = Path(path) if Path(path).exists() else data_dir / path
+        card = FAMILY_CARDS[FAMILIES.index(family)]
+        if not place.exists():
+            raise DatasetNotFoundError(
+                f"the {family} of this dataset is not there.",
+                looked_for=f"{path}, and {data_dir / path}",
+                expected=card.layout,
+                next=f"pass --dataset {family}:PATH with the path it has on this machine",
+            )
+    elif name in CATALOGUE:
+        card = CATALOGUE[name]
+        found = Path(f"<{name}>") if not card.folders else _existing(card, data_dir)
+        if found is None:
+            raise _not_found(card, data_dir, "is not there")
+        place = found
+    else:
+        known = [*CATALOGUE, "folder:PATH", "table:FILE"]
+        raise UnknownNameError.of("dataset", name, known)
+    listing = card.list_files(place)
+    if not listing.entries:
+        raise _not_found(card, data_dir, "holds no images where they are expected", place)
+    return place, listing, card.title, card.symmetry
+
+
+def _existing(card: DatasetCard, data_dir: Path) -> Path | None:
+    return next((data_dir / n for n in card.folders if (data_dir / n).is_dir()), None)
+
+
+def _not_found(
+    card: DatasetCard, data_dir: Path, what: str, place: Path | None = None
+) -> DatasetNotFoundError:
+    looked = str(place) if place else " or ".join(str(data_dir / name) for name in card.folders)
+    return DatasetNotFoundError(
+        f"the dataset {card.name} {what}.",
+        looked_in=looked,
+        expected=card.layout,
+        get_it_from=f"{card.source} (licence: {card.licence})",
+        or_pass="--data-dir FOLDER",
+    )
+
+
+def _require_usable(
+    name: str,
+    place: Path,
+    listing: Listing,
+    readable: Sequence[tuple[Entry, Scan]],
+    skipped: Sequence[Skipped],
+    strict: bool,
+) -> None:
+    if strict and skipped:
+        raise DatasetError(
+            f"{len(skipped)} files of {name} cannot be used, and --strict was given.",
+            folder=place,
+            first=f"{skipped[0].path}: {skipped[0].reason}",
+        )
+    present = {entry.label for entry, _ in readable}
+    if len(present) < 2:
+        only = listing.classes[present.pop()] if present else "no readable image"
+        raise DatasetError(
+            f"{name} has images of one class only; there is nothing to tell apart.",
+            folder=place,
+            found=only,
+            classes=", ".join(listing.classes),
+        )
+
+
+def _assemble(
+    spec: DatasetSpec,
+    title: str,
+    symmetry: Symmetry,
+    listing: Listing,
+    readable: Sequence[tuple[Entry, Scan]],
+    skipped: tuple[Skipped, ...],
+) -> ImageDataset:
+    entries = [entry for entry, _ in readable]
+    scans = [result for _, result in readable]
+    uids = make_uids([result.content for result in scans], [entry.name for entry in entries])
+    labels = [entry.label for entry in entries]
+    groups = [entry.group for entry in entries]
+    pixels = [result.pixels for result in scans]
+    duplicates = find_duplicates(
+        pixels,
+        np.array([result.perceptual for result in scans], np.uint64),
+        np.stack([result.thumbnail for result in scans]),
+    )
+    splits = complete_splits(
+        [entry.split for entry in entries],
+        labels,
+        _kept_together(uids, groups, duplicates),
+        spec.seed,
+        spec.val_fraction,
+        spec.test_fraction,
+    )
+    leaks = report_leaks(duplicates, uids, labels, splits, groups, pixels)
+    order = sorted(range(len(uids)), key=lambda i: (SPLITS.index(splits[i]), uids[i]))
+    if spec.drop_leaks:
+        dropped = set(leaks.leaked)
+        order = [i for i in order if uids[i] not in dropped]
+        leaks = replace(leaks, dropped=len(dropped))
+    samples = tuple(
+        Sample(uids[i], entries[i].path, labels[i], splits[i], entries[i].group, scans[i].size)
+        for i in order
+    )
+    return ImageDataset(
+        spec, title, listing.classes, symmetry, samples, skipped, leaks, listing.read
+    )
+
+
+def make_uids(contents: Sequence[bytes], names: Sequence[str]) -> list[str]:
+    """Content digests as uids; identical files are told apart by their order of name."""
+    uids = [""] * len(contents)
+    seen: dict[bytes, int] = {}
+    for number in sorted(range(len(names)), key=lambda i: names[i]):
+        rank = seen.get(contents[number], 0)
+        seen[contents[number]] = rank + 1
+        salt = rank.to_bytes(8, "big") if rank else b""
+        uids[number] = hashlib.blake2b(contents[number] + salt, digest_size=16).hexdigest()
+    return uids
+
+
+def _kept_together(
+    uids: Sequence[str], groups: Sequence[str | None], duplicates: Sequence[Duplicate]
+) -> list[str]:
+    """For each sample the name of a set that no split drawn here may cut.
+
+    Samples of one group belong together, and so do exact and near duplicates; the sets are the
+    connected components of that relation, each named by its smallest uid.
+    """
+    parent = list(range(len(uids)))
+
+    def root(number: int) -> int:
+        while parent[number] != number:
+            parent[number] = parent[parent[number]]
+            number = parent[number]
+        return number
+
+    first_of_group: dict[str, int] = {}
+    for number, group in enumerate(groups):
+        if group is not None:
+            parent[root(number)] = root(first_of_group.setdefault(group, number))
+    for duplicate in duplicates:
+        parent[root(duplicate.second)] = root(duplicate.first)
+    smallest: dict[int, str] = {}
+    for number, uid in enumerate(uids):
+        top = root(number)
+        smallest[top] = min(uid, smallest.get(top, uid))
+    return [smallest[root(number)] for number in range(len(uids))]
+
+
+def describe_problems(dataset: ImageDataset) -> list[str]:
+    """What a user should know before trusting a dataset, a line each; empty if nothing."""
+    problems = [f"skipped {each.path}: {each.reason}" for each in dataset.skipped]
+    leaks = dataset.leaks
+    if leaks.pairs or leaks.straddling_groups:
+        problems += leaks.summary()
+    for split, counts in dataset.counts().items():
+        problems += [f"no {name} images in {split}" for name, count in counts.items() if not count]
+    return problems
+
+
+FAMILY_CARDS = (
+    DatasetCard(
+        "folder:PATH",
+        "any tree with one folder a class",
+        (),
+        "its own train/val/test folders, else 4:1",
+        "hflip",
+        "yours",
+        "your disk",
+        (),
+        folders.LAYOUT,
+        folders.list_folders,
+        present=True,
+    ),
+    DatasetCard(
+        "table:FILE",
+        "any CSV or Parquet table of paths and labels",
+        (),
+        "its column, else 4:1",
+        "hflip",
+        "yours",
+        "your disk",
+        (),
+        tables.LAYOUT,
+        tables.list_table,
+        present=True,
+    ),
+)

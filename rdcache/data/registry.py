@@ -1,0 +1,71 @@
+"""The catalogue of datasets: one adapter a dataset, entered by a decorator."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from rdcache.data.listing import Listing
+from rdcache.data.samples import Symmetry
+
+
+@dataclass(frozen=True)
+class DatasetCard:
+    """One entry of the catalogue.
+
+    Attributes:
+        classes: class names in label order; empty where the user's files decide.
+        split: what is official, in words.
+        source: where a user gets it.
+        folders: names under the data folder that it is looked for, in this order.
+        layout: what the folder must hold, shown when it does not.
+        list_files: the adapter: finds entries in the folder; an empty listing if it finds none.
+        present: whether the folder is there, filled in by `list_datasets`.
+    """
+
+    name: str
+    title: str
+    classes: tuple[str, ...]
+    split: str
+    symmetry: Symmetry
+    licence: str
+    source: str
+    folders: tuple[str, ...]
+    layout: str
+    list_files: Callable[[Path], Listing]
+    present: bool = False
+
+
+CATALOGUE: dict[str, DatasetCard] = {}
+
+
+def register(
+    name: str,
+    *,
+    title: str,
+    classes: tuple[str, ...],
+    split: str,
+    symmetry: Symmetry,
+    licence: str,
+    source: str,
+    folders: tuple[str, ...],
+    layout: str,
+) -> Callable[[Callable[[Path], Listing]], Callable[[Path], Listing]]:
+    """Enter an adapter in the catalogue; it is called with the dataset's folder."""
+
+    def enter(list_files: Callable[[Path], Listing]) -> Callable[[Path], Listing]:
+        CATALOGUE[name] = DatasetCard(
+            name, title, classes, split, symmetry, licence, source, folders, layout, list_files
+        )
+        return list_files
+
+    return enter
+
+
+def default_data_dir(explicit: Path | None = None) -> Path:
+    """Where datasets and weights are looked for: as given, else RDCACHE_DATA, else `data`."""
+    if explicit is not None:
+        return Path(explicit)
+    return Path(os.environ.get("RDCACHE_DATA") or "data")

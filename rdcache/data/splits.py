@@ -1,0 +1,72 @@
+"""Splits where a dataset has none of its own: stratified by class, never cutting a group."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+
+# An official validation split smaller than this tells little; some of train is added to it.
+FEW = 100
+
+
+def complete_splits(
+    official: Sequence[str | None],
+    labels: Sequence[int],
+    groups: Sequence[str],
+    seed: int,
+    val_fraction: float,
+    test_fraction: float,
+) -> list[str]:
+    """Keep official splits, and draw those that are missing.
+
+    Without any official split, the test samples are drawn from all. Without an official validation
+    split, or with one of fewer than 100 samples, validation samples are drawn from train. Official
+    test samples are never touched.
+
+    Args:
+        official: `train`, `val`, `test`, or None where the dataset says nothing.
+        groups: samples that share one stay together; unique for samples that stand alone.
+
+    Returns:
+        A split for each sample.
+    """
+    splits = np.array([split or "train" for split in official], dtype=object)
+    if "test" not in splits:
+        splits[_draw(np.flatnonzero(splits == "train"), labels, groups, test_fraction, seed)] = (
+            "test"
+        )
+    if np.count_nonzero(splits == "val") < FEW:
+        training = np.flatnonzero(splits == "train")
+        splits[_draw(training, labels, groups, val_fraction, seed + 1)] = "val"
+    return [str(split) for split in splits]
+
+
+def _draw(
+    candidates: np.ndarray,
+    labels: Sequence[int],
+    groups: Sequence[str],
+    fraction: float,
+    seed: int,
+) -> np.ndarray:
+    """Choose `fraction` of each class's candidates, whole groups at a time."""
+    members: dict[str, list[int]] = {}
+    for number in candidates:
+        members.setdefault(groups[number], []).append(int(number))
+    by_class: dict[int, list[str]] = {}
+    for group, numbers in members.items():
+        most_common = Counter(labels[number] for number in numbers).most_common(1)[0][0]
+        by_class.setdefault(most_common, []).append(group)
+    random = np.random.Generator(np.random.PCG64(seed))
+    chosen: list[int] = []
+    for label in sorted(by_class):
+        names = sorted(by_class[label])
+        wanted = round(fraction * sum(len(members[name]) for name in names))
+        taken = 0
+        for position in random.permutation(len(names)):
+            numbers = members[names[position]]
+            if taken + len(numbers) <= wanted:
+                chosen += numbers
+                taken += len(numbers)
+    return np.array(sorted(chosen), np.int64)

@@ -1,0 +1,173 @@
+"""Views: deterministic crops, mirrorings and quarter turns, kept as numbers and replayed exactly.
+
+A view's parameters depend on nothing but the sample's uid, the view's number and the version of
+this file's rules, so they are the same on every machine and for every teacher.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import numpy as np
+from PIL import Image
+
+from rdcache.errors import UsageError
+
+# The box in fractions of the upright image's width and height. It is resized to a square, then
+# mirrored left-right if `mirror` is 1, then turned counter-clockwise `quarter_turns` times.
+VIEW_COLUMNS = ("left", "top", "right", "bottom", "mirror", "quarter_turns")
+VERSION = 1
+TRIES = 10
+RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+
+
+@dataclass(frozen=True)
+class ViewSpec:
+    """Which views there are. View 0 is always the clean one.
+
+    Attributes:
+        kind: `clean` (1 view), `flip` (2: clean and mirrored), `d4` (8: the square's symmetries),
+            or `random` (crops).
+        count: how many views, the clean one included.
+        fit: the clean view's box: the whole image (`squash`) or its central square (`center`).
+        symmetry: what random views may do beside cropping: nothing, mirror, or all of `d4`.
+        scale: smallest and largest part of the image's area that a crop covers.
+        ratio: smallest and largest width to height of a crop, in pixels.
+    """
+
+    kind: Literal["clean", "flip", "d4", "random"]
+    count: int
+    fit: Literal["squash", "center"] = "squash"
+    symmetry: Literal["none", "hflip", "d4"] = "hflip"
+    scale: tuple[float, float] = (0.5, 1.0)
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    version: int = VERSION
+
+    @classmethod
+    def parse(
+        cls,
+        text: str,
+        symmetry: Literal["none", "hflip", "d4"] = "hflip",
+        fit: Literal["squash", "center"] = "squash",
+    ) -> ViewSpec:
+        """Read `clean`, `flip`, `d4`, or a number of views that counts the clean one.
+
+        Raises:
+            UsageError: the text is none of these.
+        """
+        if text in ("clean", "1"):
+            return cls("clean", 1, fit, symmetry)
+        if text == "flip":
+            return cls("flip", 2, fit, symmetry)
+        if text == "d4":
+            return cls("d4", 8, fit, symmetry)
+        if text.isdecimal() and int(text) > 1:
+            return cls("random", int(text), fit, symmetry)
+        raise UsageError(f"--views: {text!r} is none of clean, flip, d4, or a number from 1.")
+
+    def to_dict(self) -> dict[str, Any]:
+        """All attributes as JSON values."""
+        return {**asdict(self), "scale": list(self.scale), "ratio": list(self.ratio)}
+
+
+def view_parameters(
+    spec: ViewSpec, uids: Sequence[str] | np.ndarray, sizes: Sequence[tuple[int, int]]
+) -> np.ndarray:
+    """Parameters of every view of every sample.
+
+    Args:
+        sizes: (width, height) of each upright image.
+
+    Returns:
+        float64 (views, samples, 6), columns `VIEW_COLUMNS`.
+    """
+    parameters = np.empty((spec.count, len(uids), len(VIEW_COLUMNS)))
+    for sample, (uid, size) in enumerate(zip(uids, sizes, strict=True)):
+        clean = _clean_box(spec, size)
+        for view in range(spec.count):
+            parameters[view, sample] = _one_view(spec, str(uid), view, size, clean)
+    return parameters
+
+
+def cut_view(
+    image: np.ndarray,
+    parameters: np.ndarray,
+    size: int,
+    interpolation: Literal["bilinear", "bicubic"] = "bilinear",
+) -> np.ndarray:
+    """Cut one view out of an image: box, resize with antialiasing, mirror, turn.
+
+    Args:
+        image: uint8 (H, W, 3), upright.
+        parameters: (6,), columns `VIEW_COLUMNS`.
+        size: side of the square result in pixels.
+
+    Returns:
+        uint8 (size, size, 3).
+    """
+    height, width = image.shape[:2]
+    left, top, right, bottom, mirror, quarter_turns = parameters
+    box = (left * width, top * height, min(right * width, width), min(bottom * height, height))
+    cut: np.ndarray = np.asarray(
+        Image.fromarray(image).resize((size, size), RESAMPLING[interpolation], box=box)
+    )
+    if mirror:
+        cut = cut[:, ::-1]
+    return np.ascontiguousarray(np.rot90(cut, int(quarter_turns)))
+
+
+def _clean_box(spec: ViewSpec, size: tuple[int, int]) -> tuple[float, float, float, float]:
+    if spec.fit == "squash":
+        return 0.0, 0.0, 1.0, 1.0
+    width, height = size
+    side = min(width, height)
+    left, top = (width - side) / 2 / width, (height - side) / 2 / height
+    return left, top, 1.0 - left, 1.0 - top
+
+
+def _one_view(
+    spec: ViewSpec,
+    uid: str,
+    view: int,
+    size: tuple[int, int],
+    clean: tuple[float, float, float, float],
+) -> tuple[float, ...]:
+    if view == 0:
+        return (*clean, 0, 0)
+    if spec.kind == "flip":
+        return (*clean, 1, 0)
+    if spec.kind == "d4":
+        return (*clean, view // 4, view % 4)
+    random = _generator(uid, view, spec.version)
+    box = _random_box(random, spec, size)
+    mirror = int(random.integers(2)) if spec.symmetry != "none" else 0
+    turns = int(random.integers(4)) if spec.symmetry == "d4" else 0
+    return (*box, mirror, turns)
+
+
+def _generator(uid: str, view: int, version: int) -> np.random.Generator:
+    """A counter-based generator of its own for each (uid, view, version)."""
+    key = hashlib.blake2b(f"{uid}/{view}/{version}".encode(), digest_size=16).digest()
+    return np.random.Generator(np.random.Philox(key=int.from_bytes(key, "little")))
+
+
+def _random_box(
+    random: np.random.Generator, spec: ViewSpec, size: tuple[int, int]
+) -> tuple[float, float, float, float]:
+    """A crop of random area and shape; after some vain tries, the largest central one allowed."""
+    width, height = size
+    for _ in range(TRIES):
+        area = width * height * random.uniform(*spec.scale)
+        ratio = math.exp(random.uniform(math.log(spec.ratio[0]), math.log(spec.ratio[1])))
+        across, down = math.sqrt(area * ratio) / width, math.sqrt(area / ratio) / height
+        if across <= 1 and down <= 1:
+            left, top = random.uniform(0, 1 - across), random.uniform(0, 1 - down)
+            return left, top, left + across, top + down
+    ratio = min(max(width / height, spec.ratio[0]), spec.ratio[1])
+    across, down = min(1.0, height * ratio / width), min(1.0, width / ratio / height)
+    left, top = (1 - across) / 2, (1 - down) / 2
+    return left, top, left + across, top + down
