@@ -137,10 +137,12 @@ class Method(nn.Module):
         config: the method's own options.
         task_loss: what the labels ask for.
         taps: the taps that a batch must bring.
+        student_stages: the student's maps that its output must bring.
     """
 
     Config: ClassVar[type[MethodConfig]] = MethodConfig
     taps: tuple[str, ...] = ()
+    student_stages: tuple[str, ...] = ()
 
     def __init__(self, config: MethodConfig, context: MethodContext) -> None:
         super().__init__()

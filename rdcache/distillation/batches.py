@@ -1,0 +1,139 @@
+"""Batches for training and evaluation: cached taps beside the images of the very same views.
+
+One background thread reads and cuts the next batches while the present one is trained on.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+import torch
+
+from rdcache.data import StudentInputs
+from rdcache.distillation.randomness import counted_generator
+from rdcache.distillation.sampling import Picks
+from rdcache.methods import CachedBatch
+from rdcache.store import Store
+
+BATCHES_AHEAD = 2
+EVALUATION_BATCH = 64
+CLEAN_VIEW = 0
+Made = TypeVar("Made")
+
+
+@dataclass(frozen=True)
+class TrainingBatch:
+    """What one training step needs.
+
+    Attributes:
+        cached: the teacher's side and the labels.
+        images: float32 (B, 3, S, S), or None where the student takes no part.
+    """
+
+    cached: CachedBatch
+    images: torch.Tensor | None
+
+
+class BatchSource:
+    """Reads a store and the student's images in step.
+
+    Args:
+        taps: the taps a method reads.
+        device: where batches go.
+    """
+
+    def __init__(
+        self, store: Store, inputs: StudentInputs, taps: Sequence[str], device: torch.device
+    ) -> None:
+        self.store = store
+        self.inputs = inputs
+        self.taps = tuple(taps)
+        self.device = device
+
+    def training(
+        self, batches: Sequence[Picks], with_images: bool, *key: str | int
+    ) -> Iterator[TrainingBatch]:
+        """Read the batches of an epoch in order; photometric jitter is drawn by key and step."""
+
+        def make(step: int) -> TrainingBatch:
+            picks = batches[step]
+            images = None
+            if with_images:
+                generator = counted_generator("jitter", *key, step)
+                images = self._images(picks.samples, picks.views, generator)
+            return TrainingBatch(self.cached(picks), images)
+
+        for batch in made_ahead(make, len(batches)):
+            yield self._moved(batch)
+
+    def clean_images(self, samples: np.ndarray) -> Iterator[torch.Tensor]:
+        """Images of the clean view, for evaluation, in batches, in order."""
+        parts = _parts(samples)
+
+        def make(number: int) -> torch.Tensor:
+            return self._images(parts[number], np.full(len(parts[number]), CLEAN_VIEW), None)
+
+        for images in made_ahead(make, len(parts)):
+            yield images.to(self.device, non_blocking=True)
+
+    def clean_taps(self, samples: np.ndarray) -> Iterator[dict[str, torch.Tensor]]:
+        """Cached taps of the clean view, for evaluation, in batches, in order."""
+        parts = _parts(samples)
+
+        def make(number: int) -> dict[str, torch.Tensor]:
+            return self.store.read(parts[number].tolist(), CLEAN_VIEW, self.taps)
+
+        for taps in made_ahead(make, len(parts)):
+            yield {name: tensor.to(self.device) for name, tensor in taps.items()}
+
+    def cached(self, picks: Picks) -> CachedBatch:
+        """Read the teacher's side of a batch, on the CPU."""
+        samples, views = picks.samples.tolist(), picks.views.tolist()
+        taps = self.store.read(samples, views, self.taps) if self.taps else {}
+        labels = np.asarray(self.store.labels)[picks.samples]
+        return CachedBatch(torch.from_numpy(picks.samples), taps, torch.from_numpy(labels))
+
+    def _images(
+        self, samples: np.ndarray, views: np.ndarray, generator: np.random.Generator | None
+    ) -> torch.Tensor:
+        images = self.inputs.batch(samples.tolist(), views.tolist(), generator)
+        return images.contiguous(memory_format=torch.channels_last)
+
+    def _moved(self, batch: TrainingBatch) -> TrainingBatch:
+        """Bring a batch to the device; a copy from pinned memory does not make the GPU wait."""
+
+        def move(tensor: torch.Tensor) -> torch.Tensor:
+            if self.device.type != "cuda":
+                return tensor.to(self.device)
+            return tensor.pin_memory().to(self.device, non_blocking=True)
+
+        cached = CachedBatch(
+            move(batch.cached.samples),
+            {name: move(tensor) for name, tensor in batch.cached.taps.items()},
+            move(batch.cached.target),
+        )
+        return TrainingBatch(cached, None if batch.images is None else move(batch.images))
+
+
+def made_ahead(make: Callable[[int], Made], count: int) -> Iterator[Made]:
+    """Yield make(0) … make(count − 1), the next ones being made in one background thread."""
+    with ThreadPoolExecutor(1, thread_name_prefix="batches") as thread:
+        ahead: deque[Future[Made]] = deque()
+        for number in range(count):
+            ahead.append(thread.submit(make, number))
+            if len(ahead) > BATCHES_AHEAD:
+                yield ahead.popleft().result()
+        while ahead:
+            yield ahead.popleft().result()
+
+
+def _parts(samples: np.ndarray) -> list[np.ndarray]:
+    return [
+        samples[start : start + EVALUATION_BATCH]
+        for start in range(0, len(samples), EVALUATION_BATCH)
+    ]

@@ -1,0 +1,188 @@
+"""What `rdcache distill` can be told: one class for the Python call, the flags and the recipes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from rdcache.errors import UsageError
+from rdcache.methods import ClassWeights, find_method
+
+# What decides where and how fast a run is made, but not what comes out of it.
+CIRCUMSTANCES = {
+    "teacher",
+    "dataset",
+    "seeds",
+    "device",
+    "num_threads",
+    "checkpoint_every",
+    "out",
+    "root",
+    "data_dir",
+}
+
+
+class DistillConfig(BaseModel):
+    """Options of phase 2. Field descriptions are the help texts of the command line.
+
+    A preset (see `rdcache list methods`) replaces defaults; what is given explicitly stays.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    student: str = Field(
+        default="shufflenet", description="Name of the student; see `rdcache list students`."
+    )
+    method: str = Field(default="rd", description="Method or preset; see `rdcache list methods`.")
+    teacher: str | None = Field(
+        default=None, description="Take the newest store of this teacher (default: any)."
+    )
+    dataset: str | None = Field(
+        default=None,
+        description="Take the newest store of this dataset (default: any). For a store of "
+        "`folder:` or `table:` it also says where the images lie now.",
+    )
+    seeds: tuple[int, ...] = Field(
+        default=(0,), min_length=1, description="Seeds, comma-separated: one run for each."
+    )
+    epochs: int = Field(default=100, gt=0, description="Passes over the training images.")
+    batch_size: int = Field(default=32, gt=0, description="Images per step.")
+    image_size: int = Field(
+        default=224, ge=16, description="Side of the student's input in pixels."
+    )
+    lr: float = Field(default=2e-3, gt=0, description="Largest learning rate of AdamW.")
+    weight_decay: float = Field(
+        default=0.01, ge=0, description="Weight decay; none on biases and norms."
+    )
+    schedule: Literal["cosine", "onecycle", "step", "constant"] = Field(
+        default="cosine",
+        description="Learning rate over time; step divides by 10 at 150, 180 and 210 of every "
+        "240 parts of the training.",
+    )
+    warmup_epochs: float = Field(
+        default=5.0,
+        ge=0,
+        description="Epochs of linear warm-up (at most a fifth of the training; one-cycle has its "
+        "own).",
+    )
+    clip: float = Field(default=5.0, ge=0, description="Largest gradient norm; 0 for any.")
+    amp: Literal["auto", "off", "bf16"] = Field(
+        default="auto", description="bfloat16 autocast; auto: on a GPU only."
+    )
+    ema: float = Field(
+        default=0.0,
+        ge=0,
+        lt=1,
+        description="If not 0: the moving average of the student's weights with this decay per "
+        "step is evaluated and saved.",
+    )
+    student_weights: str | None = Field(
+        default=None,
+        description="Initial weights of the student: imagenet, or a file (default: random).",
+    )
+    jitter: float = Field(
+        default=0.2,
+        ge=0,
+        le=1,
+        description="Largest random change of brightness and contrast of the student's input.",
+    )
+    views: int | None = Field(
+        default=None, gt=0, description="Train on the first so many views (default: all)."
+    )
+    label_smoothing: float = Field(
+        default=0.0, ge=0, lt=1, description="Share of the label spread over all classes."
+    )
+    class_weights: ClassWeights = Field(
+        default="none", description="Weigh classes equally in the loss, or balanced by frequency."
+    )
+    select: Literal["best", "last"] = Field(
+        default="best", description="Keep the epoch that is best on validation, or the last."
+    )
+    select_metric: Literal["accuracy", "balanced_accuracy"] = Field(
+        default="accuracy", description="What best means; of equal epochs the later is kept."
+    )
+    validate_every: int = Field(default=1, gt=0, description="Epochs between validations.")
+    method_options: dict[str, Any] = Field(
+        default={}, description="Option of the method, as in `temperature=2`; repeatable."
+    )
+    device: str = Field(default="auto", description="auto, cpu, cuda, cuda:1.")
+    num_threads: int | None = Field(
+        default=None, gt=0, description="CPU threads (default: PyTorch's choice)."
+    )
+    checkpoint_every: int = Field(
+        default=1, gt=0, description="Epochs between checkpoints, from which --resume goes on."
+    )
+    out: Path = Field(default=Path("runs"), description="Where runs are kept.")
+    root: Path | None = Field(
+        default=None,
+        description="Where stores are kept (default: RDCACHE_ROOT, else the user's cache folder).",
+    )
+    data_dir: Path | None = Field(
+        default=None,
+        description="Where datasets are looked for (default: RDCACHE_DATA, else `data`).",
+    )
+
+    def resolved(self) -> DistillConfig:
+        """Replace defaults by the preset's values, and complete the method's options.
+
+        Raises:
+            UnknownNameError: no such method, or the method has no such option.
+        """
+        card = find_method(self.method)
+        preset = {
+            name: value
+            for name, value in card.training.items()
+            if name not in self.model_fields_set
+        }
+        options = card.config(self.method_options).model_dump()
+        return self.model_copy(update={**preset, "method_options": options})
+
+    def digest(self, store_fingerprint: str) -> str:
+        """Identify what a run of this resolved config on a store will come to, seed aside."""
+        deciding = self.model_dump(mode="json", exclude=CIRCUMSTANCES)
+        text = json.dumps({"config": deciding, "store": store_fingerprint}, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+def config_from_options(student: str, method: str, options: dict[str, Any]) -> DistillConfig:
+    """Sort options of a Python call into those of training and those of the method.
+
+    `seed=3` stands for `seeds=(3,)`. A name that training does not know is taken for an option of
+    the method, which then refuses it if it does not know it either.
+
+    Raises:
+        UsageError: a value out of range.
+        UnknownNameError: a name that neither has.
+    """
+    options = dict(options)
+    if "seed" in options:
+        options["seeds"] = (options.pop("seed"),)
+    for_method = dict(options.pop("method_options", {}))
+    known = DistillConfig.model_fields
+    for_method |= {name: options.pop(name) for name in list(options) if name not in known}
+    return validated(
+        {"student": student, "method": method, "method_options": for_method, **options}
+    )
+
+
+def validated(values: dict[str, Any]) -> DistillConfig:
+    """Build the config, or say in one sentence which option is wrong.
+
+    Raises:
+        UsageError: naming the option and what it should be.
+    """
+    from pydantic import ValidationError
+
+    try:
+        return DistillConfig(**values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = str(first["loc"][0])
+        message = first["msg"]
+        raise UsageError(
+            f"{name}: {message[:1].lower()}{message[1:]}.", given=values.get(name, "nothing")
+        ) from None

@@ -1,0 +1,61 @@
+"""Where a run computes: device, precision, threads."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from importlib.metadata import version
+from typing import Any
+
+import torch
+
+import rdcache
+from rdcache.errors import UsageError
+
+
+def choose_device(name: str) -> torch.device:
+    """Resolve a device's name; `auto` is a GPU where there is one.
+
+    Raises:
+        UsageError: PyTorch knows no such device here.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise UsageError(
+            f"the device {name!r} is not there.", why=str(error).splitlines()[0]
+        ) from None
+    return device
+
+
+def autocast_for(device: torch.device, amp: str) -> Callable[[], AbstractContextManager[object]]:
+    """The context of forward passes: bfloat16 where asked for, or on a GPU by default."""
+    enabled = amp == "bf16" or (amp == "auto" and device.type == "cuda")
+    return lambda: torch.autocast(device.type, dtype=torch.bfloat16, enabled=enabled)
+
+
+@contextmanager
+def threads(count: int | None) -> Iterator[None]:
+    """Use so many CPU threads for a while."""
+    before = torch.get_num_threads()
+    if count is not None:
+        torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def environment(device: torch.device) -> dict[str, Any]:
+    """With what a run was made."""
+    return {
+        "rdcache": rdcache.__version__,
+        "python": platform.python_version(),
+        **{name: version(name) for name in ("torch", "torchvision", "numpy", "pillow")},
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "threads": torch.get_num_threads(),
+    }

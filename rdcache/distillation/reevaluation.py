@@ -1,0 +1,67 @@
+"""A finished run's metrics, computed again from its saved student and the images alone."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from rdcache.data import DatasetSpec, StudentInputs, ViewSpec, load_dataset, view_parameters
+from rdcache.distillation.batches import CLEAN_VIEW, EVALUATION_BATCH
+from rdcache.distillation.evaluation import predict
+from rdcache.distillation.hardware import autocast_for, choose_device
+from rdcache.distillation.metrics import classification_metrics
+from rdcache.distillation.run import Run
+from rdcache.errors import StaleStoreError, UsageError
+
+
+def evaluate_run(
+    run: Run,
+    split: Literal["train", "val", "test"] = "test",
+    *,
+    dataset: str | None = None,
+    data_dir: Path | None = None,
+    device: str = "auto",
+) -> dict[str, Any]:
+    """Classify the images of a split by a run's saved student; needs neither store nor teacher.
+
+    Args:
+        dataset: name of the dataset, where it is another now, as in `folder:PATH`.
+
+    Returns:
+        The metrics of `classification_metrics`.
+
+    Raises:
+        StaleStoreError: the dataset has changed since.
+        UsageError: the split is empty.
+    """
+    recorded = run.result["dataset"]
+    spec = DatasetSpec.from_dict(recorded["spec"])
+    loaded = load_dataset(replace(spec, name=dataset) if dataset else spec, data_dir)
+    if loaded.digest != recorded["digest"]:
+        raise StaleStoreError(
+            "the dataset has changed since this run was made.",
+            run=f"{run.path}  dataset digest {recorded['digest'][:8]}…",
+            now=f"{loaded.name}  dataset digest {loaded.digest[:8]}…, {len(loaded)} samples",
+        )
+    samples = np.flatnonzero(loaded.splits == split)
+    if not len(samples):
+        raise UsageError(f"there are no {split} images in {loaded.name}.")
+    place = choose_device(device)
+    student = run.student.to(place, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    views = run.result["views"]
+    clean = ViewSpec.parse("clean", symmetry=views["symmetry"], fit=views["fit"])
+    parameters = view_parameters(clean, loaded.uids, [sample.size for sample in loaded.samples])
+    inputs = StudentInputs(loaded, parameters, run.result["image_size"], student.mean, student.std)
+    images = (
+        inputs.batch(samples[start : start + EVALUATION_BATCH], CLEAN_VIEW).to(place)
+        for start in range(0, len(samples), EVALUATION_BATCH)
+    )
+    autocast = autocast_for(place, run.config["config"]["amp"])
+    predictions = predict(student, images, samples, loaded.labels[samples], autocast())
+    return classification_metrics(
+        predictions.labels, predictions.probabilities, tuple(recorded["classes"])
+    )

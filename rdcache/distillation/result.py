@@ -1,0 +1,112 @@
+"""What a finished training comes to: the selected weights, their test metrics, the result file."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rdcache.distillation.checkpoint import write_text
+from rdcache.distillation.evaluation import Predictions, as_csv, similarity
+from rdcache.distillation.metrics import classification_metrics
+from rdcache.distillation.run import CHECKPOINT, PREDICTIONS, RESULT, STUDENT
+from rdcache.distillation.training import Trainer
+from rdcache.models import save_student
+from rdcache.store import Store
+
+SCHEMA = 1
+
+
+def finish(trainer: Trainer, folder: Path, facts: dict[str, Any]) -> None:
+    """Evaluate a trained student once on the test images and write the run's files.
+
+    The last epoch's weights are evaluated too, then the selected ones, which are saved.
+
+    Args:
+        facts: what else the result file should say.
+    """
+    store, classes = trainer.source.store, trainer.classes
+    last = {name: _predicted(trainer, name) for name in ("val", "test")}
+    selected = _select(trainer)
+    final = last if selected is None else {name: _predicted(trainer, name) for name in last}
+    teacher = {name: trainer.predict_by_teacher(name) for name in ("val", "test")}
+    result: dict[str, Any] = {
+        "schema": SCHEMA,
+        "status": "finished",
+        "seed": trainer.seed,
+        "selected_epoch": trainer.config.epochs - 1 if selected is None else selected,
+        **facts,
+    }
+    for split, predictions in final.items():
+        result[split] = _metrics(predictions, classes)
+        result[f"{split}_last"] = _metrics(last[split], classes)
+        result[f"{split}_teacher_branch"] = _metrics(teacher[split], classes)
+    result["val_cka"] = (
+        similarity(final["val"], teacher["val"]) if final["val"] and teacher["val"] else None
+    )
+    _add_leak_free(result, final["test"], store, classes)
+    result["test"] |= _also(result)
+    save_student(trainer.evaluated, folder / STUDENT)
+    if final["test"] is not None:
+        uids = [str(uid) for uid in store.uids]
+        write_text(folder / PREDICTIONS, as_csv(final["test"], uids, classes))
+    write_text(folder / RESULT, json.dumps(result, indent=1))
+    (folder / CHECKPOINT).unlink(missing_ok=True)
+
+
+def leaked_test_uids(store: Store) -> list[str]:
+    """Test images that also occur in train or val, by the store's own leak report."""
+    return list(store.manifest["dataset"].get("leaks", {}).get("leaked_test_uids", []))
+
+
+def _predicted(trainer: Trainer, split: str) -> Predictions | None:
+    there = bool((trainer.source.store.splits == split).any())
+    return trainer.predict(split) if there else None
+
+
+def _select(trainer: Trainer) -> int | None:
+    """Load the best epoch's weights into the student that counts; None if it is the last's."""
+    best = trainer.best
+    if trainer.config.select == "last" or best is None:
+        return None
+    if best.epoch == trainer.config.epochs - 1:
+        return None
+    trainer.evaluated.load_state_dict(best.weights)
+    return best.epoch
+
+
+def _metrics(predictions: Predictions | None, classes: tuple[str, ...]) -> dict[str, Any]:
+    if predictions is None:
+        return {}
+    return classification_metrics(predictions.labels, predictions.probabilities, classes)
+
+
+def _add_leak_free(
+    result: dict[str, Any],
+    test: Predictions | None,
+    store: Store,
+    classes: tuple[str, ...],
+) -> None:
+    """Give the test metrics again without the images that the student may have trained on."""
+    leaked = leaked_test_uids(store)
+    if test is None or not leaked:
+        return
+    clean = ~np.isin(store.uids[test.samples], leaked)
+    if clean.any() and not clean.all():
+        result["test_without_leaks"] = _metrics(test.only(clean), classes)
+
+
+def _also(result: dict[str, Any]) -> dict[str, float]:
+    """Accuracies of the other evaluations, beside the test metrics for tables."""
+    names = {
+        "accuracy_last": "test_last",
+        "accuracy_without_leaks": "test_without_leaks",
+        "teacher_accuracy": "test_teacher_branch",
+    }
+    return {
+        name: result[part]["accuracy"]
+        for name, part in names.items()
+        if result.get(part, {}).get("accuracy") is not None
+    }

@@ -1,0 +1,116 @@
+"""A finished run: its folder, and what lies in it.
+
+config.yaml           the resolved options, the store, and the seed
+metrics.jsonl         one line of numbers an epoch
+student.safetensors   the student of the selected epoch
+predictions.csv       its probabilities on the test images
+result.json           metrics, counts, environment; written last
+checkpoint.safetensors   only while the run is not finished
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any, Literal
+
+import yaml
+
+from rdcache.errors import RunNotFoundError
+from rdcache.models import Student, load_student
+
+CONFIG, HISTORY, STUDENT = "config.yaml", "metrics.jsonl", "student.safetensors"
+PREDICTIONS, RESULT, CHECKPOINT = "predictions.csv", "result.json", "checkpoint.safetensors"
+FILES = (CONFIG, HISTORY, STUDENT, PREDICTIONS, RESULT, CHECKPOINT)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One student, trained with one seed.
+
+    Attributes:
+        path: its folder.
+        status: how this call came by it.
+    """
+
+    path: Path
+    status: Literal["trained", "resumed", "done before"] = "done before"
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        """The resolved options (`config`), the `store`, and the `seed`."""
+        content: dict[str, Any] = yaml.safe_load((self.path / CONFIG).read_text(encoding="utf-8"))
+        return content
+
+    @cached_property
+    def result(self) -> dict[str, Any]:
+        """Everything that was measured; `metrics` is its part about the test images."""
+        content: dict[str, Any] = json.loads((self.path / RESULT).read_text(encoding="utf-8"))
+        return content
+
+    @property
+    def metrics(self) -> dict[str, Any]:
+        """Test metrics of the selected epoch, as fractions: `accuracy`, `macro_f1`, …"""
+        metrics: dict[str, Any] = self.result["test"]
+        return metrics
+
+    @cached_property
+    def history(self) -> list[dict[str, Any]]:
+        """One line of numbers for each epoch."""
+        lines = (self.path / HISTORY).read_text(encoding="utf-8").splitlines()
+        return [json.loads(line) for line in lines]
+
+    @cached_property
+    def student(self) -> Student:
+        """The trained student, an ordinary `torch.nn.Module`, on the CPU in evaluation mode."""
+        return load_student(self.path / STUDENT)
+
+    @property
+    def seed(self) -> int:
+        """The seed it was trained with."""
+        return int(self.result["seed"])
+
+    def __repr__(self) -> str:
+        return f"Run({str(self.path)!r}, accuracy {self.metrics['accuracy']:.3f})"
+
+
+def load_run(path: Path | str) -> Run:
+    """Open the folder of a finished run.
+
+    Raises:
+        RunNotFoundError: no finished run lies there.
+    """
+    path = Path(path)
+    if (path / RESULT).is_file():
+        return Run(path)
+    inside = sorted(found.parent.name for found in path.glob(f"*/{RESULT}"))
+    if inside:
+        raise RunNotFoundError(
+            "this folder holds several runs, one for each seed.", folder=path, has=", ".join(inside)
+        )
+    unfinished = (path / CHECKPOINT).is_file()
+    raise RunNotFoundError(
+        "this run is not finished." if unfinished else "there is no run in this folder.",
+        folder=path,
+        looked_for=RESULT,
+        **({"next": "the same `rdcache distill` with --resume"} if unfinished else {}),
+    )
+
+
+def summarise(runs: Sequence[Run]) -> dict[str, dict[str, float]]:
+    """Mean and sample standard deviation of every number among the test metrics over runs.
+
+    Returns:
+        Metric name → `mean`, `std` (0 for a single run) and `n`, the number of runs that have it.
+    """
+    names = [name for name, value in runs[0].metrics.items() if isinstance(value, float)]
+    summary = {}
+    for name in names:
+        values = [run.metrics[name] for run in runs if isinstance(run.metrics.get(name), float)]
+        spread = stdev(values) if len(values) > 1 else 0.0
+        summary[name] = {"mean": fmean(values), "std": spread, "n": len(values)}
+    return summary

@@ -1,0 +1,107 @@
+"""The images behind a store, found again and checked to be the ones it was extracted from."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from rdcache.data import DatasetSpec, ImageDataset, load_dataset
+from rdcache.errors import DatasetError, StaleStoreError
+from rdcache.store import Store, newest_store, open_store
+
+SHOWN_UIDS = 3
+
+
+def choose_store(
+    location: Store | Path | str | None = None,
+    *,
+    root: Path | None = None,
+    dataset: str | None = None,
+    teacher: str | None = None,
+) -> Store:
+    """Open the store that is given, or the newest complete one under the root that fits.
+
+    Raises:
+        StoreNotFoundError: there is none.
+    """
+    if isinstance(location, Store):
+        return location
+    if location is not None:
+        return open_store(location)
+    return open_store(newest_store(root, dataset, teacher))
+
+
+def open_dataset(store: Store, place: str | None, data_dir: Path | None) -> ImageDataset:
+    """Load the dataset that a store was extracted from.
+
+    Args:
+        place: name of the dataset, where it is another now, as in `folder:PATH`.
+        data_dir: where datasets are looked for.
+
+    Raises:
+        DatasetNotFoundError: the images are not there.
+        StaleStoreError: they are not the ones that the store was extracted from.
+        DatasetError: all training samples are of one class.
+    """
+    spec = DatasetSpec.from_dict(store.manifest["dataset"]["spec"])
+    if place is not None:
+        spec = replace(spec, name=place)
+    dataset = load_dataset(spec, data_dir)
+    require_unchanged(store, dataset)
+    classes = np.unique(np.asarray(dataset.labels)[np.asarray(dataset.splits) == "train"])
+    if len(classes) < 2:
+        raise DatasetError(
+            "there is nothing to learn: all training images are of one class.",
+            dataset=dataset.name,
+        )
+    return dataset
+
+
+def require_unchanged(store: Store, dataset: ImageDataset) -> None:
+    """Compare the dataset's digest with the store's.
+
+    Raises:
+        StaleStoreError: naming what was added, removed, or labelled anew since.
+    """
+    recorded = store.manifest["dataset"]
+    if recorded["digest"] == dataset.digest:
+        return
+    raise StaleStoreError(
+        "this store was extracted from another version of the dataset.",
+        store=f"{store.location}  dataset digest {recorded['digest'][:8]}…, "
+        f"{store.samples} samples",
+        now=f"{dataset.name}  dataset digest {dataset.digest[:8]}…, {len(dataset)} samples",
+        changed=_changes(store, dataset),
+        next=f"rdcache extract --teacher {store.manifest['teacher']['name']} "
+        f"--dataset {dataset.name}",
+    )
+
+
+def _changes(store: Store, dataset: ImageDataset) -> str:
+    before = {
+        str(uid): (int(label), str(split))
+        for uid, label, split in zip(store.uids, store.labels, store.splits, strict=True)
+    }
+    now = {
+        str(uid): (int(label), str(split))
+        for uid, label, split in zip(dataset.uids, dataset.labels, dataset.splits, strict=True)
+    }
+    common = before.keys() & now.keys()
+    found = {
+        "added": now.keys() - before.keys(),
+        "removed": before.keys() - now.keys(),
+        "relabelled": {uid for uid in common if before[uid][0] != now[uid][0]},
+        "moved to another split": {uid for uid in common if before[uid][1] != now[uid][1]},
+    }
+    described = [f"{len(uids)} {what} ({_shown(uids)})" for what, uids in found.items() if uids]
+    classes = tuple(store.manifest["dataset"]["classes"])
+    if classes != tuple(dataset.classes):
+        described.append(f"classes were {', '.join(classes)}")
+    return "; ".join(described) or "order or groups of the samples"
+
+
+def _shown(uids: set[str]) -> str:
+    first = [uid[:8] for uid in sorted(uids)[:SHOWN_UIDS]]
+    return ", ".join(first + ["…"] * (len(uids) > SHOWN_UIDS))

@@ -1,0 +1,275 @@
+"""The loop: stages of epochs, each step the sum of a method's terms.
+
+It knows no method by name. Everything random is counted from (seed, stage, epoch, step), so that a
+run that goes on from a checkpoint ends in the same weights as one that was never interrupted.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from rdcache.distillation.batches import BatchSource, TrainingBatch
+from rdcache.distillation.config import DistillConfig
+from rdcache.distillation.evaluation import (
+    Predictions,
+    predict,
+    predict_by_teacher,
+    similarity,
+    weights_of,
+)
+from rdcache.distillation.metrics import classification_metrics
+from rdcache.distillation.optimisation import create_optimiser, learning_rate
+from rdcache.distillation.randomness import counted_seed
+from rdcache.distillation.sampling import TrainingSamples
+from rdcache.errors import TrainingError
+from rdcache.methods import Method, StageName, Terms, TrainingProgress
+from rdcache.methods.averaging import MovingAverage
+from rdcache.models import Student
+
+Line = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A part of the training: the teacher branch alone, or the student with it."""
+
+    name: StageName
+    epochs: int
+
+
+@dataclass
+class Best:
+    """The epoch that is best on validation so far, of equal ones the latest."""
+
+    epoch: int
+    value: float
+    weights: dict[str, torch.Tensor]
+
+
+class Trainer:
+    """A student and a method on their way, and what is needed to go on with them.
+
+    Args:
+        config: resolved.
+        classes: names of the classes.
+        autocast: makes the context that forward passes run in.
+
+    Attributes:
+        stages: what there is to do.
+        stage, epoch: what is next: number of a stage, and of an epoch in it.
+        history: one line of numbers an epoch.
+        best: what was best on validation.
+    """
+
+    def __init__(
+        self,
+        config: DistillConfig,
+        seed: int,
+        student: Student,
+        method: Method,
+        source: BatchSource,
+        training: TrainingSamples,
+        classes: tuple[str, ...],
+        autocast: Callable[[], AbstractContextManager[object]],
+    ) -> None:
+        self.config, self.seed = config, seed
+        self.student, self.method = student, method
+        self.source, self.training = source, training
+        self.classes, self.autocast = classes, autocast
+        first = [Stage("teacher", method.teacher_epochs)] if method.teacher_epochs else []
+        self.stages = [*first, Stage("student", config.epochs)]
+        self.stage = self.epoch = 0
+        self.history: list[Line] = []
+        self.best: Best | None = None
+        self.optimiser: torch.optim.Optimizer | None = None
+        self.trained: list[nn.Parameter] = []
+        self.average = MovingAverage(student, config.ema) if config.ema else None
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Full batches in an epoch."""
+        return len(self.training) // self.config.batch_size
+
+    @property
+    def steps(self) -> int:
+        """Steps of all stages."""
+        return self.steps_per_epoch * sum(stage.epochs for stage in self.stages)
+
+    @property
+    def steps_done(self) -> int:
+        """Steps of the epochs that are done."""
+        before = sum(stage.epochs for stage in self.stages[: self.stage])
+        return self.steps_per_epoch * (before + self.epoch)
+
+    @property
+    def evaluated(self) -> Student:
+        """The student that counts: its moving average where there is one."""
+        averaged: Any = self.student if self.average is None else self.average.averaged
+        return averaged
+
+    def run(self, on_step: Callable[[int], None]) -> Iterator[Line]:
+        """Train what is left, epoch by epoch, and yield each one's line when it is done."""
+        while self.stage < len(self.stages):
+            stage = self.stages[self.stage]
+            if self.optimiser is None:
+                self._begin(stage)
+            while self.epoch < stage.epochs:
+                line = self._train_epoch(stage, on_step)
+                self.epoch += 1
+                self.history.append(line)
+                if self.epoch == stage.epochs:
+                    self.stage, self.epoch, self.optimiser = self.stage + 1, 0, None
+                yield line
+                if self.optimiser is None:
+                    break
+
+    def state(self) -> dict[str, Any]:
+        """Everything that `restore` needs."""
+        return {
+            "student": self.student.state_dict(),
+            "method": self.method.state_dict(),
+            "average": None if self.average is None else self.average.state_dict(),
+            "optimiser": None if self.optimiser is None else self.optimiser.state_dict(),
+            "stage": self.stage,
+            "epoch": self.epoch,
+            "history": self.history,
+            "best": None if self.best is None else vars(self.best),
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go back to where `state` was taken."""
+        self.student.load_state_dict(state["student"])
+        self.method.load_state_dict(state["method"])
+        if self.average is not None:
+            self.average.load_state_dict(state["average"])
+        self.stage, self.epoch = state["stage"], state["epoch"]
+        self.history = state["history"]
+        self.best = None if state["best"] is None else Best(**state["best"])
+        if state["optimiser"] is not None:
+            self._begin(self.stages[self.stage]).load_state_dict(state["optimiser"])
+
+    def predict(self, split: str) -> Predictions:
+        """Classify a split by the student that counts."""
+        samples = self._samples(split)
+        labels = np.asarray(self.source.store.labels)[samples]
+        images = self.source.clean_images(samples)
+        return predict(self.evaluated, images, samples, labels, self.autocast())
+
+    def predict_by_teacher(self, split: str) -> Predictions | None:
+        """Classify what is cached of a split by the teacher branch, if there is one."""
+        samples = self._samples(split)
+        samples = samples[self.source.store.available(samples.tolist(), 0)]
+        if not self.method.has_teacher_branch or not len(samples):
+            return None
+        labels = np.asarray(self.source.store.labels)[samples]
+        taps = self.source.clean_taps(samples)
+        return predict_by_teacher(self.method, taps, samples, labels)
+
+    def _samples(self, split: str) -> np.ndarray:
+        return np.flatnonzero(self.source.store.splits == split)
+
+    def _begin(self, stage: Stage) -> torch.optim.Optimizer:
+        self.method.begin_stage(stage.name)
+        own = list(self.student.parameters()) if stage.name == "student" else []
+        self.trained = list(dict.fromkeys([*own, *self.method.trainable_parameters(stage.name)]))
+        self.optimiser = create_optimiser(self.trained, self.config.lr, self.config.weight_decay)
+        return self.optimiser
+
+    def _train_epoch(self, stage: Stage, on_step: Callable[[int], None]) -> Line:
+        began = time.perf_counter()
+        key = (stage.name, self.seed)
+        picks = self.training.batches(self.config.batch_size, self.epoch, *key)
+        torch.manual_seed(counted_seed("dropout", *key, self.epoch))
+        self.student.train()
+        self.method.train()
+        with_images = stage.name == "student"
+        sums: Terms = {}
+        batches = self.source.training(picks, with_images, *key, self.epoch)
+        for step, batch in enumerate(batches):
+            progress = TrainingProgress(self.epoch, stage.epochs, step, len(picks))
+            for name, value in self._step(stage, batch, progress).items():
+                sums[name] = sums[name] + value if name in sums else value
+            on_step(self.steps_done + step + 1)
+        line: Line = {"stage": stage.name, "epoch": self.epoch, "lr": self._rate()}
+        line |= {name: float(value) / len(picks) for name, value in sums.items()}
+        self._require_finite(line, sums)
+        line |= self._validate(stage)
+        line["seconds"] = round(time.perf_counter() - began, 3)
+        return line
+
+    def _step(self, stage: Stage, batch: TrainingBatch, progress: TrainingProgress) -> Terms:
+        assert self.optimiser is not None
+        self._set_rate(stage, progress)
+        with self.autocast():
+            if batch.images is None:
+                terms = self.method.teacher_terms(batch.cached, progress)
+            else:
+                output = self.student(batch.images, self.method.student_stages)
+                terms = self.method(batch.cached, output, progress)
+            loss = torch.stack([value.float() for value in terms.values()]).sum()
+        self.optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        if self.config.clip:
+            nn.utils.clip_grad_norm_(self.trained, self.config.clip)
+        self.optimiser.step()
+        self.method.after_step()
+        if self.average is not None and batch.images is not None:
+            self.average.update(self.student)
+        return {"loss": loss.detach(), **{name: term.detach() for name, term in terms.items()}}
+
+    def _set_rate(self, stage: Stage, progress: TrainingProgress) -> None:
+        assert self.optimiser is not None
+        rate = learning_rate(
+            self.config.schedule,
+            progress.epoch * progress.steps + progress.step,
+            stage.epochs * progress.steps,
+            self.config.warmup_epochs * progress.steps,
+            self.config.lr,
+        )
+        for group in self.optimiser.param_groups:
+            group["lr"] = rate
+
+    def _rate(self) -> float:
+        assert self.optimiser is not None
+        return float(self.optimiser.param_groups[0]["lr"])
+
+    def _require_finite(self, line: Line, sums: Terms) -> None:
+        wrong = [name for name in sums if not math.isfinite(line[name])]
+        if wrong:
+            raise TrainingError(
+                f"training diverged in epoch {self.epoch}: the loss is not a finite number.",
+                terms=", ".join(name for name in wrong if name != "loss") or "loss",
+                seed=self.seed,
+                next=f"a smaller --lr than {self.config.lr:g}, or --clip 1",
+            )
+
+    def _validate(self, stage: Stage) -> Line:
+        """Look at the validation split, and remember the epoch if it is the best so far."""
+        done = self.epoch + 1
+        due = done == stage.epochs or done % self.config.validate_every == 0
+        if not due or not len(self._samples("val")):
+            return {}
+        teacher = self.predict_by_teacher("val")
+        line: Line = {}
+        if teacher is not None:
+            line = {"val_teacher_accuracy": teacher.accuracy, "val_teacher_nll": teacher.nll}
+        if stage.name == "teacher":
+            return line
+        student = self.predict("val")
+        metrics = classification_metrics(student.labels, student.probabilities, self.classes)
+        line |= {f"val_{name}": metrics[name] for name in ("accuracy", "balanced_accuracy", "nll")}
+        if teacher is not None:
+            line["val_cka"] = similarity(student, teacher)
+        value = metrics[self.config.select_metric]
+        if self.best is None or value >= self.best.value:
+            self.best = Best(self.epoch, value, weights_of(self.evaluated))
+        return line
