@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from rdcache.data import DatasetSpec, ImageDataset, load_dataset
+from rdcache.data import DatasetSpec, ImageDataset, load_dataset, portable_name
 from rdcache.errors import DatasetError, StaleStoreError
 from rdcache.store import Store, newest_store, open_store
 
@@ -30,7 +30,7 @@ def choose_store(
         return location
     if location is not None:
         return open_store(location)
-    return open_store(newest_store(root, dataset, teacher))
+    return open_store(newest_store(root, dataset and portable_name(dataset), teacher))
 
 
 def open_dataset(store: Store, place: str | None, data_dir: Path | None) -> ImageDataset:

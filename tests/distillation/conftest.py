@@ -1,0 +1,105 @@
+"""Sixty small images in a folder, and a store of invented taps that tell their classes apart."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from rdcache.data import VIEW_COLUMNS, ImageDataset, ViewSpec, load_dataset, view_parameters
+from rdcache.store import Fingerprint, SampleTable, Store, StoreLayout, TapSpec, create_store
+
+CLASSES, PER_CLASS, VIEWS = ("benign", "malignant", "normal"), 20, 3
+TAPS = (TapSpec("s4", "map2d", (8, 3, 3)), TapSpec("tokens", "tokens", (4, 6)))
+QUICK: dict[str, Any] = {
+    "student": "shufflenet-x0.5",
+    "image_size": 32,
+    "batch_size": 8,
+    "epochs": 2,
+    "device": "cpu",
+}
+
+
+@dataclass(frozen=True)
+class Tiny:
+    """The images' folder, the data folder around it, the dataset as it was, and the store."""
+
+    images: Path
+    data_dir: Path
+    dataset: ImageDataset
+    store: Store
+
+
+def draw_images(folder: Path) -> None:
+    """Noise whose brightness and stripes depend on the class."""
+    random = np.random.default_rng(0)
+    for label, name in enumerate(CLASSES):
+        (folder / name).mkdir(parents=True)
+        for number in range(PER_CLASS):
+            pixels = random.integers(0, 80, (36, 40, 3)) + 40 * label
+            pixels[:: 2 + label] += 40
+            Image.fromarray(pixels.astype(np.uint8)).save(folder / name / f"{number:02}.png")
+
+
+def write_store(
+    location: Path, dataset: ImageDataset, not_finite: tuple[tuple[int, int], ...] = ()
+) -> Store:
+    """Taps are the class plus noise; pairs (sample, view) in `not_finite` are left out."""
+    spec = ViewSpec.parse(str(VIEWS), symmetry=dataset.symmetry)
+    parameters = view_parameters(spec, dataset.uids, [s.size for s in dataset.samples])
+    training = int((dataset.splits == "train").sum())
+    layout = StoreLayout.plan(TAPS, (len(dataset), *[training] * (VIEWS - 1)))
+    samples = SampleTable(
+        tuple(dataset.uids), dataset.labels, tuple(dataset.splits), dataset.group_codes
+    )
+    facts = {
+        "dataset": {
+            "name": dataset.name,
+            "spec": dataset.spec.to_dict(),
+            "digest": dataset.digest,
+            "classes": list(dataset.classes),
+            "task": dataset.task,
+            "leaks": {"leaked_test_uids": []},
+        },
+        "teacher": {"name": "invented", "weights": {"source": "random"}, "default_tap": "s4"},
+        "views": spec.to_dict(),
+    }
+    fingerprint = Fingerprint({"dataset": dataset.digest, "left out": list(map(list, not_finite))})
+    writer = create_store(
+        location, layout, fingerprint, samples, parameters, VIEW_COLUMNS, facts
+    )
+    for shard in writer.missing():
+        random = np.random.default_rng(shard.view)
+        rows = range(shard.start, shard.stop)
+        signal = dataset.labels[list(rows)].reshape(-1, 1, 1, 1)
+        tensors = {
+            "s4": random.normal(signal, 0.5, (len(rows), 8, 3, 3)).astype(np.float16),
+            "tokens": random.normal(5, 2, (len(rows), 4, 6)).astype(np.float16),
+        }
+        outcome = [2 if (row, shard.view) in not_finite else 1 for row in rows]
+        writer.write(shard, tensors, np.array(outcome, np.uint8))
+    return writer.commit({"provenance": {}})
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
+    data_dir = tmp_path_factory.mktemp("data")
+    images = data_dir / "images"
+    draw_images(images)
+    dataset = load_dataset(f"folder:{images}")
+    return Tiny(images, data_dir, dataset, write_store(data_dir / "store", dataset))
+
+
+@pytest.fixture
+def options(tiny: Tiny, tmp_path: Path) -> Callable[..., dict[str, Any]]:
+    """Options of a quick run on the tiny store, with changes."""
+
+    def build(**changes: Any) -> dict[str, Any]:
+        return {**QUICK, "data_dir": tiny.data_dir, "out": tmp_path / "runs", **changes}
+
+    return build
