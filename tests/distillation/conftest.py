@@ -70,9 +70,7 @@ def write_store(
         "views": spec.to_dict(),
     }
     fingerprint = Fingerprint({"dataset": dataset.digest, "left out": list(map(list, not_finite))})
-    writer = create_store(
-        location, layout, fingerprint, samples, parameters, VIEW_COLUMNS, facts
-    )
+    writer = create_store(location, layout, fingerprint, samples, parameters, VIEW_COLUMNS, facts)
     for shard in writer.missing():
         random = np.random.default_rng(shard.view)
         rows = range(shard.start, shard.stop)

@@ -31,6 +31,7 @@ from rdcache.errors import (
     UsageError,
 )
 from rdcache.store import open_store
+
 from .conftest import Tiny, write_store
 
 Options = Callable[..., dict[str, Any]]
@@ -266,6 +267,6 @@ def test_folders_that_hold_no_finished_run_are_refused(
 
 def test_history_and_result_are_plain_json_without_nan(tiny: Tiny, options: Options) -> None:
     run = distill(tiny.store, **options(epochs=1))
-    for text in (run.path / "metrics.jsonl", run.path / "result.json"):
-        for line in text.read_text().splitlines() if text.suffix == ".jsonl" else [text.read_text()]:
-            json.loads(line, parse_constant=lambda name: pytest.fail(f"{name} in {text.name}"))
+    lines = (run.path / "metrics.jsonl").read_text().splitlines()
+    for text in (*lines, (run.path / "result.json").read_text()):
+        json.loads(text, parse_constant=pytest.fail)
