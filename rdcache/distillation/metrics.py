@@ -25,10 +25,9 @@ def classification_metrics(
         classes: names of the C classes.
 
     Returns:
-        `n`, `accuracy`, `accuracy_interval` (95 %, bootstrap), `balanced_accuracy` (mean recall of
+        `n`, `accuracy`, `accuracy_ci95` (95 %, bootstrap), `balanced_accuracy` (mean recall of
         the classes that occur), `macro_f1`, `auroc` (mean over one-versus-rest, None where only
-        one class occurs), `ece` (15 bins), `nll`, `recall` by class (None for a class that does
-        not occur) and `confusion` (rows: labels, columns: predictions).
+        one class occurs), `ece` (15 bins), `nll`, `recall` of the classes that occur, and `confusion` (rows: labels, columns: predictions).
     """
     predicted = probabilities.argmax(axis=1)
     correct = predicted == labels
@@ -36,7 +35,7 @@ def classification_metrics(
     confusion = confusion_matrix(labels, predicted, labels=numbers)
     occurring = confusion.sum(axis=1) > 0
     recalls = np.diag(confusion)[occurring] / confusion.sum(axis=1)[occurring]
-    recall = dict.fromkeys(classes, None) | {
+    recall = {
         classes[int(number)]: float(value)
         for number, value in zip(np.flatnonzero(occurring), recalls, strict=True)
     }
@@ -44,7 +43,7 @@ def classification_metrics(
     return {
         "n": len(labels),
         "accuracy": float(correct.mean()),
-        "accuracy_interval": list(bootstrap_interval(correct)),
+        "accuracy_ci95": list(bootstrap_interval(correct)),
         "balanced_accuracy": float(recalls.mean()),
         "macro_f1": float(
             f1_score(labels, predicted, labels=numbers, average="macro", zero_division=0)

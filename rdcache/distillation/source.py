@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from rdcache.data import DatasetSpec, ImageDataset, load_dataset, portable_name
-from rdcache.errors import DatasetError, StaleStoreError
+from rdcache.errors import DatasetError, StaleStoreError, UsageError
 from rdcache.store import Store, newest_store, open_store
 
 SHOWN_UIDS = 3
@@ -41,12 +41,17 @@ def open_dataset(store: Store, place: str | None, data_dir: Path | None) -> Imag
         data_dir: where datasets are looked for.
 
     Raises:
+        UsageError: `place` is another dataset of the catalogue than the store's.
         DatasetNotFoundError: the images are not there.
         StaleStoreError: they are not the ones that the store was extracted from.
         DatasetError: all training samples are of one class.
     """
     spec = DatasetSpec.from_dict(store.manifest["dataset"]["spec"])
     if place is not None:
+        if ":" not in place + spec.name and place != spec.name:
+            raise UsageError(
+                f"this store is of the dataset {spec.name}, not of {place}.", store=store.location
+            )
         spec = replace(spec, name=place)
     dataset = load_dataset(spec, data_dir)
     require_unchanged(store, dataset)

@@ -210,7 +210,8 @@ def test_a_store_by_teacher_and_dataset_is_the_newest_one(
 ) -> None:
     root = tmp_path / "root"
     shutil.copytree(tiny.store.location, root / "folder-images" / "invented" / "0123")
-    run = distill(method="none", **options(epochs=1, root=root, teacher="invented"))
+    chosen = {"teacher": "invented", "dataset": f"folder:{tiny.images}"}
+    run = distill(method="none", **options(epochs=1, root=root, **chosen))
     assert run.config["store"]["location"] == str(root / "folder-images" / "invented" / "0123")
 
 
@@ -226,6 +227,13 @@ def test_a_changed_dataset_is_named(tiny: Tiny, options: Options, tmp_path: Path
     with pytest.raises(StaleStoreError, match=r"1 removed[\s\S]*1 relabelled[\s\S]*extract"):
         distill(tiny.store, method="none", **options(dataset=f"folder:{images}"))
     assert not (tmp_path / "runs").exists()
+
+
+def test_another_dataset_than_the_stores_is_refused(tiny: Tiny, options: Options) -> None:
+    store = open_store(tiny.store.location)
+    store.manifest["dataset"]["spec"]["name"] = "busi"
+    with pytest.raises(UsageError, match="this store is of the dataset busi, not of covid"):
+        distill(store, **options(dataset="covid"))
 
 
 def test_wrong_usage_is_one_sentence_and_leaves_nothing(
