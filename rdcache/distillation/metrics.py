@@ -27,7 +27,8 @@ def classification_metrics(
     Returns:
         `n`, `accuracy`, `accuracy_ci95` (95 %, bootstrap), `balanced_accuracy` (mean recall of
         the classes that occur), `macro_f1`, `auroc` (mean over one-versus-rest, None where only
-        one class occurs), `ece` (15 bins), `nll`, `recall` of the classes that occur, and `confusion` (rows: labels, columns: predictions).
+        one class occurs), `ece` (15 bins), `nll`, `recall` of the classes that occur, and
+        `confusion` (rows: labels, columns: predictions).
     """
     predicted = probabilities.argmax(axis=1)
     correct = predicted == labels
