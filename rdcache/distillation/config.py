@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from rdcache.errors import UsageError
 from rdcache.methods import ClassWeights, find_method
@@ -175,8 +175,6 @@ def validated(values: dict[str, Any]) -> DistillConfig:
     Raises:
         UsageError: naming the option and what it should be.
     """
-    from pydantic import ValidationError
-
     try:
         return DistillConfig(**values)
     except ValidationError as error:
