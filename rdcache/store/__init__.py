@@ -6,14 +6,16 @@ Knows arrays; knows no model and no image. `docs/store-format.md` describes what
 from rdcache.store.catalogue import StoreSummary, default_root, list_stores, newest_store
 from rdcache.store.reader import Store, open_store
 from rdcache.store.spec import (
+    NOT_FINITE,
     SPLITS,
+    STORED,
     Fingerprint,
     SampleTable,
     ShardRef,
     StoreLayout,
     TapSpec,
 )
-from rdcache.store.writer import NOT_FINITE, STORED, StoreWriter, create_store
+from rdcache.store.writer import StoreWriter, create_store
 
 __all__ = [
     "NOT_FINITE",

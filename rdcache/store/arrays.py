@@ -1,98 +1,121 @@
-"""The Zarr arrays of a store: their metadata, and the names of their objects."""
+"""The Zarr v3 arrays of a store: their metadata documents, and the names of their objects.
+
+The documents are written out here rather than by zarr-python, so that a store is the same bytes
+whatever version wrote it, and so that opening one can compare them word by word.
+"""
 
 from __future__ import annotations
 
-from pathlib import Path
+import json
+from collections.abc import Mapping, Sequence
 from typing import Any
-
-import numpy as np
-import zarr
-from zarr.codecs import BytesCodec, Crc32cCodec
 
 from rdcache.store.spec import SPLITS, ShardRef, StoreLayout, TapSpec
 
+UID_BYTES = 16
 DIGEST_BYTES = 32
+CHECKSUM = {"name": "crc32c"}
 
 
-def create_tap_array(location: Path, layout: StoreLayout, tap: TapSpec) -> None:
-    """Write the metadata of one tap's array: axes (view, sample, *tap), sharded, checksummed."""
+def all_documents(layout: StoreLayout, view_columns: Sequence[str]) -> dict[str, bytes]:
+    """The `zarr.json` of every array and of the group `taps`, by object name."""
+    documents = {
+        "taps/zarr.json": {"zarr_format": 3, "node_type": "group", "attributes": {}},
+        **{f"{name}/zarr.json": it for name, it in column_documents(layout, view_columns).items()},
+        **{f"{name}/zarr.json": it for name, it in progress_documents(layout).items()},
+        **{f"taps/{tap.name}/zarr.json": tap_document(layout, tap) for tap in layout.taps},
+    }
+    return {name: encode(document) for name, document in documents.items()}
+
+
+def encode(document: Mapping[str, Any]) -> bytes:
+    """A metadata document as the bytes of its object."""
+    return json.dumps(document, indent=2).encode()
+
+
+def tap_document(layout: StoreLayout, tap: TapSpec) -> dict[str, Any]:
+    """A tap's array: axes (view, sample, *tap), a chunk for each sample, sharded, checksummed."""
     # zarr-python knows no bfloat16, so its bit patterns are stored as uint16 and named as such.
     as_bits = tap.dtype == "bfloat16"
-    zarr.create_array(
-        location.as_posix(),
-        name=f"taps/{tap.name}",
-        shape=(layout.views, layout.samples, *tap.shape),
-        chunks=(1, 1, *tap.shape),
-        shards=(1, layout.shard_samples, *tap.shape),
-        dtype="uint16" if as_bits else tap.dtype,
-        serializer=BytesCodec(endian="little"),
-        compressors=[Crc32cCodec()],
-        filters=None,
-        fill_value=0,
-        dimension_names=("view", "sample", *tap.axes),
-        attributes={"rdcache_dtype": tap.dtype},
-        zarr_format=3,
-        overwrite=True,
-    )
-
-
-def create_plain_array(
-    location: Path,
-    name: str,
-    values: np.ndarray,
-    dimensions: tuple[str, ...],
-    attributes: dict[str, Any] | None = None,
-) -> None:
-    """Write a small array whole, in one chunk."""
-    zarr.create_array(
-        location.as_posix(),
-        name=name,
-        data=np.ascontiguousarray(values),
-        chunks=values.shape,
-        compressors=None,
-        filters=None,
-        dimension_names=dimensions,
-        attributes=attributes or {},
-        zarr_format=3,
-        overwrite=True,
-    )
-
-
-def create_progress_arrays(location: Path, layout: StoreLayout) -> None:
-    """Write the metadata of `outcome` and `receipt`, whose chunks appear as shards are done."""
-    common: dict[str, Any] = {
-        "dtype": "uint8",
-        "compressors": None,
-        "filters": None,
-        "fill_value": 0,
-        "zarr_format": 3,
-        "overwrite": True,
+    little = {"name": "bytes", "configuration": {"endian": "little"}}
+    sharding = {
+        "name": "sharding_indexed",
+        "configuration": {
+            "chunk_shape": [1, 1, *tap.shape],
+            "codecs": [little, CHECKSUM],
+            "index_codecs": [little, CHECKSUM],
+            "index_location": "end",
+        },
     }
-    zarr.create_array(
-        location.as_posix(),
-        name="outcome",
-        shape=(layout.views, layout.samples),
-        chunks=(1, layout.shard_samples),
-        dimension_names=("view", "sample"),
-        attributes={"meaning": {"0": "not extracted", "1": "stored", "2": "not finite"}},
-        **common,
+    return _array(
+        shape=(layout.views, layout.samples, *tap.shape),
+        data_type="uint16" if as_bits else tap.dtype,
+        chunk=(1, layout.shard_samples, *tap.shape),
+        codecs=[sharding],
+        dimensions=("view", "sample", *tap.axes),
+        attributes={"rdcache_dtype": tap.dtype},
     )
+
+
+def column_documents(layout: StoreLayout, view_columns: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """The arrays that describe samples and views; each is one uncompressed chunk."""
+    samples = layout.samples
+    parameters = (layout.views, samples, len(view_columns))
+    names = {"names": list(SPLITS)}
+    columns = {"columns": list(view_columns)}
+    return {
+        "uid": _column("uint8", (samples, UID_BYTES), ("sample", "byte")),
+        "label": _column("int64", (samples,), ("sample",)),
+        "split": _column("int8", (samples,), ("sample",), names),
+        "group": _column("int64", (samples,), ("sample",)),
+        "view": _column("float64", parameters, ("view", "sample", "parameter"), columns),
+    }
+
+
+def progress_documents(layout: StoreLayout) -> dict[str, dict[str, Any]]:
+    """`outcome` and `receipt`, whose chunks appear as shards are done."""
     taps = len(layout.taps)
-    zarr.create_array(
-        location.as_posix(),
-        name="receipt",
-        shape=(layout.views, layout.shards_per_view, taps, DIGEST_BYTES),
-        chunks=(1, 1, taps, DIGEST_BYTES),
-        dimension_names=("view", "shard", "tap", "byte"),
-        attributes={"taps": [tap.name for tap in layout.taps], "digest": "sha256"},
-        **common,
+    meaning = {"0": "not extracted", "1": "stored", "2": "not finite"}
+    return {
+        "outcome": _array(
+            shape=(layout.views, layout.samples),
+            data_type="uint8",
+            chunk=(1, layout.shard_samples),
+            codecs=_plain("uint8"),
+            dimensions=("view", "sample"),
+            attributes={"meaning": meaning},
+        ),
+        "receipt": _array(
+            shape=(layout.views, layout.shards_per_view, taps, DIGEST_BYTES),
+            data_type="uint8",
+            chunk=(1, 1, taps, DIGEST_BYTES),
+            codecs=_plain("uint8"),
+            dimensions=("view", "shard", "tap", "byte"),
+            attributes={"taps": [tap.name for tap in layout.taps], "digest": "sha256"},
+        ),
+    }
+
+
+def agree(found: Mapping[str, Any], expected: Mapping[str, Any]) -> bool:
+    """Whether a document on disk says what it has to say; it may say more in its attributes."""
+    structure = expected.keys() - {"attributes", "storage_transformers"}
+    attributes = found.get("attributes", {})
+    return (
+        all(_normal(found.get(key)) == _normal(expected[key]) for key in structure)
+        and not found.get("storage_transformers")
+        and isinstance(attributes, Mapping)
+        and all(attributes.get(key) == value for key, value in expected["attributes"].items())
     )
 
 
-def tap_object(tap: TapSpec, shard: ShardRef) -> str:
+def tap_object(tap: TapSpec, view: int, index: int) -> str:
     """Name of the object that holds one shard of a tap."""
-    zeros = "/0" * len(tap.shape)
-    return f"taps/{tap.name}/c/{shard.view}/{shard.index}{zeros}"
+    return f"taps/{tap.name}/c/{view}/{index}" + "/0" * len(tap.shape)
+
+
+def column_object(document: Mapping[str, Any], name: str) -> str:
+    """Name of the only chunk of a column."""
+    return f"{name}/c" + "/0" * len(document["shape"])
 
 
 def outcome_object(shard: ShardRef) -> str:
@@ -105,6 +128,47 @@ def receipt_object(shard: ShardRef) -> str:
     return f"receipt/c/{shard.view}/{shard.index}/0/0"
 
 
-def split_attributes() -> dict[str, Any]:
-    """What the numbers of `split` stand for."""
-    return {"names": list(SPLITS)}
+def _array(
+    shape: Sequence[int],
+    data_type: str,
+    chunk: Sequence[int],
+    codecs: list[dict[str, Any]],
+    dimensions: Sequence[str],
+    attributes: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    return {
+        "zarr_format": 3,
+        "node_type": "array",
+        "shape": list(shape),
+        "data_type": data_type,
+        "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": list(chunk)}},
+        "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
+        "fill_value": 0.0 if data_type.startswith("float") else 0,
+        "codecs": codecs,
+        "dimension_names": list(dimensions),
+        "attributes": dict(attributes or {}),
+        "storage_transformers": [],
+    }
+
+
+def _column(
+    data_type: str,
+    shape: Sequence[int],
+    dimensions: Sequence[str],
+    attributes: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    return _array(shape, data_type, shape, _plain(data_type), dimensions, attributes)
+
+
+def _plain(data_type: str) -> list[dict[str, Any]]:
+    """Uncompressed little-endian bytes; for single bytes Zarr leaves the order away."""
+    if data_type in ("uint8", "int8"):
+        return [{"name": "bytes"}]
+    return [{"name": "bytes", "configuration": {"endian": "little"}}]
+
+
+def _normal(value: Any) -> Any:
+    """Make `{"name": x}` and `{"name": x, "configuration": {}}` the same, as Zarr does."""
+    if isinstance(value, Mapping):
+        return {key: _normal(each) for key, each in value.items() if each or key != "configuration"}
+    return [_normal(each) for each in value] if isinstance(value, list) else value

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import platformdirs
 
 from rdcache.errors import StoreFormatError, StoreNotFoundError
-from rdcache.store.manifest import layout_of, read_manifest
+from rdcache.store.manifest import fingerprint_of, layout_of, read_manifest
 
 
 @dataclass(frozen=True)
@@ -36,39 +38,48 @@ class StoreSummary:
 def default_root(explicit: Path | None = None) -> Path:
     """Where stores are kept: as given, else RDCACHE_ROOT, else the user's cache folder."""
     if explicit is not None:
-        return Path(explicit)
+        return Path(explicit).expanduser()
     if os.environ.get("RDCACHE_ROOT"):
-        return Path(os.environ["RDCACHE_ROOT"])
+        return Path(os.environ["RDCACHE_ROOT"]).expanduser()
     return Path(platformdirs.user_cache_dir("rdcache")) / "stores"
 
 
 def list_stores(root: Path) -> list[StoreSummary]:
     """Every store under a root, newest last. What is no store of ours is passed over."""
-    summaries = []
-    for document in sorted(root.glob("*/*/*/zarr.json")):
-        location = document.parent
-        try:
-            manifest = read_manifest(location)
-            layout = layout_of(manifest, location)
-        except (StoreNotFoundError, StoreFormatError):
-            continue
-        summaries.append(
-            StoreSummary(
-                location=location,
-                dataset=manifest["dataset"]["name"],
-                teacher=manifest["teacher"]["name"],
-                fingerprint=manifest["fingerprint"]["digest"],
-                complete=manifest["complete"],
-                samples=layout.samples,
-                views=layout.views,
-                taps=tuple(tap.name for tap in layout.taps),
-                nbytes=layout.nbytes(),
-                created=manifest["created"],
-            )
-        )
+    found = (_summary(document.parent) for document in sorted(root.glob("*/*/*/zarr.json")))
+    summaries = [summary for summary in found if summary is not None]
     return sorted(
         summaries, key=lambda summary: (summary.created, summary.location.stat().st_mtime)
     )
+
+
+def _summary(location: Path) -> StoreSummary | None:
+    """What the manifest of one store says; None where there is none that we can read."""
+    try:
+        manifest = read_manifest(location)
+        layout = layout_of(manifest, location)
+        digest = fingerprint_of(manifest, location).digest
+    except (StoreNotFoundError, StoreFormatError):
+        return None
+    return StoreSummary(
+        location=location,
+        dataset=_name(manifest, "dataset", location.parent.parent.name),
+        teacher=_name(manifest, "teacher", location.parent.name),
+        fingerprint=digest,
+        complete=manifest.get("complete") is True,
+        samples=layout.samples,
+        views=layout.views,
+        taps=tuple(tap.name for tap in layout.taps),
+        nbytes=layout.nbytes(),
+        created=str(manifest.get("created", "")),
+    )
+
+
+def _name(manifest: Mapping[str, Any], fact: str, otherwise: str) -> str:
+    """The manifest's own name for its dataset or teacher, else that of the folder."""
+    value = manifest.get(fact)
+    name = value.get("name") if isinstance(value, Mapping) else value
+    return name if isinstance(name, str) else otherwise
 
 
 def newest_store(

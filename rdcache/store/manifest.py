@@ -12,6 +12,8 @@ from rdcache.store.spec import Fingerprint, StoreLayout, TapSpec
 
 SCHEMA = 1
 ATTRIBUTE = "rdcache"
+# Entries that are ours to write; all others are facts of whoever fills the store.
+STRUCTURE = ("schema", "complete", "created", "fingerprint", "taps", "layout")
 
 
 def build_manifest(
@@ -19,20 +21,26 @@ def build_manifest(
 ) -> dict[str, Any]:
     """The manifest of a store under way; `complete` is set at its commit."""
     return {
+        **facts,
         "schema": SCHEMA,
         "complete": False,
         "created": created,
         "fingerprint": {"digest": fingerprint.digest, "parts": dict(fingerprint.parts)},
         "taps": [tap.to_dict() for tap in layout.taps],
         "layout": layout.to_dict(),
-        **facts,
     }
+
+
+def complete_manifest(manifest: Mapping[str, Any], facts: Mapping[str, Any]) -> dict[str, Any]:
+    """The manifest of a finished store: `facts` are added, its structure stays as it was."""
+    structure = {key: manifest[key] for key in STRUCTURE}
+    return {**manifest, **facts, **structure, "complete": True}
 
 
 def group_document(manifest: Mapping[str, Any]) -> bytes:
     """The `zarr.json` of the store's group."""
     document = {"zarr_format": 3, "node_type": "group", "attributes": {ATTRIBUTE: manifest}}
-    return json.dumps(document, indent=2).encode()
+    return json.dumps(document, indent=2, allow_nan=False).encode()
 
 
 def read_manifest(location: Path) -> dict[str, Any]:

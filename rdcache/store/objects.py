@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-from collections.abc import Sequence
+import secrets
+from collections.abc import Iterable
 from pathlib import Path
 
 from rdcache.errors import StoreWriteError
@@ -19,6 +20,7 @@ ADVICE = {
     errno.EACCES: "you may not write there: choose another --root, or ask its owner",
     errno.EPERM: "you may not write there: choose another --root, or ask its owner",
     errno.ENOTDIR: "a part of the path is a file: choose another --root",
+    errno.EEXIST: "a part of the path is a file: choose another --root",
 }
 
 
@@ -35,9 +37,9 @@ class LocalObjects:
             StoreWriteError: it could not be written; no temporary file is left.
         """
         path = self.folder / name
-        temporary = path.with_name(f".{path.name}.{os.getpid()}{TEMPORARY}")
+        temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}{TEMPORARY}")
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            _make_folder(path.parent)
             try:
                 with temporary.open("wb") as file:
                     file.writelines(pieces)
@@ -52,14 +54,36 @@ class LocalObjects:
         except OSError as error:
             raise write_error(path, error) from error
 
+    def get(self, name: str, nbytes: int) -> bytes | None:
+        """The bytes of an object of a known length; None where it is missing or of another length,
+        so that a damaged store never makes us read more than it should hold.
+        """
+        path = self.folder / name
+        try:
+            return path.read_bytes() if path.stat().st_size == nbytes else None
+        except OSError:
+            return None
+
     def exists(self, name: str) -> bool:
         """Whether there is such an object."""
         return (self.folder / name).is_file()
 
-    def delete(self, names: Sequence[str]) -> None:
-        """Delete objects; those that are not there are no error."""
+    def delete(self, names: Iterable[str]) -> None:
+        """Delete objects, durably; those that are not there are no error.
+
+        Raises:
+            StoreWriteError: the folder cannot be changed.
+        """
+        folders = set()
         for name in names:
-            (self.folder / name).unlink(missing_ok=True)
+            path = self.folder / name
+            try:
+                path.unlink(missing_ok=True)
+            except OSError as error:
+                raise write_error(path, error) from error
+            folders.add(path.parent)
+        for folder in folders:
+            _sync_folder(folder)
 
     def names(self, prefix: str) -> set[str]:
         """Names of all finished objects below a folder."""
@@ -72,8 +96,8 @@ class LocalObjects:
 
     def clean(self) -> None:
         """Delete the temporary files of writers that died."""
-        for path in self.folder.rglob(f".*{TEMPORARY}"):
-            path.unlink(missing_ok=True)
+        strays = self.folder.rglob(f".*{TEMPORARY}")
+        self.delete([path.relative_to(self.folder).as_posix() for path in strays])
 
 
 def write_error(path: Path, error: OSError) -> StoreWriteError:
@@ -82,11 +106,20 @@ def write_error(path: Path, error: OSError) -> StoreWriteError:
     return StoreWriteError("the store cannot be written.", file=path, next=advice)
 
 
+def _make_folder(folder: Path) -> None:
+    """Create a folder and its parents, each made durable in the one above it."""
+    if folder.is_dir():
+        return
+    _make_folder(folder.parent)
+    folder.mkdir(exist_ok=True)
+    _sync_folder(folder.parent)
+
+
 def _sync_folder(folder: Path) -> None:
-    """Make a rename durable; file systems without this notion are left alone."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        with contextlib.suppress(OSError):
+    """Make changes of a folder durable; file systems without this notion are left alone."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
             os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        finally:
+            os.close(descriptor)

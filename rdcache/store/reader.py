@@ -1,34 +1,27 @@
 """Opening a store, and reading batches of cached tensors from it.
 
-The index of every shard is read once; a batch is then gathered straight from the mapped files into
-one buffer for each tap. Nothing of this depends on zarr-python's speed; `Store.array` is the plain
-Zarr route, which gives the same bits.
+A batch is gathered straight from the mapped shards (`gather.py`), so nothing here depends on
+zarr-python's speed; `Store.array` is the plain Zarr route, which gives the same bits.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import dask.array
 import numpy as np
 import torch
 import zarr
 
-from rdcache.errors import (
-    CorruptShardError,
-    StoreFormatError,
-    StoreIncompleteError,
-    UnknownNameError,
-    UsageError,
-)
-from rdcache.store import arrays, shard
+from rdcache.errors import StoreIncompleteError, UnknownNameError, UsageError
+from rdcache.store import arrays
+from rdcache.store.columns import read_columns
+from rdcache.store.gather import MappedTap
 from rdcache.store.manifest import fingerprint_of, layout_of, read_manifest
 from rdcache.store.objects import LocalObjects
-from rdcache.store.spec import SPLITS, Fingerprint, ShardRef, TapSpec
+from rdcache.store.spec import NOT_FINITE, STORED, Fingerprint, StoreLayout, TapSpec
 
 
 def open_store(location: str | Path, *, allow_incomplete: bool = False) -> Store:
@@ -42,30 +35,22 @@ def open_store(location: str | Path, *, allow_incomplete: bool = False) -> Store
         StoreFormatError: another schema, or arrays that contradict the manifest.
         StoreIncompleteError: its extraction has not finished.
     """
-    path = Path(location)
-    store = Store(path, read_manifest(path))
+    store = Store(Path(location), read_manifest(Path(location)))
     if not store.complete and not allow_incomplete:
         shards = store.layout.shards()
-        receipts = LocalObjects(path).names("receipt/c")
-        there = sum(arrays.receipt_object(each) in receipts for each in shards)
-        raise StoreIncompleteError(
-            f"this store is incomplete: {there} of {len(shards)} shards are there.",
-            store=path,
-            next="run the `rdcache extract` that makes it again; it goes on where it stopped",
-        )
+        receipts = LocalObjects(store.location).names("receipt/c")
+        there = sum(arrays.receipt_object(shard) in receipts for shard in shards)
+        raise incomplete_error(store.location, there, len(shards))
     return store
 
 
-@dataclass(frozen=True)
-class _MappedShard:
-    """One shard object in memory: its bytes, and where each sample's payload begins.
-
-    Attributes:
-        starts: int64 (shard_samples,), -1 for an absent chunk.
-    """
-
-    data: np.ndarray
-    starts: np.ndarray
+def incomplete_error(location: Path, there: int, total: int) -> StoreIncompleteError:
+    """Say how much of a store is there and how to go on."""
+    return StoreIncompleteError(
+        f"this store is incomplete: {there} of {total} shards are there.",
+        store=location,
+        next="run the `rdcache extract` that makes it again; it goes on where it stopped",
+    )
 
 
 class Store:
@@ -86,27 +71,18 @@ class Store:
     def __init__(self, location: Path, manifest: dict[str, Any]) -> None:
         self.location = location
         self.manifest = manifest
-        self.layout = layout_of(manifest, location)
+        self.layout: StoreLayout = layout_of(manifest, location)
         self.fingerprint: Fingerprint = fingerprint_of(manifest, location)
         self.taps: dict[str, TapSpec] = {tap.name: tap for tap in self.layout.taps}
         self.extents = self.layout.extents
-        self._check_arrays()
-        group = zarr.open_group(location.as_posix(), mode="r", zarr_format=3)
-        raw = self._column(group, "uid", (self.samples, 16))
-        self.uids = np.array([row.tobytes().hex() for row in raw])
-        self.labels = self._column(group, "label", (self.samples,))
-        self.splits = np.array(SPLITS)[self._column(group, "split", (self.samples,))]
-        self.groups = self._column(group, "group", (self.samples,))
-        view = self._array(group, "view")
-        self.view_columns: tuple[str, ...] = tuple(
-            map(str, cast("list[str]", view.attrs["columns"]))
-        )
-        self.view_parameters = self._column(
-            group, "view", (self.views, self.samples, len(self.view_columns))
-        )
-        self._outcome = self._column(group, "outcome", (self.views, self.samples))
-        self._shards: dict[tuple[str, int, int], _MappedShard] = {}
-        self._process = os.getpid()
+        objects = LocalObjects(location)
+        columns = read_columns(objects, self.layout, complete=self.complete)
+        self.uids, self.splits = columns.uids, columns.splits
+        self.labels, self.groups = columns.labels, columns.groups
+        self.view_columns = columns.view_columns
+        self.view_parameters = columns.view_parameters
+        self._outcome = columns.outcome
+        self._mapped = {tap.name: MappedTap(objects, self.layout, tap) for tap in self.layout.taps}
 
     @property
     def samples(self) -> int:
@@ -121,7 +97,7 @@ class Store:
     @property
     def complete(self) -> bool:
         """Whether the extraction has finished."""
-        return bool(self.manifest["complete"])
+        return self.manifest.get("complete") is True
 
     @property
     def nbytes(self) -> int:
@@ -132,13 +108,10 @@ class Store:
         taps = ", ".join(self.taps)
         return f"Store({str(self.location)!r}: {self.samples} samples, {self.views} views, {taps})"
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_shards": {}}
-
     def array(self, tap: str) -> zarr.Array[Any]:
         """The tap's Zarr array, axes (view, sample, *tap); bfloat16 as its bits in uint16."""
-        group = zarr.open_group(self.location.as_posix(), mode="r", zarr_format=3)
-        return self._array(group, f"taps/{self._tap(tap).name}")
+        name = f"taps/{self._tap(tap).name}"
+        return zarr.open_array(self.location.as_posix(), path=name, mode="r", zarr_format=3)
 
     def dask(self, tap: str) -> dask.array.Array:
         """The tap as a lazy dask array, one dask chunk a shard."""
@@ -148,7 +121,7 @@ class Store:
     def available(self, samples: Sequence[int], views: Sequence[int] | int) -> np.ndarray:
         """For each (sample, view) pair, whether its tensors are stored: bool (len(samples),)."""
         rows, sides = self._pairs(samples, views)
-        return np.asarray(self._outcome[sides, rows] == 1)
+        return np.asarray(self._outcome[sides, rows] == STORED)
 
     def read(
         self,
@@ -171,135 +144,58 @@ class Store:
 
         Raises:
             UsageError: a number out of range, or a pair that was not extracted.
-            CorruptShardError: bytes that do not match their checksum.
+            UnknownNameError: a tap the store does not have.
+            CorruptShardError: a shard that is missing, damaged, or does not match its checksum.
         """
+        names = list(self.taps) if taps is None else [self._tap(name).name for name in taps]
         rows, sides = self._pairs(samples, views)
         self._require_stored(rows, sides)
-        names = list(self.taps) if taps is None else list(taps)
-        return {name: self._gather(self._tap(name), rows, sides, verify) for name in names}
-
-    def _gather(
-        self, tap: TapSpec, rows: np.ndarray, sides: np.ndarray, verify: bool
-    ) -> torch.Tensor:
-        batch = torch.empty((len(rows), *tap.shape), dtype=getattr(torch, tap.dtype))
-        target = batch.view(torch.uint8).numpy().reshape(len(rows), tap.nbytes)
-        numbers, places = np.divmod(rows, self.layout.shard_samples)
-        for position in range(len(rows)):
-            mapped = self._mapped(tap, int(sides[position]), int(numbers[position]))
-            start = mapped.starts[places[position]]
-            target[position] = mapped.data[start : start + tap.nbytes]
-            if verify and not shard.chunk_matches(
-                mapped.data[start : start + tap.nbytes + shard.CHECKSUM_BYTES].data
-            ):
-                raise self._corrupt(tap, int(sides[position]), int(numbers[position]))
-        return batch
-
-    def _mapped(self, tap: TapSpec, view: int, number: int) -> _MappedShard:
-        """The shard's bytes, mapped at first use; each process maps its own."""
-        if self._process != os.getpid():
-            self._shards, self._process = {}, os.getpid()
-        key = (tap.name, view, number)
-        if key not in self._shards:
-            self._shards[key] = self._map(tap, view, number)
-        return self._shards[key]
-
-    def _map(self, tap: TapSpec, view: int, number: int) -> _MappedShard:
-        path = self.location / arrays.tap_object(tap, ShardRef(view, number, 0, 0))
-        chunks = self.layout.shard_samples
-        try:
-            data = np.memmap(path, np.uint8, mode="r")
-            index = shard.decode_index(data[-shard.index_bytes(chunks) :].data, chunks)
-        except (OSError, ValueError, CorruptShardError):
-            raise self._corrupt(tap, view, number) from None
-        present = index[:, 0] != shard.ABSENT
-        length = tap.nbytes + shard.CHECKSUM_BYTES
-        limit = data.size - shard.index_bytes(chunks)
-        starts = np.where(present, index[:, 0], 0).astype(np.int64)
-        sane = (index[present, 1] == length).all() and (starts + length <= limit)[present].all()
-        if not sane or (starts < 0).any():
-            raise self._corrupt(tap, view, number)
-        return _MappedShard(data.view(np.ndarray), np.where(present, starts, -1))
-
-    def _corrupt(self, tap: TapSpec, view: int, number: int) -> CorruptShardError:
-        return CorruptShardError(
-            "a shard is missing, cut short, or does not match its checksum.",
-            store=self.location,
-            tap=tap.name,
-            shard=f"view {view}, number {number}",
-            file=arrays.tap_object(tap, ShardRef(view, number, 0, 0)),
-            next="delete this store's folder and run its `rdcache extract` again",
-        )
+        if verify:
+            return {name: self._mapped[name].gather_verified(rows, sides) for name in names}
+        return {name: self._mapped[name].gather(rows, sides) for name in names}
 
     def _pairs(
         self, samples: Sequence[int], views: Sequence[int] | int
     ) -> tuple[np.ndarray, np.ndarray]:
-        rows = np.asarray(samples, np.int64).reshape(-1)
-        sides = np.broadcast_to(np.asarray(views, np.int64), rows.shape)
-        for values, limit, what in ((rows, self.samples, "sample"), (sides, self.views, "view")):
-            outside = values[(values < 0) | (values >= limit)]
-            if outside.size:
-                raise UsageError(
-                    f"there is no {what} {outside[0]} in this store.",
-                    store=self.location,
-                    has=f"{limit} {what}s, counted from 0",
-                )
-        return rows, sides
+        """Sample and view numbers as int64 arrays of one length, all within range."""
+        rows = self._numbers(samples, self.samples, "sample").reshape(-1)
+        sides = self._numbers(views, self.views, "view")
+        if sides.ndim and sides.shape != rows.shape:
+            raise UsageError(f"{len(rows)} samples are asked for in {len(sides)} views.")
+        return rows, np.broadcast_to(sides, rows.shape)
+
+    def _numbers(self, values: Sequence[int] | int, limit: int, what: str) -> np.ndarray:
+        numbers = np.asarray(values)
+        if numbers.size and numbers.dtype.kind not in "iu":
+            raise UsageError(f"{what}s are asked for by whole numbers.", got=numbers.dtype)
+        outside = numbers[(numbers < 0) | (numbers >= limit)]
+        if outside.size:
+            raise UsageError(
+                f"there is no {what} {outside[0]} in this store.",
+                store=self.location,
+                has=f"{limit} {what}s, counted from 0",
+            )
+        return numbers.astype(np.int64)
 
     def _require_stored(self, rows: np.ndarray, sides: np.ndarray) -> None:
+        """One clear sentence about the first pair that is not there, if any."""
         outcome = self._outcome[sides, rows]
-        if (outcome == 1).all():
+        if (outcome == STORED).all():
             return
-        first = int(np.flatnonzero(outcome != 1)[0])
+        first = int(np.argmax(outcome != STORED))
         sample, view = int(rows[first]), int(sides[first])
-        if outcome[first] == 2:
+        if outcome[first] == NOT_FINITE:
             why = "the teacher gave NaN or Inf for it"
         elif sample >= self.extents[view]:
-            why = f"only the training samples have views beyond the first ({self.splits[sample]})"
+            covered = f"view {view} covers the first {self.extents[view]} samples only"
+            why = f"{covered}, and this one is of the {self.splits[sample]} split"
         else:
             why = "its shard is missing"
         raise UsageError(
-            f"sample {sample} has no tensors for view {view}.", store=self.location, because=why
+            f"sample {sample} has no tensors for view {view}: {why}.", store=self.location
         )
 
     def _tap(self, name: str) -> TapSpec:
         if name not in self.taps:
             raise UnknownNameError.of("tap in this store", name, self.taps)
         return self.taps[name]
-
-    def _check_arrays(self) -> None:
-        """Compare each tap array's metadata with the manifest, before anything is allocated."""
-        group = zarr.open_group(self.location.as_posix(), mode="r", zarr_format=3)
-        for tap in self.layout.taps:
-            array = self._array(group, f"taps/{tap.name}")
-            expected = (self.layout.views, self.layout.samples, *tap.shape)
-            shards = (1, self.layout.shard_samples, *tap.shape)
-            if array.shape != expected or array.shards != shards:
-                raise StoreFormatError(
-                    "the manifest of this store contradicts its arrays.",
-                    store=self.location,
-                    tap=tap.name,
-                    manifest=expected,
-                    array=array.shape,
-                )
-
-    def _array(self, group: zarr.Group, name: str) -> zarr.Array[Any]:
-        try:
-            array = group[name]
-        except (KeyError, ValueError, TypeError):
-            array = None
-        if not isinstance(array, zarr.Array):
-            raise StoreFormatError(
-                "an array of this store is missing.", store=self.location, array=name
-            )
-        return array
-
-    def _column(self, group: zarr.Group, name: str, shape: tuple[int, ...]) -> np.ndarray:
-        array = self._array(group, name)
-        if array.shape != shape:
-            raise StoreFormatError(
-                "the manifest of this store contradicts its arrays.",
-                store=self.location,
-                array=f"{name} {array.shape}",
-                manifest=shape,
-            )
-        return np.asarray(array[...])

@@ -29,16 +29,13 @@ def encode_shard(rows: np.ndarray, present: np.ndarray, chunks: int) -> list[byt
     Returns:
         The pieces of the object, in order; payloads are views of `rows`, not copies.
     """
-    rows = np.ascontiguousarray(rows)
+    raw = np.ascontiguousarray(rows).reshape(len(rows), -1).view(np.uint8)
     index = np.full((chunks, 2), ABSENT, "<u8")
-    size = rows[0].nbytes
+    length = raw.shape[1] + CHECKSUM_BYTES
     pieces: list[bytes | memoryview] = []
-    offset = 0
-    for number in np.flatnonzero(present):
-        payload = memoryview(rows[number]).cast("B")
-        pieces += [payload, _checksum(payload)]
-        index[number] = offset, size + CHECKSUM_BYTES
-        offset += size + CHECKSUM_BYTES
+    for place, number in enumerate(np.flatnonzero(present)):
+        pieces += [raw[number].data, _checksum(raw[number])]
+        index[number] = place * length, length
     table = index.tobytes()
     return [*pieces, table, _checksum(table)]
 
@@ -66,11 +63,10 @@ def index_bytes(chunks: int) -> int:
     return 16 * chunks + CHECKSUM_BYTES
 
 
-def chunk_matches(chunk: bytes | memoryview) -> bool:
-    """Whether an inner chunk, payload and crc32c, is what was written."""
-    data = bytes(chunk)
-    return _checksum(data[:-CHECKSUM_BYTES]) == data[-CHECKSUM_BYTES:]
+def matches(payload: np.ndarray, stated: np.ndarray) -> bool:
+    """Whether a payload (uint8, contiguous) has the crc32c that is stated (uint8 (4,))."""
+    return _checksum(payload) == stated.tobytes()
 
 
-def _checksum(data: bytes | memoryview) -> bytes:
-    return struct.pack("<I", google_crc32c.value(bytes(data)))
+def _checksum(data: bytes | np.ndarray) -> bytes:
+    return struct.pack("<I", google_crc32c.value(data))

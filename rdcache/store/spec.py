@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,9 @@ import numpy as np
 from rdcache.errors import StoreFormatError
 
 SPLITS = ("train", "val", "test")
+# What became of a sample in a view; 0 is not extracted.
+STORED = 1
+NOT_FINITE = 2
 TapKind = Literal["map2d", "map3d", "tokens", "vector", "logits"]
 AXES: dict[str, tuple[str, ...]] = {
     "map2d": ("channel", "y", "x"),
@@ -26,6 +30,7 @@ AXES: dict[str, tuple[str, ...]] = {
 DTYPES = {"float16": 2, "bfloat16": 2, "float32": 4}
 SHARD_BYTES = 128 * 2**20
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+UID = re.compile(r"[0-9a-f]{32}")
 
 
 @dataclass(frozen=True)
@@ -56,7 +61,12 @@ class TapSpec:
     @property
     def nbytes(self) -> int:
         """Bytes of one sample of one view."""
-        return DTYPES[self.dtype] * int(np.prod(self.shape))
+        return DTYPES[self.dtype] * math.prod(self.shape)
+
+    @property
+    def stored_dtype(self) -> np.dtype[Any]:
+        """NumPy's dtype of the stored numbers; bfloat16, which NumPy lacks, as bits in uint16."""
+        return np.dtype("uint16" if self.dtype == "bfloat16" else self.dtype)
 
     @property
     def axes(self) -> tuple[str, ...]:
@@ -114,6 +124,9 @@ class StoreLayout:
         names = [tap.name for tap in self.taps]
         if not self.taps or len(set(names)) != len(names):
             raise StoreFormatError("a store needs taps of different names.", taps=names)
+        counts = (self.samples, self.shard_samples, *self.extents)
+        if any(not isinstance(count, int) for count in counts):
+            raise StoreFormatError("the counts of a store are whole numbers.", counts=counts)
         if not self.extents or self.shard_samples < 1 or self.samples < 1:
             raise StoreFormatError("a store needs at least one view and one sample.")
         if any(not 0 <= extent <= self.samples for extent in self.extents):
@@ -146,12 +159,17 @@ class StoreLayout:
         """Shards along the sample axis."""
         return -(-self.samples // self.shard_samples)
 
+    def shard(self, view: int, index: int) -> ShardRef:
+        """One shard, by its view and its position along the sample axis."""
+        start = index * self.shard_samples
+        return ShardRef(view, index, start, min(start + self.shard_samples, self.extents[view]))
+
     def shards(self) -> list[ShardRef]:
         """Every shard there is to write, view by view."""
         return [
-            ShardRef(view, index, start, min(start + self.shard_samples, extent))
+            self.shard(view, index)
             for view, extent in enumerate(self.extents)
-            for index, start in enumerate(range(0, extent, self.shard_samples))
+            for index in range(-(-extent // self.shard_samples))
         ]
 
     def nbytes(self) -> int:
@@ -180,13 +198,15 @@ class Fingerprint:
     @cached_property
     def digest(self) -> str:
         """sha256 of the parts as canonical JSON, in hexadecimal digits."""
-        text = json.dumps(self.parts, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
-        return hashlib.sha256(text.encode()).hexdigest()
+        return hashlib.sha256(_canonical(self.parts).encode()).hexdigest()
 
     def differences(self, other: Fingerprint) -> tuple[str, ...]:
         """Names of the parts that differ, sorted."""
-        names = self.parts.keys() | other.parts.keys()
-        return tuple(sorted(n for n in names if self.parts.get(n) != other.parts.get(n)))
+        return tuple(
+            name
+            for name in sorted(self.parts.keys() | other.parts.keys())
+            if _canonical(self.parts.get(name)) != _canonical(other.parts.get(name))
+        )
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Fingerprint) and self.digest == other.digest
@@ -211,6 +231,18 @@ class SampleTable:
     splits: tuple[str, ...]
     groups: np.ndarray
 
+    def __post_init__(self) -> None:
+        count = len(self.uids)
+        if not count == len(self.labels) == len(self.splits) == len(self.groups):
+            raise StoreFormatError("the columns of a sample table differ in length.")
+        if any(not UID.fullmatch(uid) for uid in self.uids):
+            raise StoreFormatError("a uid has 32 hexadecimal digits.")
+        if set(self.splits) - set(SPLITS):
+            raise StoreFormatError("a split is train, val or test.", splits=set(self.splits))
+        ranks = [SPLITS.index(split) for split in self.splits]
+        if ranks != sorted(ranks):
+            raise StoreFormatError("samples are ordered train, val, test.")
+
     def columns(self) -> dict[str, np.ndarray]:
         """The arrays as they are stored: uids as (N, 16) bytes, splits as positions in SPLITS."""
         raw = b"".join(bytes.fromhex(uid) for uid in self.uids)
@@ -220,3 +252,10 @@ class SampleTable:
             "split": np.array([SPLITS.index(split) for split in self.splits], np.int8),
             "group": np.asarray(self.groups, np.int64),
         }
+
+
+def _canonical(value: Any) -> str:
+    """JSON text that is the same for equal values, whatever the order of their keys."""
+    return json.dumps(
+        value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False
+    )

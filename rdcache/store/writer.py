@@ -15,22 +15,28 @@ from typing import Any
 
 import numpy as np
 
-from rdcache.errors import StaleStoreError, StoreIncompleteError, StoreNotFoundError
+from rdcache.errors import StaleStoreError, StoreFormatError, StoreNotFoundError, UsageError
 from rdcache.store import arrays
 from rdcache.store.manifest import (
     build_manifest,
+    complete_manifest,
     fingerprint_of,
     group_document,
     layout_of,
     read_manifest,
 )
-from rdcache.store.objects import LocalObjects, write_error
-from rdcache.store.reader import Store, open_store
+from rdcache.store.objects import LocalObjects
+from rdcache.store.reader import Store, incomplete_error, open_store
 from rdcache.store.shard import encode_shard
-from rdcache.store.spec import Fingerprint, SampleTable, ShardRef, StoreLayout, TapSpec
-
-STORED = 1
-NOT_FINITE = 2
+from rdcache.store.spec import (
+    NOT_FINITE,
+    STORED,
+    Fingerprint,
+    SampleTable,
+    ShardRef,
+    StoreLayout,
+    TapSpec,
+)
 
 
 def create_store(
@@ -50,28 +56,30 @@ def create_store(
         facts: further entries of the manifest, JSON values.
 
     Raises:
-        StaleStoreError: a store of another fingerprint lies there.
+        StaleStoreError: a store of another fingerprint, or of other samples, lies there.
+        UsageError: a Zarr group that is no store of ours lies there.
         StoreWriteError: the folder cannot be written.
     """
     objects = LocalObjects(location)
     try:
         manifest = read_manifest(location)
     except StoreNotFoundError:
+        if objects.exists("zarr.json"):
+            raise UsageError(
+                "a Zarr group that is no rdcache store lies here.",
+                found=location,
+                next="choose another --root",
+            ) from None
         created = datetime.now(UTC).isoformat(timespec="seconds")
         manifest = build_manifest(layout, fingerprint, created, facts)
-        _create_arrays(location, layout, samples, view_parameters, view_columns)
-        # The group's document makes it a store; whatever dies before leaves nothing that counts.
-        objects.put("zarr.json", group_document(manifest))
+        _begin(objects, layout, manifest, samples, view_parameters, view_columns)
         return StoreWriter(location, manifest)
-    there = fingerprint_of(manifest, location)
-    if there != fingerprint:
-        raise StaleStoreError(
-            "a store of another fingerprint lies here.",
-            store=location,
-            differs_in=", ".join(there.differences(fingerprint)),
-        )
-    objects.clean()
-    return StoreWriter(location, manifest)
+    _require_same(location, manifest, layout, fingerprint)
+    writer = StoreWriter(location, manifest)
+    if manifest.get("complete") is not True:
+        objects.clean()
+        writer.write_tap_documents()
+    return writer
 
 
 class StoreWriter:
@@ -106,45 +114,75 @@ class StoreWriter:
         Raises:
             StoreWriteError: nothing of this shard counts as written; the others are untouched.
         """
+        present = self._checked(shard, tensors, outcome)
         digests = [
-            self._write_tap(tap, shard, tensors[tap.name], outcome == STORED)
-            for tap in self.layout.taps
+            self._write_tap(tap, shard, tensors[tap.name], present) for tap in self.layout.taps
         ]
         padded = np.zeros(self.layout.shard_samples, np.uint8)
         padded[: len(outcome)] = outcome
         self.objects.put(arrays.outcome_object(shard), padded.tobytes())
         self.objects.put(arrays.receipt_object(shard), b"".join(digests))
 
+    def _checked(
+        self, shard: ShardRef, tensors: Mapping[str, np.ndarray], outcome: np.ndarray
+    ) -> np.ndarray:
+        """Refuse what does not belong to the layout before a byte is written; mark the rows that
+        are there to store.
+        """
+        if shard != self.layout.shard(shard.view, shard.index) or shard.start >= shard.stop:
+            raise StoreFormatError("this shard is not of this store.", shard=shard)
+        count = shard.stop - shard.start
+        for tap in self.layout.taps:
+            rows = tensors[tap.name]
+            if rows.shape != (count, *tap.shape) or rows.dtype != tap.stored_dtype:
+                raise StoreFormatError(
+                    "these tensors are not what the tap declares.",
+                    tap=tap.name,
+                    declared=f"{tap.stored_dtype} {(count, *tap.shape)}",
+                    got=f"{rows.dtype} {rows.shape}",
+                )
+        if outcome.shape != (count,) or not np.isin(outcome, (STORED, NOT_FINITE)).all():
+            raise StoreFormatError("each sample of a shard needs an outcome of 1 or 2.")
+        return np.asarray(outcome == STORED)
+
     def _write_tap(
         self, tap: TapSpec, shard: ShardRef, rows: np.ndarray, present: np.ndarray
     ) -> bytes:
         """Write one object and return its sha256."""
-        expected = np.dtype("uint16" if tap.dtype == "bfloat16" else tap.dtype)
-        if rows.shape != (shard.stop - shard.start, *tap.shape) or rows.dtype != expected:
-            raise ValueError(f"{tap.name}: got {rows.dtype} {rows.shape} for {shard}")
-        pieces = encode_shard(
-            rows.astype(expected.newbyteorder("<"), copy=False), present, self.layout.shard_samples
-        )
+        little = rows.astype(tap.stored_dtype.newbyteorder("<"), copy=False)
+        pieces = encode_shard(little, present, self.layout.shard_samples)
         digest = hashlib.sha256()
         for piece in pieces:
             digest.update(piece)
-        self.objects.put(arrays.tap_object(tap, shard), *pieces)
+        self.objects.put(arrays.tap_object(tap, shard.view, shard.index), *pieces)
         return digest.digest()
+
+    def write_tap_documents(self) -> None:
+        """Make the taps' metadata follow the manifest, whatever a crash left of it."""
+        for tap in self.layout.taps:
+            document = arrays.tap_document(self.layout, tap)
+            self.objects.put(f"taps/{tap.name}/zarr.json", arrays.encode(document))
 
     def restart_with(self, taps: Sequence[TapSpec]) -> StoreWriter:
         """Begin anew with other dtypes of the same taps: forget every shard.
 
-        The receipts go first, so that a crash in between leaves shards that do not count.
+        The receipts go first and the manifest second: a crash in between leaves shards that do
+        not count, and `create_store` makes the rest follow the manifest.
+
+        Raises:
+            StaleStoreError: these are not the same taps.
         """
-        self.objects.delete(sorted(self.objects.names("receipt/c")))
-        for tap in self.layout.taps:
-            self.objects.delete(sorted(self.objects.names(f"taps/{tap.name}/c")))
         layout = replace(self.layout, taps=tuple(taps))
+        if _without_dtypes(layout) != _without_dtypes(self.layout):
+            raise StaleStoreError("only the dtype of a tap may change.", store=self.location)
+        self.objects.delete(sorted(self.objects.names("receipt/c")))
         manifest = {**self.manifest, "taps": [tap.to_dict() for tap in taps]}
-        for tap in taps:
-            arrays.create_tap_array(self.location, layout, tap)
         self.objects.put("zarr.json", group_document(manifest))
-        return StoreWriter(self.location, manifest)
+        for name in ("outcome", *(f"taps/{tap.name}" for tap in taps)):
+            self.objects.delete(sorted(self.objects.names(f"{name}/c")))
+        writer = StoreWriter(self.location, manifest)
+        writer.write_tap_documents()
+        return writer
 
     def commit(self, facts: Mapping[str, Any]) -> Store:
         """Declare the store complete, with the last facts of its manifest.
@@ -152,46 +190,65 @@ class StoreWriter:
         Raises:
             StoreIncompleteError: shards are missing.
         """
-        missing = self.missing()
+        missing, total = len(self.missing()), len(self.layout.shards())
         if missing:
-            raise incomplete_error(self.location, len(missing), len(self.layout.shards()))
-        manifest = {**self.manifest, **facts, "complete": True}
-        self.objects.put("zarr.json", group_document(manifest))
+            raise incomplete_error(self.location, total - missing, total)
+        self.manifest = complete_manifest(self.manifest, facts)
+        self.objects.put("zarr.json", group_document(self.manifest))
         return open_store(self.location)
 
 
-def incomplete_error(location: Path, missing: int, total: int) -> StoreIncompleteError:
-    """Say how much of a store is there and how to go on."""
-    return StoreIncompleteError(
-        f"this store is incomplete: {total - missing} of {total} shards are there.",
-        store=location,
-        next="run the `rdcache extract` that makes it again; it goes on where it stopped",
-    )
-
-
-def _create_arrays(
-    location: Path,
+def _begin(
+    objects: LocalObjects,
     layout: StoreLayout,
+    manifest: Mapping[str, Any],
     samples: SampleTable,
     view_parameters: np.ndarray,
     view_columns: Sequence[str],
 ) -> None:
-    try:
-        location.mkdir(parents=True, exist_ok=True)
-        for tap in layout.taps:
-            arrays.create_tap_array(location, layout, tap)
-        arrays.create_progress_arrays(location, layout)
-        columns = samples.columns()
-        for name, values in columns.items():
-            dimensions = ("sample", "byte")[: values.ndim]
-            attributes = arrays.split_attributes() if name == "split" else None
-            arrays.create_plain_array(location, name, values, dimensions, attributes)
-        arrays.create_plain_array(
-            location,
-            "view",
-            np.asarray(view_parameters, np.float64),
-            ("view", "sample", "parameter"),
-            {"columns": list(view_columns)},
+    """Write everything but the shards. The group's document comes last and makes it a store;
+    whatever dies before leaves nothing that counts.
+    """
+    parameters = np.ascontiguousarray(view_parameters, np.float64)
+    expected = (layout.views, layout.samples, len(view_columns))
+    if parameters.shape != expected or not view_columns or len(samples.uids) != layout.samples:
+        raise StoreFormatError(
+            "samples or view parameters do not fit the layout.",
+            layout=f"{layout.views} views of {layout.samples} samples",
+            got=f"{len(samples.uids)} samples, view parameters {parameters.shape}",
         )
-    except OSError as error:
-        raise write_error(location, error) from error
+    group = group_document(manifest)
+    objects.clean()
+    objects.delete(sorted(objects.names("receipt/c")))
+    for name, data in arrays.all_documents(layout, view_columns).items():
+        objects.put(name, data)
+    columns = {**samples.columns(), "view": parameters}
+    for name, document in arrays.column_documents(layout, view_columns).items():
+        values = columns[name].astype(np.dtype(document["data_type"]).newbyteorder("<"))
+        objects.put(arrays.column_object(document, name), values.tobytes())
+    objects.put("zarr.json", group)
+
+
+def _require_same(
+    location: Path, manifest: Mapping[str, Any], layout: StoreLayout, fingerprint: Fingerprint
+) -> None:
+    """Refuse to go on with a store that is not the one that is asked for."""
+    there = fingerprint_of(manifest, location)
+    if there != fingerprint:
+        raise StaleStoreError(
+            "a store of another fingerprint lies here.",
+            store=location,
+            differs_in=", ".join(there.differences(fingerprint)),
+        )
+    laid_out = layout_of(manifest, location)
+    if _without_dtypes(laid_out) != _without_dtypes(layout):
+        raise StaleStoreError(
+            "a store of other samples, views or taps lies here under the same fingerprint.",
+            store=location,
+        )
+
+
+def _without_dtypes(layout: StoreLayout) -> StoreLayout:
+    """What may not change in a store; its taps' dtypes and its shard size are its own affair."""
+    taps = tuple(replace(tap, dtype="float32") for tap in layout.taps)
+    return replace(layout, taps=taps, shard_samples=1)

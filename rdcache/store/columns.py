@@ -1,0 +1,130 @@
+"""The small arrays of a store, and the proof that its arrays are what its manifest says.
+
+Nothing is read before its length on disk is what the manifest makes it, so that a damaged or
+hostile manifest cannot make us allocate more than the store holds.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from rdcache.errors import StoreFormatError
+from rdcache.store import arrays
+from rdcache.store.objects import LocalObjects
+from rdcache.store.spec import SPLITS, StoreLayout
+
+
+@dataclass(frozen=True)
+class Columns:
+    """What a store knows about its samples and views, in sample order.
+
+    Attributes:
+        uids, splits: str (N,).
+        labels, groups: int64 (N,).
+        view_parameters: float64 (V, N, P).
+        outcome: uint8 (V, N): 0 not extracted, 1 stored, 2 not finite.
+    """
+
+    uids: np.ndarray
+    labels: np.ndarray
+    splits: np.ndarray
+    groups: np.ndarray
+    view_columns: tuple[str, ...]
+    view_parameters: np.ndarray
+    outcome: np.ndarray
+
+
+def read_columns(objects: LocalObjects, layout: StoreLayout, *, complete: bool) -> Columns:
+    """Compare every array's metadata with the manifest, then read the small arrays.
+
+    Args:
+        complete: whether the store is committed; otherwise only shards with a receipt count.
+
+    Raises:
+        StoreFormatError: an array is missing, or contradicts the manifest.
+    """
+    view_columns = _view_columns(objects)
+    documents = arrays.column_documents(layout, view_columns)
+    expected = {
+        **documents,
+        **arrays.progress_documents(layout),
+        **{f"taps/{tap.name}": arrays.tap_document(layout, tap) for tap in layout.taps},
+    }
+    for name, document in expected.items():
+        if not arrays.agree(_document(objects, name), document):
+            raise _contradiction(objects, name, document)
+    columns = {name: _column(objects, name, document) for name, document in documents.items()}
+    if not np.isin(columns["split"], range(len(SPLITS))).all():
+        raise StoreFormatError("a sample is of no known split.", store=objects.folder)
+    return Columns(
+        uids=np.array([row.tobytes().hex() for row in columns["uid"]]),
+        labels=columns["label"],
+        splits=np.array(SPLITS)[columns["split"]],
+        groups=columns["group"],
+        view_columns=view_columns,
+        view_parameters=columns["view"],
+        outcome=_read_outcome(objects, layout, complete=complete),
+    )
+
+
+def _read_outcome(objects: LocalObjects, layout: StoreLayout, *, complete: bool) -> np.ndarray:
+    outcome = np.zeros((layout.views, layout.samples), np.uint8)
+    receipts = set() if complete else objects.names("receipt/c")
+    for shard in layout.shards():
+        if complete or arrays.receipt_object(shard) in receipts:
+            chunk = objects.get(arrays.outcome_object(shard), layout.shard_samples)
+            if chunk is not None:
+                row = np.frombuffer(chunk, np.uint8)[: shard.stop - shard.start]
+                outcome[shard.view, shard.start : shard.stop] = row
+    return outcome
+
+
+def _document(objects: LocalObjects, name: str) -> dict[str, Any]:
+    """The metadata of one array."""
+    try:
+        document = json.loads((objects.folder / name / "zarr.json").read_bytes())
+    except (OSError, ValueError):
+        document = None
+    if not isinstance(document, dict):
+        raise StoreFormatError(
+            "an array of this store is missing.", store=objects.folder, array=name
+        )
+    return document
+
+
+def _view_columns(objects: LocalObjects) -> tuple[str, ...]:
+    attributes = _document(objects, "view").get("attributes")
+    names = attributes.get("columns") if isinstance(attributes, dict) else None
+    if not isinstance(names, list) or not names or not all(isinstance(n, str) for n in names):
+        raise StoreFormatError("the view parameters have no columns.", store=objects.folder)
+    return tuple(names)
+
+
+def _column(objects: LocalObjects, name: str, document: dict[str, Any]) -> np.ndarray:
+    dtype = np.dtype(document["data_type"])
+    count = int(np.prod([int(side) for side in document["shape"]], dtype=object))
+    data = objects.get(arrays.column_object(document, name), count * dtype.itemsize)
+    if data is None:
+        raise StoreFormatError(
+            "an array of this store has another length than its manifest says.",
+            store=objects.folder,
+            array=name,
+        )
+    values = np.frombuffer(data, dtype.newbyteorder("<")).reshape(document["shape"])
+    return values.astype(dtype)
+
+
+def _contradiction(objects: LocalObjects, name: str, expected: dict[str, Any]) -> StoreFormatError:
+    found = _document(objects, name)
+    differing = sorted(key for key in expected if found.get(key) != expected[key])
+    return StoreFormatError(
+        "the manifest of this store contradicts its arrays.",
+        store=objects.folder,
+        array=name,
+        manifest=", ".join(f"{key} {expected[key]}" for key in differing),
+        array_says=", ".join(f"{key} {found.get(key)}" for key in differing),
+    )

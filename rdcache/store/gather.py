@@ -1,0 +1,135 @@
+"""Gathering samples out of local shards: each shard's index is read once, the files are mapped,
+and a batch is copied straight into one buffer.
+
+Knows objects, offsets and bytes; which samples may be read is the reader's question.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import numpy as np
+import torch
+
+from rdcache.errors import CorruptShardError
+from rdcache.store import arrays, shard
+from rdcache.store.objects import LocalObjects
+from rdcache.store.spec import StoreLayout, TapSpec
+
+
+class MappedTap:
+    """All shards of one tap, mapped as they are first touched.
+
+    Safe to pickle and to use after a fork: each process maps the files for itself.
+    """
+
+    def __init__(self, objects: LocalObjects, layout: StoreLayout, tap: TapSpec) -> None:
+        self.objects = objects
+        self.layout = layout
+        self.tap = tap
+        self._forget()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"objects": self.objects, "layout": self.layout, "tap": self.tap}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._forget()
+
+    def _forget(self) -> None:
+        self._process = os.getpid()
+        self._maps: dict[int, np.ndarray] = {}
+        # Where each sample's payload begins in its shard; -1 where there is none.
+        self._starts = np.full((self.layout.views, self.layout.samples), -1, np.int64)
+
+    def gather(self, samples: np.ndarray, views: np.ndarray) -> torch.Tensor:
+        """Copy samples out of the mapped files.
+
+        Args:
+            samples, views: int64 (B,), within range and stored.
+
+        Returns:
+            (B, *tap) in the stored dtype.
+
+        Raises:
+            CorruptShardError: a shard is missing, cut short, or its index is damaged.
+        """
+        sources, starts = self._locate(samples, views)
+        batch, rows = self._allocate(len(samples))
+        size = self.tap.nbytes
+        for row, source, start in zip(rows, sources, starts, strict=True):
+            row[:] = source[start : start + size]
+        return batch
+
+    def gather_verified(self, samples: np.ndarray, views: np.ndarray) -> torch.Tensor:
+        """The same, with each payload compared with its crc32c.
+
+        Raises:
+            CorruptShardError: also where a payload does not match.
+        """
+        sources, starts = self._locate(samples, views)
+        batch, rows = self._allocate(len(samples))
+        size = self.tap.nbytes
+        for number, (source, start) in enumerate(zip(sources, starts, strict=True)):
+            # The copy is what is checked: the caller gets the very bytes that matched.
+            rows[number] = source[start : start + size]
+            stated = source[start + size : start + size + shard.CHECKSUM_BYTES]
+            if not shard.matches(rows[number], stated):
+                raise self._corrupt(int(views[number]), int(samples[number]))
+        return batch
+
+    def _allocate(self, count: int) -> tuple[torch.Tensor, np.ndarray]:
+        batch = torch.empty((count, *self.tap.shape), dtype=getattr(torch, self.tap.dtype))
+        rows = batch.reshape(-1).view(torch.uint8).numpy().reshape(count, self.tap.nbytes)
+        return batch, rows
+
+    def _locate(self, samples: np.ndarray, views: np.ndarray) -> tuple[list[np.ndarray], list[int]]:
+        """For each pair the mapped shard and the offset of its payload."""
+        if self._process != os.getpid():
+            self._forget()
+        per_view, size = self.layout.shards_per_view, self.layout.shard_samples
+        keys = (views * per_view + samples // size).tolist()
+        for key in set(keys) - self._maps.keys():
+            view, index = divmod(key, per_view)
+            self._maps[key] = self._map(view, index)
+        starts = self._starts[views, samples]
+        if (starts < 0).any():
+            first = int(np.argmin(starts))
+            raise self._corrupt(int(views[first]), int(samples[first]))
+        return [self._maps[key] for key in keys], starts.tolist()
+
+    def _map(self, view: int, index: int) -> np.ndarray:
+        """Map one shard, uint8 (bytes,), and note where its payloads begin."""
+        ref = self.layout.shard(view, index)
+        chunks = self.layout.shard_samples
+        tail = shard.index_bytes(chunks)
+        path = self.objects.folder / arrays.tap_object(self.tap, view, index)
+        try:
+            data = np.memmap(path, np.uint8, mode="r").view(np.ndarray)
+            table = shard.decode_index(data[-tail:].data, chunks)
+        except (OSError, ValueError, CorruptShardError):
+            raise self._corrupt(view, ref.start) from None
+        present = table[:, 0] != shard.ABSENT
+        offsets, lengths = table[present].T
+        length = self.tap.nbytes + shard.CHECKSUM_BYTES
+        # Unsigned numbers: compared before anything is added to them, so that nothing wraps.
+        last = data.size - tail - length
+        if last < 0 < len(offsets) or (lengths != length).any() or (offsets > max(last, 0)).any():
+            raise self._corrupt(view, ref.start)
+        starts = np.full(chunks, -1, np.int64)
+        starts[present] = offsets.astype(np.int64)
+        self._starts[view, ref.start : ref.stop] = starts[: ref.stop - ref.start]
+        return data
+
+    def _corrupt(self, view: int, sample: int) -> CorruptShardError:
+        index = sample // self.layout.shard_samples
+        ref = self.layout.shard(view, index)
+        return CorruptShardError(
+            "a shard is missing, cut short, or does not match its checksum.",
+            store=self.objects.folder,
+            tap=self.tap.name,
+            shard=f"view {view}, number {index} (samples {ref.start} to {ref.stop - 1})",
+            file=arrays.tap_object(self.tap, view, index),
+            next="delete this store's folder and run its `rdcache extract` again",
+        )
