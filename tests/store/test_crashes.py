@@ -1,0 +1,157 @@
+"""Whatever kills a writer, the store it leaves can be finished to the same bytes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from rdcache.errors import StoreIncompleteError, StoreNotFoundError, StoreWriteError
+from rdcache.store import ShardRef, StoreLayout, StoreWriter, open_store
+from rdcache.store.arrays import receipt_object
+
+from .conftest import begin, contents, fill
+from .crash import SLOW, SMALL, WIDE
+
+TESTS = Path(__file__).parents[1]
+ENVIRONMENT = {
+    **os.environ,
+    "OMP_NUM_THREADS": "1",
+    "PYTHONPATH": os.pathsep.join([str(TESTS), str(TESTS.parent)]),
+}
+PROGRAM = [sys.executable, "-m", "store.crash"]
+
+
+def run_program(*arguments: object) -> str:
+    command = [*PROGRAM, *map(str, arguments)]
+    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def finished(writer: StoreWriter) -> dict[str, bytes]:
+    fill(writer)
+    writer.commit({})
+    return contents(writer.location)
+
+
+def without_receipt(location: Path, layout: StoreLayout) -> list[ShardRef]:
+    return [shard for shard in layout.shards() if not (location / receipt_object(shard)).exists()]
+
+
+def crashed_stores(folder: Path) -> list[Path]:
+    """The folders of writers that were killed, by the event that they were killed at."""
+    return sorted((path for path in folder.iterdir()), key=lambda path: int(path.name))[:-1]
+
+
+def test_a_writer_killed_at_any_open_or_rename_is_resumed_to_the_same_bytes(tmp_path: Path) -> None:
+    undisturbed = finished(begin(tmp_path / "undisturbed", SMALL))
+    crashes = tmp_path / "crashes"
+    run_program(crashes)
+
+    killed = crashed_stores(crashes)
+    assert len(killed) > 60
+    for location in killed:
+        writer = begin(location, SMALL)
+        assert writer.missing() == without_receipt(location, SMALL)
+        assert not list(location.rglob("*.partial"))
+        assert finished(writer) == undisturbed
+
+
+def test_a_kill_in_the_middle_leaves_shards_of_which_only_receipted_ones_count(
+    tmp_path: Path,
+) -> None:
+    crashes = tmp_path / "crashes"
+    run_program(crashes)
+
+    partly = 0
+    for location in crashed_stores(crashes):
+        try:
+            store = open_store(location, allow_incomplete=True)
+        except StoreNotFoundError:
+            continue
+        if not store.complete:
+            with pytest.raises(StoreIncompleteError, match="of 3 shards are there"):
+                open_store(location)
+        missing = without_receipt(location, SMALL)
+        partly += 0 < len(missing) < 3
+        for shard in SMALL.shards():
+            available = store.available(range(shard.start, shard.stop), shard.view)
+            assert available.all() == (shard not in missing)
+            assert available.any() == (shard not in missing)
+    assert partly > 10
+
+
+def test_a_kill_while_a_tap_changes_its_dtype_is_resumed_to_the_same_bytes(
+    tmp_path: Path,
+) -> None:
+    writer = begin(tmp_path / "undisturbed", SMALL).restart_with(WIDE)
+    undisturbed = finished(writer)
+    crashes = tmp_path / "crashes"
+    run_program("--widen", crashes)
+
+    for location in crashed_stores(crashes):
+        writer = begin(location, SMALL)
+        if writer.layout.taps != WIDE:  # killed before the change: it is made now
+            writer = writer.restart_with(WIDE)
+        assert finished(writer) == undisturbed
+
+
+def test_a_store_killed_from_outside_again_and_again_ends_with_the_same_bytes(
+    tmp_path: Path,
+) -> None:
+    undisturbed = finished(begin(tmp_path / "undisturbed", SLOW))
+    location = tmp_path / "killed"
+    random = np.random.default_rng(0)
+    for wanted in (1, 9, 17):
+        command = [*PROGRAM, "--slow", str(location)]
+        with subprocess.Popen(command, env=ENVIRONMENT) as process:
+            while len(list(location.glob("receipt/c/*/*/0/0"))) < wanted:
+                assert process.poll() is None
+                time.sleep(0.001)
+            time.sleep(random.uniform(0, 0.02))
+            process.send_signal(signal.SIGKILL)
+
+    writer = begin(location, SLOW)
+    assert 0 < len(writer.missing()) < len(SLOW.shards())
+    assert writer.missing() == without_receipt(location, SLOW)
+    assert finished(writer) == undisturbed
+
+
+def test_a_full_disk_leaves_no_temporary_file_and_the_same_command_goes_on_afterwards(
+    tmp_path: Path,
+) -> None:
+    location = tmp_path / "store"
+    said = run_program("--limit", location)
+
+    assert "the store cannot be written" in said
+    assert str(location) in said
+    assert "run the same command again" in said
+    assert not list(location.rglob("*.partial"))
+    writer = begin(location, SLOW)
+    assert writer.missing() == SLOW.shards()
+    assert finished(writer) == finished(begin(tmp_path / "undisturbed", SLOW))
+
+
+def test_a_root_below_a_file_is_refused_with_what_to_do(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("no folder")
+    with pytest.raises(StoreWriteError, match="--root"):
+        begin(tmp_path / "file" / "store")
+
+
+@pytest.mark.skipif(not Path("/sys/kernel").is_dir(), reason="needs a place nobody can write to")
+def test_a_root_that_nobody_may_write_to_is_refused_with_its_location() -> None:
+    with pytest.raises(StoreWriteError, match="/sys/kernel/rdcache"):
+        begin(Path("/sys/kernel/rdcache/store"))
+
+
+def test_an_error_of_the_disk_is_an_os_error_too(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("no folder")
+    with pytest.raises(OSError, match="cannot be written"):
+        begin(tmp_path / "file" / "store")
