@@ -12,7 +12,10 @@
 
 from __future__ import annotations
 
+import threading
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from io import BytesIO
 
 import numpy as np
@@ -42,25 +45,50 @@ def decode_image(data: bytes) -> np.ndarray:
     if not data:
         raise UnreadableImageError("the file is empty")
     try:
-        # Pillow warns of damaged metadata and of large images; we judge both by ourselves.
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            with Image.open(BytesIO(data)) as image:
-                width, height = image.size
-                if width * height > MAX_PIXELS:
-                    raise UnreadableImageError(
-                        f"{width}×{height} pixels, more than the {MAX_PIXELS:,} we decode"
-                    )
-                image.load()
-                return np.ascontiguousarray(_to_rgb(ImageOps.exif_transpose(image)))
+        with _quiet(), Image.open(BytesIO(data)) as image:
+            width, height = image.size
+            if width * height > MAX_PIXELS:
+                raise UnreadableImageError(
+                    f"{width}×{height} pixels, more than the {MAX_PIXELS:,} we decode"
+                )
+            image.load()
+            return np.ascontiguousarray(_to_rgb(ImageOps.exif_transpose(image)))
     except UnreadableImageError:
         raise
     except Image.DecompressionBombError:
-        raise UnreadableImageError(f"more than the {MAX_PIXELS:,} pixels we decode") from None
+        raise UnreadableImageError("it declares more pixels than we decode") from None
     except Image.UnidentifiedImageError:
         raise UnreadableImageError("not an image in a format that Pillow reads") from None
-    except (OSError, SyntaxError, ValueError, EOFError, IndexError, TypeError) as error:
+    except Exception as error:  # damaged bytes make the decoders raise nearly anything
         raise UnreadableImageError(f"damaged or cut short ({error})") from None
+
+
+_quiet_lock = threading.Lock()
+_quiet_threads = 0
+_quiet_filters = warnings.catch_warnings()
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep Pillow's warnings of damaged metadata and large images: we judge both by ourselves.
+
+    Warning filters belong to the whole process. Threads that each save and restore them can leave
+    everything silenced for good, so the first one in saves and the last one out restores.
+    """
+    global _quiet_threads, _quiet_filters
+    with _quiet_lock:
+        if _quiet_threads == 0:
+            _quiet_filters = warnings.catch_warnings()
+            _quiet_filters.__enter__()
+            warnings.simplefilter("ignore")
+        _quiet_threads += 1
+    try:
+        yield
+    finally:
+        with _quiet_lock:
+            _quiet_threads -= 1
+            if _quiet_threads == 0:
+                _quiet_filters.__exit__(None, None, None)
 
 
 def _to_rgb(image: Image.Image) -> np.ndarray:
