@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageOps
 
 from rdcache.data.decoding import MAX_PIXELS, UnreadableImageError, decode_image
 from rdcache.data.listing import Entry, open_file
@@ -235,18 +235,27 @@ def test_damage_gives_an_image_or_a_reason_and_nothing_else(
     assert decoded.shape[2:] == (3,)
 
 
-def test_threads_leave_the_warning_filters_as_they_were() -> None:
-    data = encoded(Image.fromarray(np.zeros((64, 64, 3), np.uint8)))
+def test_threads_that_overlap_leave_the_warning_filters_as_they_were(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    inside = {width: threading.Event() for width in (1, 2)}
+    go_on = {width: threading.Event() for width in (1, 2)}
+
+    def upright(image: Image.Image) -> Image.Image:
+        inside[image.width].set()
+        assert go_on[image.width].wait(10)
+        return image
+
+    monkeypatch.setattr(ImageOps, "exif_transpose", upright)
     before = list(warnings.filters)
-    together = threading.Barrier(4)
-
-    def decode_many(_: int) -> None:
-        together.wait()
-        for _ in range(200):
-            decode_image(data)
-
-    with ThreadPoolExecutor(4) as pool:
-        list(pool.map(decode_many, range(4)))
+    with ThreadPoolExecutor(2) as pool:
+        running = {}
+        for width in (1, 2):  # the second begins while the first is under way …
+            running[width] = pool.submit(decode_image, encoded(Image.new("RGB", (width, 1))))
+            assert inside[width].wait(10)
+        for width in (1, 2):  # … and ends after it
+            go_on[width].set()
+            running[width].result()
     assert list(warnings.filters) == before
 
 
