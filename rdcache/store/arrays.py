@@ -64,7 +64,7 @@ def column_documents(layout: StoreLayout, view_columns: Sequence[str]) -> dict[s
     names = {"names": list(SPLITS)}
     columns = {"columns": list(view_columns)}
     return {
-        "uid": _column("uint8", (samples, UID_BYTES), ("sample", "byte")),
+        "uid": _column("uint8", (samples, UID_BYTES), ("sample", "uid_byte")),
         "label": _column("int64", (samples,), ("sample",)),
         "split": _column("int8", (samples,), ("sample",), names),
         "group": _column("int64", (samples,), ("sample",)),
@@ -90,7 +90,7 @@ def progress_documents(layout: StoreLayout) -> dict[str, dict[str, Any]]:
             data_type="uint8",
             chunk=(1, 1, taps, DIGEST_BYTES),
             codecs=_plain("uint8"),
-            dimensions=("view", "shard", "tap", "byte"),
+            dimensions=("view", "shard", "tap", "receipt_byte"),
             attributes={"taps": [tap.name for tap in layout.taps], "digest": "sha256"},
         ),
     }

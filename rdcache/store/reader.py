@@ -8,9 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import dask.array
 import numpy as np
 import torch
 import zarr
@@ -22,6 +21,9 @@ from rdcache.store.gather import MappedTap
 from rdcache.store.manifest import fingerprint_of, layout_of, read_manifest
 from rdcache.store.objects import LocalObjects
 from rdcache.store.spec import NOT_FINITE, STORED, Fingerprint, StoreLayout, TapSpec
+
+if TYPE_CHECKING:
+    import dask.array
 
 
 def open_store(location: str | Path, *, allow_incomplete: bool = False) -> Store:
@@ -115,6 +117,8 @@ class Store:
 
     def dask(self, tap: str) -> dask.array.Array:
         """The tap as a lazy dask array, one dask chunk a shard."""
+        import dask.array  # takes as long to import as all else here together
+
         array = self.array(tap)
         return dask.array.from_zarr(array, chunks=array.shards)
 

@@ -1,23 +1,26 @@
-"""Writers that die: run as a program, because only a process of its own can be killed for real.
+"""Writers that die: a program, because only a process of its own can be killed for real.
 
-python -m store.crash FOLDER      for n = 0, 1, …: a forked process writes FOLDER/n and kills itself
-                            (SIGKILL) at its n-th open or rename, until one survives
-python -m store.crash --widen …   the same, with a change of dtype after the first shard
-python -m store.crash --slow …    writes FOLDER with large shards until it is killed from outside
-python -m store.crash --limit …   writes FOLDER under a file size limit and prints the error
+`python -m store.crash --plain FOLDER`: for n = 0, 1, … a forked process writes FOLDER/n and kills
+itself (SIGKILL) at its n-th open, rename or removal, until one survives; `--widen`: the same,
+within a change of dtypes; `--slow`: writes FOLDER until it is killed from outside; `--limit`:
+writes FOLDER under a limit of file size, and prints the error.
 """
 
 from __future__ import annotations
 
+import gc
 import os
 import resource
 import signal
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+
 from rdcache.errors import StoreWriteError
-from rdcache.store import StoreLayout, StoreWriter, TapSpec
+from rdcache.store import StoreLayout, TapSpec
 
 from .conftest import begin, fill, rows_of
 
@@ -32,36 +35,30 @@ SLOW = StoreLayout(64, (64,), (TapSpec("map", "map2d", (64, 16, 16), "float32"),
 LIMIT_BYTES = 20_000
 
 
-def write(location: Path) -> None:
+def write(location: Path, kill_at: int) -> None:
+    die_at_event(kill_at, location)
     writer = begin(location, SMALL)
     fill(writer)
     writer.commit({})
 
 
-def widen(location: Path) -> None:
+def widen(location: Path, kill_at: int) -> None:
     writer = begin(location, SMALL)
-    if writer.layout.taps != WIDE:
-        write_one(writer)
-        writer = writer.restart_with(WIDE)
-    fill(writer)
-    writer.commit({})
-
-
-def write_one(writer: StoreWriter) -> None:
-    for shard in writer.missing()[:1]:
-        tensors = {tap.name: rows_of(tap, shard) for tap in writer.layout.taps}
-        writer.write(shard, tensors, outcome=tensors["vector"][:, 0].astype("uint8") * 0 + 1)
+    first = SMALL.shards()[0]
+    tensors = {tap.name: rows_of(tap, first) for tap in SMALL.taps}
+    writer.write(first, tensors, np.ones(first.stop, np.uint8))
+    die_at_event(kill_at, location)
+    writer.restart_with(WIDE)
 
 
 def die_at_event(number: int, location: Path) -> None:
-    """SIGKILL this process at its n-th open or rename below a folder."""
+    """SIGKILL this process at its n-th open, rename or removal below a folder."""
     left = number
 
     def hook(event: str, arguments: tuple[object, ...]) -> None:
         nonlocal left
-        if event in ("open", "os.rename", "os.remove") and str(arguments[0]).startswith(
-            str(location)
-        ):
+        writes = event in ("os.rename", "os.remove") or (event == "open" and arguments[1] == "w")
+        if writes and str(arguments[0]).startswith(str(location)):
             left -= 1
             if left < 0:
                 os.kill(os.getpid(), signal.SIGKILL)
@@ -69,12 +66,12 @@ def die_at_event(number: int, location: Path) -> None:
     sys.addaudithook(hook)
 
 
-def crash_everywhere(folder: Path, run) -> None:
+def crash_everywhere(folder: Path, run: Callable[[Path, int], None]) -> None:
+    gc.freeze()  # or every child copies the pages of all modules when it collects garbage
     for number in range(1000):
         child = os.fork()
         if child == 0:
-            die_at_event(number, folder / str(number))
-            run(folder / str(number))
+            run(folder / str(number), number)
             os._exit(0)
         if os.waitpid(child, 0)[1] == 0:
             return
@@ -98,5 +95,5 @@ if __name__ == "__main__":
             fill(begin(target, SLOW))
         case "--limit":
             write_with_limit(target)
-        case _:
+        case "--plain":
             crash_everywhere(target, write)
