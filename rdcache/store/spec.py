@@ -50,6 +50,7 @@ class TapSpec:
     def __post_init__(self) -> None:
         valid = (
             NAME.fullmatch(self.name)
+            and self.name != "zarr.json"  # the metadata of the group the taps lie in
             and self.kind in AXES
             and len(self.shape) == len(AXES[self.kind])
             and all(isinstance(side, int) and side > 0 for side in self.shape)
@@ -205,7 +206,7 @@ class Fingerprint:
         return tuple(
             name
             for name in sorted(self.parts.keys() | other.parts.keys())
-            if _canonical(self.parts.get(name)) != _canonical(other.parts.get(name))
+            if _part(self.parts, name) != _part(other.parts, name)
         )
 
     def __eq__(self, other: object) -> bool:
@@ -252,6 +253,11 @@ class SampleTable:
             "split": np.array([SPLITS.index(split) for split in self.splits], np.int8),
             "group": np.asarray(self.groups, np.int64),
         }
+
+
+def _part(parts: Mapping[str, Any], name: str) -> str | None:
+    """One part as canonical text; None where there is none, which is not a part that is null."""
+    return _canonical(parts[name]) if name in parts else None
 
 
 def _canonical(value: Any) -> str:
