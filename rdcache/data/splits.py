@@ -56,7 +56,8 @@ def _draw(
         members.setdefault(groups[number], []).append(int(number))
     by_class: dict[int, list[str]] = {}
     for group, numbers in members.items():
-        most_common = Counter(labels[number] for number in numbers).most_common(1)[0][0]
+        counts = Counter(labels[number] for number in numbers)
+        most_common = min(counts, key=lambda label: (-counts[label], label))
         by_class.setdefault(most_common, []).append(group)
     random = np.random.Generator(np.random.PCG64(seed))
     chosen: list[int] = []
