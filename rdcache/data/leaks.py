@@ -54,7 +54,7 @@ class LeakReport:
     """What the leak check found.
 
     Attributes:
-        pairs: every pair; of n identical samples, each is paired with the first.
+        pairs: every pair, sorted by kind and uids; of n identical samples, each is paired with one.
         leaked: uids of test samples that also occur in train or val, sorted.
         exactly_leaked: those of them that occur there pixel for pixel.
         straddling_groups: how many groups have samples in more than one split.
@@ -143,10 +143,12 @@ def report_leaks(
     pixels: Sequence[bytes],
 ) -> LeakReport:
     """Say which of the duplicates, and which groups, cross splits and classes."""
-    pairs = [
-        Pair((uids[i], uids[j]), (splits[i], splits[j]), (labels[i], labels[j]), kind)
-        for i, j, kind in duplicates
-    ]
+    pairs = []
+    for *both, kind in duplicates:
+        i, j = sorted(both, key=lambda number: uids[number])
+        pair = Pair((uids[i], uids[j]), (splits[i], splits[j]), (labels[i], labels[j]), kind)
+        pairs.append(pair)
+    pairs.sort(key=lambda pair: (pair.kind, pair.uids))
     exactly_leaked = _exactly_leaked(uids, splits, pixels)
     nearly_leaked = {
         uid
