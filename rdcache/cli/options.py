@@ -42,7 +42,7 @@ def from_model(model: type[BaseModel], **renamed: str) -> Callable[[Command], Co
         decorated: Any = with_config
         for name, field in reversed(model.model_fields.items()):
             decorated = _option(name, field, renamed.get(name))(decorated)
-        return decorated  # type: ignore[no-any-return]
+        return decorated
 
     return decorate
 

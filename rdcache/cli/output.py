@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -68,6 +68,16 @@ def in_bytes(count: float) -> str:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
         count /= 1000
     return f"{count:.1f} TB"
+
+
+def in_percent(summary: Mapping[str, float]) -> str:
+    """Mean ± standard deviation of `rdcache.distillation.summarise`, in per cent.
+
+    >>> in_percent({"mean": 0.815, "std": 0.014, "n": 3})
+    '81.5 ± 1.4'
+    """
+    spread = f" ± {100 * summary['std']:.1f}" if summary["n"] > 1 else ""
+    return f"{100 * summary['mean']:.1f}{spread}"
 
 
 class _RateColumn(ProgressColumn):

@@ -8,7 +8,7 @@ from rdcache.data.decoding import UnreadableImageError, decode_image
 from rdcache.data.leaks import LeakReport
 from rdcache.data.loading import describe_problems, list_datasets, load_dataset
 from rdcache.data.registry import DatasetCard, default_data_dir
-from rdcache.data.samples import DatasetSpec, ImageDataset, Sample, Skipped
+from rdcache.data.samples import DatasetSpec, ImageDataset, Sample, Skipped, portable_name
 from rdcache.data.student_inputs import Jitter, StudentInputs
 from rdcache.data.views import VIEW_COLUMNS, ViewSpec, cut_view, view_parameters
 
@@ -30,5 +30,6 @@ __all__ = [
     "describe_problems",
     "list_datasets",
     "load_dataset",
+    "portable_name",
     "view_parameters",
 ]

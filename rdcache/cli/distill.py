@@ -1,0 +1,78 @@
+"""`rdcache distill`: phase 2."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from rdcache.cli import options
+from rdcache.cli.output import in_percent, json_option, print_facts, print_json, progress
+from rdcache.distillation import DistillConfig, Run, choose_store, distill_seeds, summarise
+from rdcache.store import Store
+
+SHOWN = ("accuracy", "balanced_accuracy", "macro_f1", "auroc", "ece")
+ALSO = {"accuracy_without_leaks": "without leaks", "teacher_accuracy": "teacher branch"}
+
+
+@click.command(
+    epilog="Example:  rdcache distill --student shufflenet --teacher pmc-clip --dataset isic"
+)
+@options.from_model(DistillConfig, seeds="--seed", method_options="--set")
+@click.option("--store", type=click.Path(path_type=Path), help="Take the store in this folder.")
+@click.option("--resume", is_flag=True, help="Go on with a run that was interrupted.")
+@click.option("--overwrite", is_flag=True, help="Train again even if the same run is finished.")
+@json_option
+def command(
+    config: DistillConfig, store: Path | None, resume: bool, overwrite: bool, as_json: bool
+) -> None:
+    """Train a student from the cached tensors of a teacher.
+
+    Without --store, --teacher or --dataset it takes the newest complete store under the root, and
+    says which.
+    """
+    opened = choose_store(store, root=config.root, dataset=config.dataset, teacher=config.teacher)
+    click.echo(f"Distilling from {opened.location}", err=True)
+    with progress("Distilling") as bar:
+        runs = distill_seeds(opened, config, resume=resume, overwrite=overwrite, on_progress=bar)
+    if as_json:
+        print_json(
+            {
+                "store": str(opened.location),
+                "runs": [
+                    {
+                        "run": str(run.path),
+                        "status": run.status,
+                        "seed": run.seed,
+                        "metrics": run.metrics,
+                    }
+                    for run in runs
+                ],
+                "summary": summarise(runs),
+            }
+        )
+    else:
+        _print_runs(opened, config, runs)
+
+
+def _print_runs(store: Store, config: DistillConfig, runs: list[Run]) -> None:
+    summary = summarise(runs)
+    dataset, teacher = store.manifest["dataset"]["name"], store.manifest["teacher"]["name"]
+    facts: dict[str, object] = {
+        name.replace("_", " "): in_percent(summary[name]) for name in SHOWN if name in summary
+    }
+    facts |= {title: in_percent(summary[name]) for name, title in ALSO.items() if name in summary}
+    if len(runs) == 1 and (interval := runs[0].metrics.get("accuracy_interval")):
+        facts["accuracy"] = (
+            f"{facts['accuracy']} (95 % bootstrap interval {100 * interval[0]:.1f} to "
+            f"{100 * interval[1]:.1f})"
+        )
+    facts["runs"] = "\n".join(f"{run.path} ({run.status})" for run in runs)
+    facts["next"] = (
+        f"rdcache distill --student {config.student} --method none   # the plain student"
+    )
+    print_facts(
+        f"{config.student} by {config.method} from {teacher} on {dataset}, test images, in per cent"
+        + (f", mean ± std of {len(runs)} seeds:" if len(runs) > 1 else ":"),
+        facts,
+    )
