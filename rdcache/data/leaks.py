@@ -1,9 +1,10 @@
 """The leak check: pictures that occur twice, within or across splits and classes.
 
 Exact duplicates have the same size and the same grey pixels. Near duplicates have perceptual hashes
-at most `NEAR_BITS` apart and, because neighbouring CT slices have that too, thumbnails that differ
-by at most `NEAR_DIFFERENCE` grey levels on average after their brightness is aligned.
-`docs/datasets.md` tells how the two numbers were chosen.
+at most `CLOSE_BITS` apart and, because neighbouring CT slices have that too, thumbnails with a
+correlation of at least `NEAR`. Similar pictures (neighbouring slices and frames, mostly) reach only
+`SIMILAR`: they are not reported, but no split that is drawn here separates them.
+`docs/datasets.md` tells how these numbers were chosen.
 """
 
 from __future__ import annotations
@@ -14,11 +15,12 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-NEAR_BITS = 6
-NEAR_DIFFERENCE = 4.0
+CLOSE_BITS = 8
+NEAR = 0.993
+SIMILAR = 0.98
+FLAT = 1.0  # grey levels of standard deviation below which a thumbnail tells nothing
 LISTED_PAIRS = 1000
 BLOCK = 512
-POPCOUNT = np.array([bin(number).count("1") for number in range(256)], np.uint8)
 
 
 class Duplicate(NamedTuple):
@@ -26,7 +28,7 @@ class Duplicate(NamedTuple):
 
     first: int
     second: int
-    kind: Literal["exact", "near"]
+    kind: Literal["exact", "near", "similar"]
 
 
 @dataclass(frozen=True)
@@ -129,9 +131,7 @@ def find_duplicates(
         thumbnails: uint8 (N, 32, 32).
     """
     exact = [Duplicate(*pair, "exact") for pair in _exact_pairs(pixels)]
-    return exact + [
-        Duplicate(*pair, "near") for pair in _near_pairs(pixels, perceptual, thumbnails)
-    ]
+    return exact + list(_alike(pixels, perceptual, thumbnails))
 
 
 def report_leaks(
@@ -145,6 +145,8 @@ def report_leaks(
     """Say which of the duplicates, and which groups, cross splits and classes."""
     pairs = []
     for *both, kind in duplicates:
+        if kind == "similar":
+            continue
         i, j = sorted(both, key=lambda number: uids[number])
         pair = Pair((uids[i], uids[j]), (splits[i], splits[j]), (labels[i], labels[j]), kind)
         pairs.append(pair)
@@ -183,24 +185,27 @@ def _exactly_leaked(
     return {uid for uid, split, digest in rows if split == "test" and digest in seen}
 
 
-def _near_pairs(
+def _alike(
     pixels: Sequence[bytes], perceptual: np.ndarray, thumbnails: np.ndarray
-) -> Iterator[tuple[int, int]]:
-    """Pairs of different pictures with close hashes and close thumbnails, block by block."""
-    hashes = np.ascontiguousarray(perceptual, np.uint64).view(np.uint8).reshape(-1, 8)
-    aligned = thumbnails.reshape(len(thumbnails), -1).astype(np.float32)
-    aligned -= aligned.mean(axis=1, keepdims=True)
-    for begin in range(0, len(hashes), BLOCK):
-        block = hashes[begin : begin + BLOCK]
-        distance = np.zeros((len(block), len(hashes)), np.uint8)
-        for byte in range(8):
-            distance += POPCOUNT[block[:, byte, None] ^ hashes[None, :, byte]]
-        for row, other in zip(*np.nonzero(distance <= NEAR_BITS), strict=True):
-            one = begin + int(row)
-            if one < other and pixels[one] != pixels[other]:
-                difference = np.abs(aligned[one] - aligned[other]).mean()
-                if difference <= NEAR_DIFFERENCE:
-                    yield one, int(other)
+) -> Iterator[Duplicate]:
+    """Near and similar pairs of different pictures, block by block."""
+    standard = thumbnails.reshape(len(thumbnails), -1).astype(np.float32)
+    standard -= standard.mean(axis=1, keepdims=True)
+    spread = standard.std(axis=1, keepdims=True)
+    standard /= np.maximum(spread, FLAT)
+    standard[spread[:, 0] < FLAT] = 0  # correlates with nothing
+    for begin in range(0, len(perceptual), BLOCK):
+        block = perceptual[begin : begin + BLOCK, None]
+        distance = np.bitwise_count(block ^ perceptual[None, begin:])
+        for row in range(len(block)):
+            # Only later pictures: each pair is seen once.
+            others = begin + row + 1 + np.flatnonzero(distance[row, row + 1 :] <= CLOSE_BITS)
+            correlation = standard[others] @ standard[begin + row] / standard.shape[1]
+            for place in np.flatnonzero(correlation >= SIMILAR):
+                other = int(others[place])
+                if pixels[begin + row] != pixels[other]:
+                    near = correlation[place] >= NEAR
+                    yield Duplicate(begin + row, other, "near" if near else "similar")
 
 
 def _straddling(splits: Sequence[str], groups: Sequence[str | None]) -> int:

@@ -108,6 +108,37 @@ def test_a_jpeg_of_a_png_is_near(save: Save, tmp_path: Path) -> None:
     assert load(tmp_path).leaks.count("near", across="splits") == 1
 
 
+def test_neighbouring_slices_are_no_duplicates_but_no_drawn_split_separates_them(
+    tmp_path: Path,
+) -> None:
+    # Thirty stacks of two slices: the same body, whose inside changes a little.
+    for stack in range(30):
+        body = np.asarray(picture(stack).convert("L"), np.float64)
+        inside = np.asarray(picture(100 + stack).convert("L"), np.float64)
+        for part, kind in enumerate((0.0, 0.15)):
+            mixed = Image.fromarray((body + kind * inside).clip(0, 255).astype(np.uint8))
+            folder = tmp_path / "set" / "ab"[stack % 2]
+            folder.mkdir(parents=True, exist_ok=True)
+            mixed.save(folder / f"stack{stack:02}_{part}.png")
+    dataset = load_dataset(DatasetSpec(f"folder:{tmp_path / 'set'}"))
+    assert not dataset.leaks.pairs
+    where: dict[str, set[str]] = {}
+    for sample in dataset.samples:
+        where.setdefault(sample.path.stem[:7], set()).add(sample.split)
+    assert len(where) == 30
+    assert all(len(splits) == 1 for splits in where.values())
+    assert set.union(*where.values()) == {"train", "val", "test"}
+
+
+def test_blank_pictures_are_duplicates_only_of_equal_ones(save: Save, tmp_path: Path) -> None:
+    for side in (40, 41, 42):
+        save(f"train/a/{side}.png", Image.new("RGB", (side, side), (90, 90, 90)))
+    save("test/b/40.png", Image.new("RGB", (40, 40), (90, 90, 90)))
+    leaks = load(tmp_path).leaks
+    assert leaks.count("exact") == 1
+    assert leaks.count("near") == 0
+
+
 def test_mirrored_copies_are_other_pictures(save: Save, tmp_path: Path) -> None:
     save("train/a/x.png", picture(1))
     save("test/a/y.png", picture(1).transpose(Image.Transpose.FLIP_LEFT_RIGHT))
@@ -194,7 +225,7 @@ def test_covid_cts_pair_across_classes_and_splits_is_found(real_data: Path) -> N
     assert {where[uid] for uid in pair.uids} == {"kjr-21-e24-p5-29.png", "71%0.jpg"}
     assert pair.kind == "near"
     assert pair.crosses_splits
-    assert dataset.leaks.count("near") == 3
+    assert dataset.leaks.count("near") == 1  # and no two slices of one scan
 
 
 @pytest.mark.real_data
@@ -204,3 +235,6 @@ def test_busis_picture_with_two_diagnoses_is_found(real_data: Path) -> None:
     across = [{where[u] for u in pair.uids} for pair in dataset.leaks.pairs if pair.crosses_classes]
     assert {"benign (433)", "malignant (145)"} in across
     assert not dataset.leaks.leaked  # duplicates were drawn into one split together
+    sizes = {split: sum(classes.values()) for split, classes in dataset.counts().items()}
+    assert sizes["test"] == 156
+    assert sizes["train"] + sizes["val"] == 624
