@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
 from pathlib import Path
 
 from rdcache.data.listing import Listing, entries_of_folders
 from rdcache.data.registry import register
 
 CLASSES = ("COVID19", "NORMAL", "PNEUMONIA", "TURBERCULOSIS")  # sic
+
+# Pneumonia files are called person1949_bacteria_4880.jpeg; bacterial and viral cases are numbered
+# apart. The other classes' names tell no patient.
+PATIENT = re.compile(r"person\d+_(?:bacteria|virus)(?=_)")
 
 
 @register(
@@ -22,10 +28,10 @@ CLASSES = ("COVID19", "NORMAL", "PNEUMONIA", "TURBERCULOSIS")  # sic
     layout="{train,val,test}/{COVID19,NORMAL,PNEUMONIA,TURBERCULOSIS}/*",
 )
 def list_chestxray(folder: Path) -> Listing:
-    """The three official folders."""
+    """The three official folders, grouped by patient where file names tell one."""
     return Listing(
         tuple(
-            entry
+            replace(entry, group=match[0]) if (match := PATIENT.match(entry.path.name)) else entry
             for split in ("train", "val", "test")
             for entry in entries_of_folders(folder, folder / split, CLASSES, split)
         ),

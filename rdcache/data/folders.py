@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rdcache.data.listing import Entry, Listing, entries_of_folders
+from rdcache.data.listing import Entry, Listing, entries_of_folders, image_files
 
 SPLIT_FOLDERS = {
     "train": ("train", "training", "Train", "Training"),
@@ -37,4 +37,5 @@ def list_folders(folder: Path) -> Listing:
 
 
 def _is_class_folder(folder: Path) -> bool:
-    return folder.is_dir() and not folder.name.startswith((".", "__"))
+    hidden = folder.name.startswith((".", "__"))
+    return folder.is_dir() and not hidden and bool(image_files(folder))

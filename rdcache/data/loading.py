@@ -69,10 +69,11 @@ def list_datasets(data_dir: Path | None = None) -> list[DatasetCard]:
 def _find(name: str, data_dir: Path) -> tuple[Path, Listing, str, Symmetry]:
     """Folder, listing, title and symmetry of a dataset."""
     family, separator, path = name.partition(":")
-    if separator and family in FAMILIES:
-        place = Path(path) if Path(path).exists() else data_dir / path
+    if separator and path and family in FAMILIES:
+        is_kind = Path.is_dir if family == "folder" else Path.is_file
+        place = Path(path) if is_kind(Path(path)) else data_dir / path
         card = FAMILY_CARDS[FAMILIES.index(family)]
-        if not place.exists():
+        if not is_kind(place):
             raise DatasetNotFoundError(
                 f"the {family} of this dataset is not there.",
                 looked_for=f"{path}, and {data_dir / path}",

@@ -50,7 +50,10 @@ class DatasetSpec:
 def portable_name(name: str) -> str:
     """`folder:/home/me/images` → `folder:images`: a shared store tells nobody's folders."""
     family, separator, path = name.partition(":")
-    return f"{family}:{Path(path).name}" if separator else name
+    if not separator:
+        return name
+    last = Path(path).name
+    return f"{family}:{last if last not in ('', '..') else Path(path).resolve().name}"
 
 
 @dataclass(frozen=True)

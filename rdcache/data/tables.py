@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pandas as pd
@@ -41,6 +42,8 @@ def list_table(file: Path) -> Listing:
     entries = []
     for row, values in enumerate(table.to_dict("records")):
         line = row + 2  # the first line holds the column names
+        if not any(_text(cell) for cell in values.values()):
+            continue
         name = _text(values["path"])
         label = _text(values["label"])
         if not name or not label:
@@ -62,7 +65,10 @@ def _read(file: Path) -> pd.DataFrame:
         if file.suffix.lower() in (".parquet", ".pq"):
             return pd.read_parquet(file)
         separator = "\t" if file.suffix.lower() == ".tsv" else ","
-        return pd.read_csv(file, dtype=str, sep=separator, keep_default_na=False)
+        # Blank lines are read, and passed over later, so that errors name the file's own lines.
+        return pd.read_csv(
+            file, dtype=str, sep=separator, keep_default_na=False, skip_blank_lines=False
+        )
     except ImportError:
         raise DatasetError(
             "reading Parquet needs pyarrow.", file=file, next="pip install 'rdcache[parquet]'"
@@ -73,8 +79,9 @@ def _read(file: Path) -> pd.DataFrame:
 
 def _classes(labels: pd.Series) -> tuple[str, ...]:
     found = {_text(label) for label in labels} - {""}
-    as_numbers = all(name.lstrip("-").isdecimal() for name in found)
-    return tuple(sorted(found, key=int if as_numbers else str))
+    if all(re.fullmatch(r"-?\d+", name) for name in found):
+        return tuple(sorted(found, key=lambda name: (int(name), name)))
+    return tuple(sorted(found))
 
 
 def _text(cell: object) -> str:

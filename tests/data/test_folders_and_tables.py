@@ -1,0 +1,220 @@
+"""A user's own images: any tree of class folders, any table of paths and labels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from rdcache.data import ImageDataset, list_datasets, load_dataset
+from rdcache.errors import DatasetError, DatasetNotFoundError
+
+Write = Callable[..., None]
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    (tmp_path / "mine").mkdir()
+    return tmp_path / "mine"
+
+
+@pytest.fixture
+def write(root: Path) -> Write:
+    """Writes different tiny images under these paths."""
+    random = np.random.default_rng(0)
+
+    def write_images(*paths: str) -> None:
+        for path in paths:
+            (root / path).parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(random.integers(0, 256, (12, 10), np.uint8)).save(root / path)
+
+    return write_images
+
+
+def found(dataset: ImageDataset, root: Path) -> dict[str, tuple[str, str]]:
+    """Path → (class, split)."""
+    return {
+        s.path.relative_to(root).as_posix(): (dataset.classes[s.label], s.split)
+        for s in dataset.samples
+    }
+
+
+def test_class_folders_alone(root: Path, write: Write) -> None:
+    write(*[f"{name}/{number}.PNG" for name in ("sick", "healthy") for number in range(10)])
+    write(".cache/x.png", "__MACOSX/x.png")
+    (root / "notes").mkdir()
+    (root / "notes" / "read me.txt").write_text("not a class")
+    dataset = load_dataset(f"folder:{root}")
+    assert dataset.classes == ("healthy", "sick")
+    assert dataset.counts()["test"] == {"healthy": 2, "sick": 2}
+    assert dataset.name == "folder:mine"
+
+
+@pytest.mark.parametrize("names", [("train", "val", "test"), ("Training", "Validation", "Testing")])
+def test_split_folders_above_class_folders_are_official(
+    names: tuple[str, str, str], root: Path, write: Write
+) -> None:
+    for split in names:
+        write(*[f"{split}/{label}/{split}{n}.tif" for label in ("a", "b") for n in range(120)])
+    write(f"{names[2]}/rare/1.png")  # a class that only the test split has
+    dataset = load_dataset(f"folder:{root}")
+    assert dataset.classes == ("a", "b", "rare")
+    expected = dict(zip(names, ("train", "val", "test"), strict=True))
+    assert all(
+        split == expected[path.split("/")[0]] for path, (_, split) in found(dataset, root).items()
+    )
+
+
+def test_a_class_may_be_called_test(root: Path, write: Write) -> None:
+    write(*[f"{name}/{number}.png" for name in ("test", "control") for number in range(10)])
+    assert load_dataset(f"folder:{root}").classes == ("control", "test")
+
+
+def test_a_relative_folder_is_also_looked_for_below_the_data_folder(
+    root: Path, write: Write
+) -> None:
+    write(*[f"{name}/{number}.png" for name in "ab" for number in range(5)])
+    assert len(load_dataset("folder:mine", root.parent)) == 10
+
+
+def test_unreadable_files_are_skipped_with_a_reason_or_refused_when_strict(
+    root: Path, write: Write
+) -> None:
+    write(*[f"{name}/{number}.png" for name in "ab" for number in range(5)])
+    (root / "a" / "empty.png").touch()
+    (root / "b" / "page.jpg").write_text("<html>not found</html>")
+    whole = (root / "a" / "0.png").read_bytes()
+    (root / "a" / "short.png").write_bytes(whole[: len(whole) // 2])
+    (root / "b" / "folder.png").mkdir()
+    dataset = load_dataset(f"folder:{root}")
+    assert len(dataset) == 10
+    reasons = {each.path: each.reason for each in dataset.skipped}
+    assert reasons["a/empty.png"] == "the file is empty"
+    assert reasons["a/short.png"].startswith("damaged or cut short")
+    assert reasons["b/page.jpg"] == "not an image in a format that Pillow reads"
+    assert reasons["b/folder.png"] == "Is a directory"
+    with pytest.raises(DatasetError, match=r"4 files .* --strict") as caught:
+        load_dataset(f"folder:{root}", strict=True)
+    assert caught.value.facts["first"] == "a/empty.png: the file is empty"
+
+
+def test_one_class_is_nothing_to_tell_apart(root: Path, write: Write) -> None:
+    write(*[f"a/{number}.png" for number in range(5)])
+    (root / "b").mkdir()
+    (root / "b" / "1.png").touch()
+    with pytest.raises(DatasetError, match="one class only") as caught:
+        load_dataset(f"folder:{root}")
+    assert caught.value.facts["found"] == "a"
+    assert caught.value.facts["classes"] == "a, b"
+
+
+@pytest.mark.parametrize("family", ["folder", "table"])
+def test_a_missing_place_says_what_is_expected(family: str, root: Path) -> None:
+    (card,) = [c for c in list_datasets() if c.name.startswith(family)]
+    assert card.present
+    with pytest.raises(DatasetNotFoundError, match="is not there") as caught:
+        load_dataset(f"{family}:{root / 'nowhere'}")
+    assert caught.value.facts["expected"] == card.layout
+
+
+def test_a_file_is_no_folder_and_a_folder_no_table(root: Path, write: Write) -> None:
+    write("a/1.png")
+    with pytest.raises(DatasetNotFoundError, match="folder of this dataset is not there"):
+        load_dataset(f"folder:{root / 'a' / '1.png'}")
+    with pytest.raises(DatasetNotFoundError, match="table of this dataset is not there"):
+        load_dataset(f"table:{root}")
+
+
+def test_a_tree_without_images_is_not_found(root: Path) -> None:
+    with pytest.raises(DatasetNotFoundError, match="holds no images"):
+        load_dataset(f"folder:{root}")
+
+
+@pytest.fixture
+def table(write: Write) -> pd.DataFrame:
+    """Forty rows with official splits, half of them with a group."""
+    paths = [f"images/{number}.png" for number in range(40)]
+    write(*paths)
+    return pd.DataFrame(
+        {
+            "path": paths,
+            "label": ["ten" if number % 2 else "nine" for number in range(40)],
+            "split": ["Training"] * 30 + ["test"] * 10,
+            "group": [f"p{number // 2}" if number < 20 else "" for number in range(40)],
+        }
+    )
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".tsv", ".parquet"])
+def test_a_table_is_read_whatever_its_format(suffix: str, table: pd.DataFrame, root: Path) -> None:
+    file = root / f"mine{suffix}"
+    if suffix == ".parquet":
+        table.to_parquet(file)
+    else:
+        table.to_csv(file, index=False, sep="\t" if suffix == ".tsv" else ",")
+    dataset = load_dataset(f"table:{file}")
+    assert dataset.classes == ("nine", "ten")
+    assert dataset.name == f"table:mine{suffix}"
+    rows = found(dataset, root)
+    assert rows["images/35.png"] == ("ten", "test")
+    assert sum(split == "test" for _, split in rows.values()) == 10
+    groups = {s.path.stem: s.group for s in dataset.samples}
+    assert groups["3"] == "p1"
+    assert groups["30"] is None
+    assert dataset.leaks.straddling_groups == 0
+
+
+def test_a_table_of_numbers_without_splits_sorts_classes_as_numbers(
+    table: pd.DataFrame, root: Path
+) -> None:
+    table["label"] = [10 if number % 2 else 9 for number in range(40)]
+    table.drop(columns=["split", "group"]).to_parquet(root / "mine.parquet")
+    dataset = load_dataset(f"table:{root / 'mine.parquet'}")
+    assert dataset.classes == ("9", "10")
+    assert dataset.counts()["test"] == {"9": 4, "10": 4}
+
+
+def test_a_row_whose_file_is_missing_is_skipped(table: pd.DataFrame, root: Path) -> None:
+    (root / "images" / "7.png").unlink()
+    table.to_csv(root / "mine.csv", index=False)
+    (skipped,) = load_dataset(f"table:{root / 'mine.csv'}").skipped
+    assert (skipped.path, skipped.reason) == ("images/7.png", "No such file or directory")
+
+
+@pytest.mark.parametrize(
+    ("text", "message", "facts"),
+    [
+        ("file,label\nx.png,a\n", "no column 'path'", {"has": "file, label"}),
+        ("path,class\nx.png,a\n", "no column 'label'", {"has": "path, class"}),
+        ("path,label,split\nx.png,a,\n\ny.png,b,dev\n", "'dev' is no split", {"line": "4"}),
+        ("path,label\nx.png,a\ny.png,\n", "lacks its path or label", {"line": "3"}),
+        ("path,label\n,a\n", "lacks its path or label", {"line": "2"}),
+        ("", "cannot be read", {}),
+        ('path,label\n"x.png,a\n', "cannot be read", {}),
+    ],
+)
+def test_a_table_that_makes_no_sense_says_where(
+    text: str, message: str, facts: dict[str, str], root: Path
+) -> None:
+    (root / "mine.csv").write_text(text)
+    with pytest.raises(DatasetError, match=message) as caught:
+        load_dataset(f"table:{root / 'mine.csv'}")
+    assert facts.items() <= caught.value.facts.items()
+    assert caught.value.facts["file"] == str(root / "mine.csv")
+
+
+def test_blank_lines_and_a_byte_order_mark_do_no_harm(table: pd.DataFrame, root: Path) -> None:
+    lines = table.to_csv(index=False).splitlines()
+    text = "\n".join([*lines[:5], "", *lines[5:], "", ",,,", ""])
+    (root / "mine.csv").write_text(text, encoding="utf-8-sig")
+    assert len(load_dataset(f"table:{root / 'mine.csv'}")) == 40
+
+
+def test_a_table_with_a_header_alone_is_not_found(root: Path) -> None:
+    (root / "mine.csv").write_text("path,label\n")
+    with pytest.raises(DatasetNotFoundError, match="holds no images"):
+        load_dataset(f"table:{root / 'mine.csv'}")
