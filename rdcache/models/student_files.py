@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 
 from rdcache.errors import WeightsMismatchError, WeightsNotFoundError
 from rdcache.models.students import Student, create_student
@@ -26,7 +26,8 @@ def save_student(student: Student, path: Path | str) -> None:
     }
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        save_file(tensors, partial, {METADATA_KEY: json.dumps(student.architecture)})
+        # Not `save_file`, which makes files that only their owner may read.
+        partial.write_bytes(save(tensors, {METADATA_KEY: json.dumps(student.architecture)}))
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
