@@ -252,9 +252,9 @@ def test_an_unknown_name_is_answered_with_near_ones(data: Path) -> None:
     [("btc", 2870, 394), ("covid", 425 + 118, 203), ("busi", 624, 156), ("isic", 1307, 326)],
 )
 def test_the_real_sets_have_their_published_numbers(
-    name: str, train_and_val: int, test: int, real_data: Path
+    name: str, train_and_val: int, test: int, load_real: Callable[[str], ImageDataset]
 ) -> None:
-    dataset = load_dataset(name, real_data)
+    dataset = load_real(name)
     counts = {split: sum(own.values()) for split, own in dataset.counts().items()}
     assert len(dataset) == train_and_val + test
     assert not dataset.skipped
