@@ -15,7 +15,7 @@ from rdcache.data.listing import Entry, Listing
 from rdcache.data.registry import CATALOGUE, DatasetCard, default_data_dir
 from rdcache.data.samples import SPLITS, DatasetSpec, ImageDataset, Sample, Skipped, Symmetry
 from rdcache.data.scan import Scan, scan
-from rdcache.data.splits import complete_splits
+from rdcache.data.splits import FEW, complete_splits
 from rdcache.errors import DatasetError, DatasetNotFoundError, UnknownNameError
 from rdcache.progress import Progress, ignore
 
@@ -163,6 +163,7 @@ def _assemble(
         spec.seed,
         spec.val_fraction,
         spec.test_fraction,
+        few=0 if ":" in spec.name else FEW,  # users' own splits are kept, however small
     )
     leaks = report_leaks(duplicates, uids, labels, splits, groups, pixels)
     order = sorted(range(len(uids)), key=lambda i: (SPLITS.index(splits[i]), uids[i]))

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-# An official validation split smaller than this tells little; some of train is added to it.
+# A published validation split smaller than this tells little; some of train is added to it.
 FEW = 100
 
 
@@ -18,12 +18,13 @@ def complete_splits(
     seed: int,
     val_fraction: float,
     test_fraction: float,
+    few: int = FEW,
 ) -> list[str]:
     """Keep official splits, and draw those that are missing.
 
     Without any official split, the test samples are drawn from all. Without an official validation
-    split, or with one of fewer than 100 samples, validation samples are drawn from train. Official
-    test samples are never touched.
+    split, or with one of fewer than `few` samples, validation samples are drawn from train.
+    Official test samples are never touched.
 
     Args:
         official: `train`, `val`, `test`, or None where the dataset says nothing.
@@ -37,7 +38,7 @@ def complete_splits(
         splits[_draw(np.flatnonzero(splits == "train"), labels, groups, test_fraction, seed)] = (
             "test"
         )
-    if np.count_nonzero(splits == "val") < FEW:
+    if np.count_nonzero(splits == "val") < max(few, 1):
         training = np.flatnonzero(splits == "train")
         splits[_draw(training, labels, groups, val_fraction, seed + 1)] = "val"
     return [str(split) for split in splits]

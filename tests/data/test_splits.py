@@ -93,6 +93,17 @@ def test_three_complete_official_splits_are_left_alone() -> None:
     assert complete_splits(official, labels, alone(len(official)), 0, 0.15, 0.2) == official
 
 
+def test_a_users_own_val_split_is_kept_however_small(tmp_path: Path) -> None:
+    lines = ["path,label,split"]
+    for number in range(30):
+        picture(number).save(tmp_path / f"{number}.png")
+        split = "val" if number < 4 else "test" if number < 10 else "train"
+        lines.append(f"{number}.png,{number % 2},{split}")
+    (tmp_path / "table.csv").write_text("\n".join(lines))
+    dataset = load_dataset(f"table:{tmp_path / 'table.csv'}")
+    assert Counter(dataset.splits.tolist()) == {"train": 20, "val": 4, "test": 6}
+
+
 def test_too_few_official_val_samples_are_topped_up_from_train_by_class() -> None:
     """As in ChestXray, whose 38 validation images tell nothing."""
     official = ["train"] * 400 + ["val"] * 38 + ["test"] * 80
