@@ -25,6 +25,7 @@ from rdcache.data.listing import Entry, Listing
 from rdcache.progress import Progress, ignore
 
 VERSION = 1  # of what is kept; other versions are scanned again
+CLOSED = "the file cannot be opened"
 THUMBNAIL = 32
 HASH_SIDE = 8
 THREADS = max(2, os.cpu_count() or 2)
@@ -63,7 +64,9 @@ def scan(listing: Listing, folder: Path, on_progress: Progress = ignore) -> list
     todo = [
         number
         for number, (entry, stamp) in enumerate(zip(listing.entries, stamps, strict=True))
-        if known.get(entry.name, (None, None))[0] != stamp
+        if entry.name not in known
+        or known[entry.name][0] != stamp
+        or known[entry.name][1].problem.startswith(CLOSED)  # may be open by now
     ]
     results: dict[int, Scan] = {}
     with ThreadPoolExecutor(THREADS, thread_name_prefix="scan") as pool:
@@ -88,7 +91,8 @@ def scan_entry(listing: Listing, entry: Entry) -> Scan:
     except UnreadableImageError as error:
         return Scan(b"\0" * 16, (0, 0), b"\0" * 16, 0, nothing, str(error))
     except OSError as error:
-        return Scan(b"\0" * 16, (0, 0), b"\0" * 16, 0, nothing, error.strerror or str(error))
+        problem = f"{CLOSED} ({error.strerror or type(error).__name__})"
+        return Scan(b"\0" * 16, (0, 0), b"\0" * 16, 0, nothing, problem)
     grey = Image.fromarray(pixels).convert("L")
     size = grey.size
     shape = f"{size[0]}x{size[1]}".encode()

@@ -16,9 +16,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from rdcache.data import DatasetSpec, ImageDataset, listing, load_dataset
+from rdcache.data.listing import Entry, Listing
 from rdcache.data.loading import make_uids
 from rdcache.data.samples import portable_name
-from rdcache.data.scan import cache_folder
+from rdcache.data.scan import cache_folder, scan
 
 
 @pytest.fixture
@@ -185,6 +186,23 @@ def test_an_unreadable_file_is_remembered_until_it_is_mended(
     assert len(decoded) == 13
     Image.new("RGB", (30, 20), "red").save(broken)
     assert not load(root).skipped
+
+
+def test_a_file_that_could_not_be_opened_is_tried_again(tmp_path: Path) -> None:
+    """Leave to read it may be given without the file changing."""
+    closed = [True]
+
+    def open_entry(entry: Entry) -> tuple[bytes, np.ndarray]:
+        if closed[0]:
+            raise PermissionError(13, "Permission denied")
+        return b"bytes", np.zeros((4, 4, 3), np.uint8)
+
+    found = Listing(
+        (Entry(tmp_path / "x", "x", 0),), ("a",), open=open_entry, stamp=lambda entry: (1, 1)
+    )
+    assert scan(found, tmp_path)[0].problem == "the file cannot be opened (Permission denied)"
+    closed[0] = False
+    assert not scan(found, tmp_path)[0].problem
 
 
 @pytest.mark.parametrize(
