@@ -151,7 +151,9 @@ def distill_config(
         **recipe.per_method.get(method, {}),
         **places.for_distill(),
     }
-    return DistillConfig(student=student, method=method, seeds=recipe.seeds, **options)
+    return DistillConfig(
+        dataset=dataset, student=student, method=method, seeds=recipe.seeds, **options
+    )
 
 
 def shipped_recipe(name: str) -> Path:

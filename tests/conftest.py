@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import os
+import warnings
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from small_inputs import save_image
+from torch import nn
 
 
 def pytest_configure() -> None:
@@ -29,3 +34,32 @@ def real_data() -> Path:
     if not folder or not Path(folder).is_dir():
         pytest.skip("RDCACHE_TEST_DATA names no folder of real images")
     return Path(folder)
+
+
+@pytest.fixture
+def script(tmp_path: Path) -> Callable[[nn.Module], str]:
+    """Write a module as a TorchScript file and return the teacher name that loads it."""
+
+    def write(module: nn.Module) -> str:
+        path = tmp_path / f"{type(module).__name__.lower()}.pt"
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # torch deprecates what users still have
+            images = torch.randn(2, 3, 224, 224)
+            torch.jit.trace(module.eval(), images, check_trace=False).save(path)
+        return f"torchscript:{path}"
+
+    return write
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Two classes of twenty small images each, of differing sizes."""
+    random = np.random.default_rng(0)
+    for label, offset in (("benign", 60), ("malignant", 140)):
+        for number in range(20):
+            height, width = random.integers(32, 64, 2)
+            noise = random.integers(0, 60, (height, width, 3))
+            save_image(
+                tmp_path / "images" / label / f"{number:02}.png", (noise + offset).astype(np.uint8)
+            )
+    return tmp_path / "images"

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from small_inputs import LargeOnBright, NanOnDark, Pooling, save_image
 from torch import nn
 
 import rdcache
@@ -20,8 +21,6 @@ from rdcache.data import cut_view
 from rdcache.errors import StoreWriteError, TeacherOutputError, UnknownNameError
 from rdcache.extraction import ExtractConfig, plan_extraction, run_extraction
 from rdcache.store import open_store
-
-from .conftest import LargeOnBright, NanOnDark, Pooling, save_image
 
 Script = Callable[[nn.Module], str]
 

@@ -1,13 +1,10 @@
-"""Small real inputs: a folder of PNG files, and black-box teachers scripted on the spot."""
+"""Black-box teachers scripted on the spot, and a way to write small images."""
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import pytest
 import torch
 from PIL import Image
 from torch import nn
@@ -43,35 +40,6 @@ class LargeOnBright(nn.Module):
         return torch.where(bright, pooled * 1e5, pooled), pooled.mean(dim=[2, 3])
 
 
-@pytest.fixture
-def script(tmp_path: Path) -> Callable[[nn.Module], str]:
-    """Write a module as a TorchScript file and return the teacher name that loads it."""
-
-    def write(module: nn.Module) -> str:
-        path = tmp_path / f"{type(module).__name__.lower()}.pt"
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # torch deprecates what users still have
-            images = torch.randn(2, 3, 224, 224)
-            torch.jit.trace(module.eval(), images, check_trace=False).save(path)
-        return f"torchscript:{path}"
-
-    return write
-
-
 def save_image(path: Path, pixels: np.ndarray) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(pixels).save(path)
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """Two classes of twenty small images each, of differing sizes."""
-    random = np.random.default_rng(0)
-    for label, offset in (("benign", 60), ("malignant", 140)):
-        for number in range(20):
-            height, width = random.integers(32, 64, 2)
-            noise = random.integers(0, 60, (height, width, 3))
-            save_image(
-                tmp_path / "images" / label / f"{number:02}.png", (noise + offset).astype(np.uint8)
-            )
-    return tmp_path / "images"

@@ -1,0 +1,202 @@
+"""The commands as a user types them: what they print, what they leave, how they fail."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+from small_inputs import Pooling
+from torch import nn
+
+from rdcache.cli import cli, run_command_line
+
+SMALL = ("--epochs", "2", "--image-size", "32", "--batch-size", "8", "--select", "last")
+
+
+@pytest.fixture
+def teacher(script: Callable[[nn.Module], str]) -> str:
+    return script(Pooling(1.0))
+
+
+def succeed(*arguments: str) -> str:
+    result = CliRunner().invoke(cli, arguments, catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+def as_json(*arguments: str) -> Any:
+    return json.loads(succeed(*arguments, "--json"))
+
+
+def test_both_phases_from_the_command_line(teacher: str, folder: Path, tmp_path: Path) -> None:
+    extract = ("extract", "--teacher", teacher, "--dataset", f"folder:{folder}", "--views", "2")
+    first = as_json(*extract)
+    assert first["status"] == "extracted"
+    assert (first["samples"], first["views"]) == (40, 2)
+    assert first["taps"] == {"out0": {"shape": [3, 4, 4], "dtype": "float16"}}
+    assert first["bytes"] > 0
+    assert first["skipped"] == []
+    assert as_json(*extract)["status"] == "unchanged"
+
+    manifest = as_json("info", first["store"])
+    assert manifest["complete"]
+    assert str(folder.parent) not in json.dumps(manifest), "a shared store tells nobody's folders"
+    stores = as_json("list", "stores")["stores"]
+    assert [store["store"] for store in stores] == [first["store"]]
+
+    distill = (
+        *("distill", "--student", "shufflenet-x0.5", "--dataset", f"folder:{folder}", *SMALL),
+        *("--out", str(tmp_path / "runs")),
+    )
+    report = as_json(*distill, "--seed", "0,1")
+    assert report["store"] == first["store"]
+    assert [run["seed"] for run in report["runs"]] == [0, 1]
+    assert report["summary"]["accuracy"]["n"] == 2
+    again = as_json(*distill, "--seed", "0,1")
+    assert [run["status"] for run in again["runs"]] == ["done before"] * 2
+
+    run = report["runs"][0]
+    metrics = as_json("evaluate", run["run"], "--dataset", f"folder:{folder}")["metrics"]
+    assert metrics["confusion"] == run["metrics"]["confusion"]
+    assert "accuracy" in succeed("evaluate", run["run"], "--dataset", f"folder:{folder}")
+
+
+def test_a_dry_run_says_what_would_be_written_and_writes_nothing(
+    teacher: str, folder: Path, tmp_path: Path
+) -> None:
+    root = tmp_path / "fresh"
+    facts = as_json(
+        *("extract", "--teacher", teacher, "--dataset", f"folder:{folder}", "--views", "flip"),
+        *("--root", str(root), "--dry-run"),
+    )
+    training = facts["forwards"] - facts["samples"]
+    assert facts["samples"] == 40
+    assert 20 < training < 40
+    assert facts["taps"]["out0"]["bytes"] == facts["forwards"] * 3 * 4 * 4 * 2 == facts["bytes"]
+    assert facts["free_bytes"] > 0
+    assert not root.exists()
+
+
+def test_a_recipe_runs_once_and_its_table_shows_the_gain(
+    teacher: str, folder: Path, tmp_path: Path
+) -> None:
+    recipe = tmp_path / "grid.yaml"
+    recipe.write_text(
+        f"""
+title: A small grid
+teachers: ["{teacher}"]
+datasets: ["folder:{folder}"]
+students: [shufflenet-x0.5]
+methods: [none, rd]
+seeds: [0, 1]
+extract: {{views: 2}}
+distill: {{epochs: 1, image_size: 32, batch_size: 8, select: last}}
+per_method: {{rd: {{method_options: {{width: 16}}}}}}
+"""
+    )
+    arguments = ("run", str(recipe), "--out", str(tmp_path / "runs"))
+    report = as_json(*arguments, "--table", str(tmp_path / "table.md"))
+    assert [cell["method"] for cell in report["cells"]] == ["none", "rd"]
+    assert report["cells"][1]["gain"]["pairs"] == 2
+    assert "gain" in (tmp_path / "table.md").read_text()
+    results = {p: p.stat().st_mtime_ns for p in (tmp_path / "runs").rglob("result.json")}
+    assert len(results) == 4
+    assert "A small grid" in succeed(*arguments)
+    assert {p: p.stat().st_mtime_ns for p in (tmp_path / "runs").rglob("result.json")} == results
+
+
+@pytest.mark.parametrize("kind", ["teachers", "datasets", "students", "methods", "stores"])
+def test_every_catalogue_can_be_listed(kind: str) -> None:
+    rows = as_json("list", kind)[kind]
+    assert isinstance(rows, list)
+    assert succeed("list", kind)
+
+
+def test_the_problems_of_a_dataset_are_printed(folder: Path) -> None:
+    (folder / "benign" / "broken.png").write_bytes(b"no image")
+    assert "broken.png" in succeed("check", f"folder:{folder}")
+    report = as_json("check", f"folder:{folder}")
+    assert report["samples"] == 40
+    assert [skipped["path"] for skipped in report["skipped"]] == ["benign/broken.png"]
+
+
+def failure(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str]:
+    """Exit status and what is printed on standard error; a traceback would be an exception."""
+    status = run_command_line(arguments)
+    return status, capsys.readouterr().err
+
+
+def test_mistakes_get_one_sentence_and_the_right_status(
+    capsys: pytest.CaptureFixture[str], teacher: str, folder: Path, tmp_path: Path
+) -> None:
+    extract = ("extract", "--teacher", teacher, "--dataset")
+    status, text = failure(capsys, "extract", "--teacher", "pmcclip", "--dataset", "busi")
+    assert status == 2
+    assert "did you mean" in text
+    assert "pmc-clip" in text
+    status, text = failure(capsys, *extract, "busi")
+    assert status == 1
+    assert "expected" in text
+    assert "Kaggle" in text
+    status, text = failure(capsys, *extract, "bussi")
+    assert status == 2
+    assert "busi" in text
+    status, text = failure(capsys, *extract, f"folder:{folder}", "--views", "many")
+    assert status == 2
+    assert "--views" in text
+    status, text = failure(capsys, "extract", "--teacher", "lvm-med", "--dataset", "phantom")
+    assert status == 1
+    assert "lvmmed_vit.pth" in text
+    status, text = failure(capsys, "distill", "--student", "shufflenet")
+    assert status == 1
+    assert "rdcache extract" in text
+    status, text = failure(capsys, "extract", "--no-such-option")
+    assert status == 2
+    blocked = tmp_path / "a file"
+    blocked.write_text("")
+    status, text = failure(capsys, *extract, f"folder:{folder}", "--root", str(blocked / "root"))
+    assert status == 1
+    assert "cannot be written" in text
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        ("title: x\n  bad: [", "not YAML"),
+        ("title: x", "teachers"),
+        (
+            "{title: x, teachers: [t], datasets: [d], students: [s], methods: [rd],"
+            " distill: {epochz: 3}}",
+            "epochz",
+        ),
+        (
+            "{title: x, teachers: [t], datasets: [d], students: [s], methods: [rd],"
+            " distill: {epochs: 0}}",
+            "greater than 0",
+        ),
+    ],
+)
+def test_a_recipe_is_checked_before_anything_runs(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, content: str, complaint: str
+) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(content)
+    status, text = failure(capsys, "run", str(recipe))
+    assert status == 2
+    assert complaint in text
+
+
+def test_help_answers_without_loading_torch() -> None:
+    code = (
+        "import sys; from rdcache.cli import run_command_line; "
+        "run_command_line(['--help']); print('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "extract" in done.stdout
+    assert done.stdout.strip().endswith("False")
