@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rdcache.data import ImageDataset, list_datasets, load_dataset
+from rdcache.data import DatasetSpec, ImageDataset, list_datasets, load_dataset
 from rdcache.errors import DatasetError, DatasetNotFoundError, UnknownNameError
 
 Write = Callable[..., None]
@@ -252,9 +252,9 @@ def test_an_unknown_name_is_answered_with_near_ones(data: Path) -> None:
     [("btc", 2870, 394), ("covid", 425 + 118, 203), ("busi", 624, 156), ("isic", 1307, 326)],
 )
 def test_the_real_sets_have_their_published_numbers(
-    name: str, train_and_val: int, test: int, load_real: Callable[[str], ImageDataset]
+    name: str, train_and_val: int, test: int, load_real: Callable[[DatasetSpec], ImageDataset]
 ) -> None:
-    dataset = load_real(name)
+    dataset = load_real(DatasetSpec(name))
     counts = {split: sum(own.values()) for split, own in dataset.counts().items()}
     assert len(dataset) == train_and_val + test
     assert not dataset.skipped

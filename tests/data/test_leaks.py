@@ -13,7 +13,7 @@ from PIL import Image
 from rdcache.data import DatasetSpec, ImageDataset, describe_problems, load_dataset
 
 Save = Callable[[str, Image.Image], None]
-Load = Callable[[str], ImageDataset]
+Load = Callable[[DatasetSpec], ImageDataset]
 
 
 def picture(seed: int, side: int = 96) -> Image.Image:
@@ -208,13 +208,13 @@ def test_groups_that_straddle_official_splits_are_counted(tmp_path: Path) -> Non
 def test_btc_leaks_exactly_the_test_images_that_are_known_to(
     real_data: Path, load_real: Load
 ) -> None:
-    dataset = load_real("btc")
+    dataset = load_real(DatasetSpec("btc"))
     lines = (real_data / "btc" / "TEST_IN_TRAIN.tsv").read_text(encoding="utf-8").splitlines()[1:]
     known = {line.split("\t")[0] for line in lines}
     assert len(known) == 251
     assert {names(dataset)[uid] for uid in dataset.leaks.exactly_leaked} == known
     assert set(dataset.leaks.exactly_leaked) <= set(dataset.leaks.leaked)
-    clean = load_dataset(DatasetSpec("btc", drop_leaks=True), real_data)
+    clean = load_real(DatasetSpec("btc", drop_leaks=True))
     assert len(clean) == len(dataset) - len(dataset.leaks.leaked)
     assert not set(clean.uids) & set(dataset.leaks.leaked)
     assert clean.counts()["test"]["no_tumor"] == 0  # every one of its test images is in train
@@ -222,7 +222,7 @@ def test_btc_leaks_exactly_the_test_images_that_are_known_to(
 
 @pytest.mark.real_data
 def test_covid_cts_pair_across_classes_and_splits_is_found(load_real: Load) -> None:
-    dataset = load_real("covid")
+    dataset = load_real(DatasetSpec("covid"))
     where = {s.uid: s.path.name for s in dataset.samples}
     (pair,) = [pair for pair in dataset.leaks.pairs if pair.crosses_classes]
     assert {where[uid] for uid in pair.uids} == {"kjr-21-e24-p5-29.png", "71%0.jpg"}
@@ -233,7 +233,7 @@ def test_covid_cts_pair_across_classes_and_splits_is_found(load_real: Load) -> N
 
 @pytest.mark.real_data
 def test_busis_picture_with_two_diagnoses_is_found(load_real: Load) -> None:
-    dataset = load_real("busi")
+    dataset = load_real(DatasetSpec("busi"))
     where = {s.uid: s.path.stem for s in dataset.samples}
     across = [{where[u] for u in pair.uids} for pair in dataset.leaks.pairs if pair.crosses_classes]
     assert {"benign (433)", "malignant (145)"} in across
