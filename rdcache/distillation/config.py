@@ -54,7 +54,7 @@ class DistillConfig(BaseModel):
     image_size: int = Field(
         default=224, ge=16, description="Side of the student's input in pixels."
     )
-    lr: float = Field(default=2e-3, gt=0, description="Largest learning rate of AdamW.")
+    lr: float = Field(default=5e-3, gt=0, description="Largest learning rate of AdamW.")
     weight_decay: float = Field(
         default=0.01, ge=0, description="Weight decay; none on biases and norms."
     )
