@@ -19,7 +19,7 @@ from rdcache.data.registry import register
 
 CLASSES = ("benign", "malignant", "normal")
 PER_CLASS = 200
-VERSION = 1
+VERSION = 2
 
 
 @register(
@@ -71,7 +71,7 @@ def draw(name: str) -> tuple[np.ndarray, np.ndarray]:
     mask = np.zeros((height, width), bool)
     if kind != "normal":
         mask = _add_lesion(random, tissue, malignant=kind == "malignant")
-    speckle = gaussian_filter(random.gamma(2.0, 0.5, (height, width)), (0.5, 0.9))
+    speckle = gaussian_filter(random.gamma(3.0, 1 / 3, (height, width)), (0.6, 1.0))
     depth = np.linspace(1.1, 0.75, height)[:, None]
     return np.clip(tissue * speckle * depth * 255, 0, 255).astype(np.uint8), mask
 
@@ -83,7 +83,7 @@ def _tissue(random: np.random.Generator, height: int, width: int) -> np.ndarray:
     wave = 6 * np.sin(2 * np.pi * (x / width * random.uniform(0.5, 2) + random.uniform()))
     skin, fat = height * 0.06, height * random.uniform(0.2, 0.35)
     tissue = np.where(y < skin, 0.85, np.where(y < fat + wave, 0.35, 0.55))
-    tissue = tissue + 0.12 * _normalised(gaussian_filter(random.standard_normal(tissue.shape), 9))
+    tissue = tissue + 0.08 * _normalised(gaussian_filter(random.standard_normal(tissue.shape), 9))
     for _ in range(int(random.integers(1, 4))):
         inside = _outline(random, height, width, radius=random.uniform(5, 10), roughness=0.05)
         tissue = np.where(inside, tissue * random.uniform(0.6, 0.8), tissue)
@@ -93,17 +93,18 @@ def _tissue(random: np.random.Generator, height: int, width: int) -> np.ndarray:
 def _add_lesion(random: np.random.Generator, tissue: np.ndarray, malignant: bool) -> np.ndarray:
     """Draw a lesion into the tissue, in place, and return its mask."""
     height, width = tissue.shape
-    roughness = random.uniform(0.10, 0.32) if malignant else random.uniform(0.0, 0.16)
-    flatness = random.uniform(0.75, 1.25) if malignant else random.uniform(0.6, 1.0)
-    radius = random.uniform(10, 26)
+    roughness = random.uniform(0.10, 0.34) if malignant else random.uniform(0.0, 0.18)
+    flatness = random.uniform(0.8, 1.3) if malignant else random.uniform(0.6, 1.0)
+    radius = random.uniform(12, 28)
     mask = _outline(random, height, width, radius, roughness, flatness)
-    darkness = random.uniform(0.35, 0.65)
+    darkness = random.uniform(0.3, 0.65)
     blurred = gaussian_filter(mask.astype(float), random.uniform(1.5, 3.5) if malignant else 1.2)
     tissue *= 1 - (1 - darkness) * blurred
-    columns, rows = mask.any(axis=0), mask.any(axis=1)
-    behind = np.arange(height)[:, None] > np.flatnonzero(rows).max(initial=0)
+    columns, depths = mask.any(axis=0), np.flatnonzero(mask.any(axis=1))
+    edge = depths[-1] - 0.3 * len(depths)
+    behind = np.clip((np.arange(height)[:, None] - edge) / (0.4 * len(depths)), 0, 1)
     band = gaussian_filter(columns.astype(float), 3)[None, :] * behind
-    change = random.uniform(-0.4, 0.05) if malignant else random.uniform(-0.05, 0.35)
+    change = random.uniform(-0.45, 0.05) if malignant else random.uniform(-0.1, 0.4)
     tissue *= 1 + change * band
     return mask
 
