@@ -6,6 +6,7 @@ from pathlib import Path
 
 from rdcache.data.listing import Entry, Listing, first_folder, image_files
 from rdcache.data.registry import register
+from rdcache.errors import DatasetNotFoundError
 
 CLASSES = ("CT_COVID", "CT_NonCOVID")
 LISTS = {"CT_COVID": "COVID", "CT_NonCOVID": "NonCOVID"}
@@ -28,13 +29,18 @@ def list_covid(folder: Path) -> Listing:
     entries: list[Entry] = []
     missing: list[tuple[str, str]] = []
     for label, name in enumerate(CLASSES):
-        # The archives hold a folder of their own name, so that it is there twice if unzipped twice.
-        nested = first_folder(images, [f"{name}/{name}", name])
-        files = image_files(nested) if nested else []
+        # An archive unzipped into a folder of its own name holds that folder once more.
+        files = image_files(images / name / name) or image_files(images / name)
         by_name = {path.name: path for path in files}
         by_stem = {path.stem: path for path in files}
         for split in ("train", "val", "test"):
             list_file = folder / "Data-split" / LISTS[name] / f"{split}CT_{LISTS[name]}.txt"
+            if files and not list_file.is_file():
+                raise DatasetNotFoundError(
+                    "an official list of COVID-CT is not there.",
+                    looked_for=list_file,
+                    get_it_from="GitHub, UCSD-AI4H/COVID-CT, folder Data-split",
+                )
             for line in _lines(list_file):
                 path = by_name.get(line) or by_stem.get(Path(line).stem)
                 if path is None:

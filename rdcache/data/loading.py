@@ -20,6 +20,7 @@ from rdcache.errors import DatasetError, DatasetNotFoundError, UnknownNameError
 from rdcache.progress import Progress, ignore
 
 FAMILIES = ("folder", "table")
+LISTED = 20  # skipped files that are named one by one
 
 
 def load_dataset(
@@ -71,7 +72,8 @@ def _find(name: str, data_dir: Path) -> tuple[Path, Listing, str, Symmetry]:
     family, separator, path = name.partition(":")
     if separator and path and family in FAMILIES:
         is_kind = Path.is_dir if family == "folder" else Path.is_file
-        place = Path(path) if is_kind(Path(path)) else data_dir / path
+        here = Path(path).expanduser()
+        place = here if is_kind(here) else data_dir / path
         card = FAMILY_CARDS[FAMILIES.index(family)]
         if not is_kind(place):
             raise DatasetNotFoundError(
@@ -89,10 +91,12 @@ def _find(name: str, data_dir: Path) -> tuple[Path, Listing, str, Symmetry]:
     else:
         known = [*CATALOGUE, "folder:PATH", "table:FILE"]
         raise UnknownNameError.of("dataset", name, known)
-    listing = card.list_files(place)
-    if not listing.entries:
-        raise _not_found(card, data_dir, "holds no images where they are expected", place)
-    return place, listing, card.title, card.symmetry
+    # Unpacking often adds a folder: busi/archive/Dataset_BUSI_with_GT/…
+    nested = sorted(path for path in place.glob("*/") if name in CATALOGUE)
+    for folder in (place, *nested):
+        if (listing := card.list_files(folder)).entries:
+            return folder, listing, card.title, card.symmetry
+    raise _not_found(card, data_dir, "holds no images where they are expected", place)
 
 
 def _existing(card: DatasetCard, data_dir: Path) -> Path | None:
@@ -165,6 +169,11 @@ def _assemble(
         spec.test_fraction,
         few=0 if ":" in spec.name else FEW,  # users' own splits are kept, however small
     )
+    if "train" not in splits:
+        raise DatasetError(
+            f"{spec.name} has no training images.",
+            splits=", ".join(f"{split} {splits.count(split)}" for split in SPLITS),
+        )
     leaks = report_leaks(duplicates, uids, labels, splits, groups, pixels)
     order = sorted(range(len(uids)), key=lambda i: (SPLITS.index(splits[i]), uids[i]))
     if spec.drop_leaks:
@@ -223,7 +232,10 @@ def _kept_together(
 
 def describe_problems(dataset: ImageDataset) -> list[str]:
     """What a user should know before trusting a dataset, a line each; empty if nothing."""
-    problems = [f"skipped {each.path}: {each.reason}" for each in dataset.skipped]
+    skipped = dataset.skipped
+    problems = [f"skipped {each.path}: {each.reason}" for each in skipped[:LISTED]]
+    if len(skipped) > LISTED:
+        problems.append(f"skipped {len(skipped) - LISTED} more files")
     leaks = dataset.leaks
     if leaks.pairs or leaks.straddling_groups:
         problems += leaks.summary()

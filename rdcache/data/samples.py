@@ -13,6 +13,7 @@ from typing import Any, Literal
 import numpy as np
 
 from rdcache.data.leaks import LeakReport
+from rdcache.errors import UsageError
 
 SPLITS = ("train", "val", "test")
 Symmetry = Literal["none", "hflip", "d4"]
@@ -36,6 +37,13 @@ class DatasetSpec:
     val_fraction: float = 0.15
     test_fraction: float = 0.2
     drop_leaks: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("val_fraction", "test_fraction"):
+            if not 0 <= getattr(self, name) < 1:
+                raise UsageError(f"{name} is {getattr(self, name)}; it must be from 0 to below 1.")
+        if self.seed < 0:
+            raise UsageError(f"the seed of the splits is {self.seed}; it must not be negative.")
 
     def to_dict(self) -> dict[str, Any]:
         """All attributes as JSON values; of a path, only its last part."""

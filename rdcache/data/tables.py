@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -39,7 +40,8 @@ def list_table(file: Path) -> Listing:
             )
     classes = _classes(table["label"])
     numbers = {name: label for label, name in enumerate(classes)}
-    entries = []
+    entries: list[Entry] = []
+    lines: list[int] = []
     for row, values in enumerate(table.to_dict("records")):
         line = row + 2  # the first line holds the column names
         if not any(_text(cell) for cell in values.values()):
@@ -48,6 +50,7 @@ def list_table(file: Path) -> Listing:
         label = _text(values["label"])
         if not name or not label:
             raise DatasetError("a row of the table lacks its path or label.", file=file, line=line)
+        lines.append(line)
         entries.append(
             Entry(
                 path=file.parent / name,
@@ -57,7 +60,23 @@ def list_table(file: Path) -> Listing:
                 group=_text(values.get("group")) or None,
             )
         )
+    _require_known_labels(entries, lines, classes, file)
     return Listing(tuple(entries), classes)
+
+
+def _require_known_labels(
+    entries: Sequence[Entry], lines: Sequence[int], classes: Sequence[str], file: Path
+) -> None:
+    """Refuse labels of val and test that no training row has: nobody could learn them."""
+    training = {entry.label for entry in entries if entry.split in ("train", None)}
+    for entry, line in zip(entries, lines, strict=True):
+        if entry.label not in training:
+            raise DatasetError(
+                f"the label {classes[entry.label]!r} is outside the classes of the training rows.",
+                file=file,
+                line=line,
+                classes=", ".join(classes[label] for label in sorted(training)) or "none",
+            )
 
 
 def _read(file: Path) -> pd.DataFrame:

@@ -112,7 +112,7 @@ def cut_view(
     height, width = image.shape[:2]
     left, top, right, bottom, mirror, quarter_turns = parameters
     box = (left * width, top * height, min(right * width, width), min(bottom * height, height))
-    cut: np.ndarray = np.asarray(
+    cut: np.ndarray = np.array(  # a copy: Pillow's own memory is read-only
         Image.fromarray(image).resize((size, size), RESAMPLING[interpolation], box=box)
     )
     if mirror:
