@@ -238,6 +238,20 @@ def test_a_missing_or_empty_folder_says_what_belongs_there_and_where_it_is_from(
     assert {card.name: card.present for card in list_datasets(data)}[name]
 
 
+def test_a_folder_that_unpacking_added_does_no_harm(data: Path, write: Write) -> None:
+    for name in ("benign", "malignant", "normal"):
+        for number in range(6):
+            write(f"busi/archive/Dataset_BUSI_with_GT/{name}/{name} ({number}).png")
+    assert len(load_dataset("busi")) == 18
+
+
+def test_covid_without_its_official_lists_is_not_split_otherwise(data: Path, write: Write) -> None:
+    for name in ("CT_COVID", "CT_NonCOVID"):
+        write(f"covid/Images-processed/{name}/1.png")
+    with pytest.raises(DatasetNotFoundError, match=r"trainCT_COVID\.txt"):
+        load_dataset("covid")
+
+
 def test_an_unknown_name_is_answered_with_near_ones(data: Path) -> None:
     with pytest.raises(UnknownNameError, match="no dataset named 'bussi'") as caught:
         load_dataset("bussi", data)

@@ -10,8 +10,14 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from rdcache.data import ImageDataset, list_datasets, load_dataset
-from rdcache.errors import DatasetError, DatasetNotFoundError
+from rdcache.data import (
+    DatasetSpec,
+    ImageDataset,
+    describe_problems,
+    list_datasets,
+    load_dataset,
+)
+from rdcache.errors import DatasetError, DatasetNotFoundError, UsageError
 
 Write = Callable[..., None]
 
@@ -219,3 +225,40 @@ def test_a_table_with_a_header_alone_is_not_found(root: Path) -> None:
     (root / "mine.csv").write_text("path,label\n")
     with pytest.raises(DatasetNotFoundError, match="holds no images"):
         load_dataset(f"table:{root / 'mine.csv'}")
+
+
+def test_a_test_label_that_no_training_row_has_is_an_error_with_its_line(root: Path) -> None:
+    file = root / "table.csv"
+    file.write_text("path,label,split\n1.png,a,train\n2.png,b,train\n3.png,c,test\n")
+    with pytest.raises(DatasetError, match="'c' is outside the classes") as caught:
+        load_dataset(f"table:{file}")
+    assert caught.value.facts["line"] == "4"
+    assert caught.value.facts["classes"] == "a, b"
+
+
+def test_a_folder_of_validation_and_test_images_alone_cannot_be_learnt(
+    root: Path, write: Write
+) -> None:
+    (root / "train").mkdir()
+    for split in ("val", "test"):
+        for name in ("a", "b"):
+            write(f"{split}/{name}/1.png")
+    with pytest.raises(DatasetError, match="no training images"):
+        load_dataset(f"folder:{root}")
+
+
+def test_of_many_skipped_files_only_the_first_are_named(root: Path, write: Write) -> None:
+    for name in ("a", "b"):
+        for number in range(6):
+            write(f"{name}/{number}.png")
+    for number in range(50):
+        (root / "a" / f"broken{number}.png").write_bytes(b"no image")
+    problems = describe_problems(load_dataset(f"folder:{root}"))
+    assert sum(problem.startswith("skipped") for problem in problems) == 21
+    assert "skipped 30 more files" in problems
+
+
+@pytest.mark.parametrize("wrong", [{"val_fraction": 1.0}, {"test_fraction": -0.1}, {"seed": -1}])
+def test_a_spec_outside_its_range_is_refused(wrong: dict[str, float]) -> None:
+    with pytest.raises(UsageError, match="must"):
+        DatasetSpec("phantom", **wrong)  # type: ignore[arg-type]
