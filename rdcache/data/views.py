@@ -22,6 +22,7 @@ from rdcache.errors import UsageError
 VIEW_COLUMNS = ("left", "top", "right", "bottom", "mirror", "quarter_turns")
 VERSION = 1
 TRIES = 10
+MOST_VIEWS = 1000  # more than the longest training has epochs is a slip of the keyboard
 RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 
 
@@ -65,9 +66,11 @@ class ViewSpec:
             return cls("flip", 2, fit, symmetry)
         if text == "d4":
             return cls("d4", 8, fit, symmetry)
-        if text.isdecimal() and int(text) > 1:
+        if text.isdecimal() and 1 < int(text) <= MOST_VIEWS:
             return cls("random", int(text), fit, symmetry)
-        raise UsageError(f"--views: {text!r} is none of clean, flip, d4, or a number from 1.")
+        raise UsageError(
+            f"--views: {text!r} is none of clean, flip, d4, or a number from 1 to {MOST_VIEWS}."
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """All attributes as JSON values."""

@@ -39,7 +39,7 @@ class ReprogrammerConfig(TeacherConfig):
         default="bn", description="Batch norm, group norm, or layer norm over a whole map."
     )
     spatial: Literal["map", "pooled"] = Field(
-        default="map", description="Reprogram the map and pool after, or pool the tap first."
+        default="pooled", description="Reprogram the map and pool after, or pool the tap first."
     )
     feature_norm: Literal["none", "channel"] = Field(
         default="channel",
@@ -93,13 +93,22 @@ class Reprogrammer(nn.Module):
 
     def forward(self, tap: torch.Tensor) -> torch.Tensor:
         """Map (B, *tap) in any floating dtype to float features (B, D)."""
-        maps = as_maps(tap.float(), self.kind)
-        if self.mean is not None and self.scale is not None:
-            maps = (maps - self.mean) * self.scale
+        maps = self._maps(tap)
         if self.pooled:
             maps = maps.mean(dim=(2, 3), keepdim=True)
         features: torch.Tensor = self.layers(maps).mean(dim=(2, 3))
         return self.dropout(features)
+
+    def own_features(self, tap: torch.Tensor) -> torch.Tensor:
+        """Return what the teacher itself says: (B, *tap) averaged over positions, (B, C)."""
+        return self._maps(tap).mean(dim=(2, 3))
+
+    def _maps(self, tap: torch.Tensor) -> torch.Tensor:
+        """Fold a batch of taps to float maps (B, C, H, W), standardised if they are to be."""
+        maps = as_maps(tap.float(), self.kind)
+        if self.mean is not None and self.scale is not None:
+            maps = (maps - self.mean) * self.scale
+        return maps
 
 
 class ResidualBlock(nn.Module):

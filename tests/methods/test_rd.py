@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from rdcache import losses
 from rdcache.errors import UnknownNameError, UsageError
 from rdcache.methods import CachedBatch, MethodContext, TrainingProgress, create_method
 from rdcache.methods.rd import ReprogrammingDistillation, decayed
@@ -106,11 +107,26 @@ def test_a_term_moves_only_the_sides_it_should(
     side: str,
 ) -> None:
     setting = context()
-    method = rd(setting, **{f"{term}_grad": side})
+    method = rd(setting, **{f"{term}_grad": side}, cka_target="reprogrammed")
     student = student_output(setting)
     moved = gradient_norms(method, method(batch, student, START)[term])
     assert student.features.grad is not None or side == "teacher"
     assert (moved["reprogrammer"] > 0) == (side in ("both", "teacher"))
+
+
+def test_the_recommended_preset_compares_with_the_teachers_own_features(
+    context: BuildContext, batch: CachedBatch, student_output: ComputeOutput
+) -> None:
+    setting = context()
+    student = student_output(setting)
+    term = rd(setting)(batch, student, START)["cka"]
+    own = batch.taps["s4"].float().mean((2, 3))
+    expected = 1 - losses.cka(student.features, own, unbiased=True)
+    assert term.item() == pytest.approx(expected.item(), abs=1e-5)
+    term.backward()
+    assert student.features.grad is not None
+    with pytest.raises(UsageError, match="frozen"):
+        rd(setting, cka_grad="teacher")
 
 
 def test_the_recommended_preset_keeps_the_student_from_pulling_on_the_reprogrammer(
@@ -135,7 +151,9 @@ def test_the_averaged_teacher_branch_is_the_target_and_gets_no_gradient(
     context: BuildContext, batch: CachedBatch, student_output: ComputeOutput
 ) -> None:
     setting = context()
-    method = rd(setting, teacher_ema=0.9, kl_grad="both", cka_grad="both")
+    method = rd(
+        setting, teacher_ema=0.9, kl_grad="both", cka_grad="both", cka_target="reprogrammed"
+    )
     terms = method(batch, student_output(setting), START)
     assert gradient_norms(method, terms["kl"] + terms["cka"])["reprogrammer"] == 0
     assert method.average is not None

@@ -57,7 +57,7 @@ def test_a_constant_channel_is_not_blown_up() -> None:
 
 
 def test_a_three_layer_projector_is_three_convolutions() -> None:
-    config = ReprogrammerConfig(block="conv3", n_blocks=1, width=None)
+    config = ReprogrammerConfig(block="conv3", n_blocks=1, width=None, spatial="map")
     module = Reprogrammer(TapSpec("s4", "map2d", (6, 4, 4)), 8, config)
     kernels = [m.kernel_size for m in module.modules() if isinstance(m, torch.nn.Conv2d)]
     assert kernels == [(1, 1), (3, 3), (1, 1)]

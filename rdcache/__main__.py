@@ -1,0 +1,6 @@
+"""`python -m rdcache` is the command `rdcache`."""
+
+from rdcache.cli import main
+
+if __name__ == "__main__":
+    main()
