@@ -9,7 +9,11 @@ FileNotFoundError` works for users of the Python API.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
 
 
 class RdcacheError(Exception):
@@ -50,6 +54,24 @@ class UsageError(RdcacheError, ValueError):
     """Options that do not go together, or a value outside its range."""
 
     exit_code = 2
+
+    @classmethod
+    def of_validation(
+        cls, error: ValidationError, given: Mapping[str, Any], flag: Callable[[str], str] = str
+    ) -> UsageError:
+        """Say in one sentence what pydantic found first.
+
+        Args:
+            given: the values that were validated.
+            flag: how the user calls an entry, as in `--batch-size` for `batch_size`.
+        """
+        first = error.errors()[0]
+        name = ".".join(map(str, first["loc"]))
+        reason = first["msg"].removeprefix("Value error, ")
+        return cls(
+            f"{flag(name)}: {reason[:1].lower()}{reason[1:]}.".removeprefix(": "),
+            given=given.get(name.partition(".")[0], "nothing"),
+        )
 
 
 class UnknownNameError(UsageError, LookupError):
@@ -106,6 +128,10 @@ class CorruptShardError(RdcacheError, OSError):
 
 class StoreWriteError(RdcacheError, OSError):
     """The root cannot be written: read-only, full, or gone."""
+
+
+class FileWriteError(RdcacheError, OSError):
+    """A run folder or a table cannot be written: read-only, full, or not a folder."""
 
 
 class TeacherOutputError(RdcacheError, ValueError):

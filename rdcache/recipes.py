@@ -13,14 +13,26 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 import rdcache
+from rdcache.data import list_datasets
 from rdcache.distillation import DistillConfig, Run, distill_seeds
-from rdcache.errors import UsageError
+from rdcache.errors import UnknownNameError, UsageError
 from rdcache.extraction import ExtractConfig, plan_extraction, run_extraction
+from rdcache.methods import find_method
+from rdcache.models import list_students, list_teachers
 from rdcache.progress import Progress, ignore
 from rdcache.store import Store
+
+GRID = {"teacher", "dataset", "student", "method", "seeds"}
 
 
 class Overrides(BaseModel):
@@ -54,6 +66,22 @@ class Recipe(BaseModel):
     distill: dict[str, Any] = {}
     per_dataset: dict[str, Overrides] = {}
     per_method: dict[str, dict[str, Any]] = {}
+
+    @field_validator("teachers", "datasets", "students", "methods", "seeds")
+    @classmethod
+    def _without_repetition(cls, names: tuple[Any, ...]) -> tuple[Any, ...]:
+        if len(set(names)) < len(names):
+            raise ValueError("an entry is listed twice")
+        return names
+
+    @model_validator(mode="after")
+    def _grid_is_given_once(self) -> Recipe:
+        overrides = list(self.per_dataset.values())
+        parts = [part for own in overrides for part in (own.extract, own.distill)]
+        for part in (self.extract, self.distill, *parts, *self.per_method.values()):
+            if own := GRID & part.keys():
+                raise ValueError(f"{min(own)} is given by the grid, not among the options")
+        return self
 
 
 @dataclass(frozen=True)
@@ -94,21 +122,46 @@ def load_recipe(path: Path) -> Recipe:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UsageError("the recipe cannot be read.", file=path, why=error.strerror) from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UsageError(
             "the recipe is not YAML.", file=path, why=str(error).replace("\n", " ")
         ) from None
     try:
         recipe = Recipe.model_validate(content)
+        _require_known(recipe)
         for dataset in recipe.datasets:
-            extract_config(recipe, recipe.teachers[0], dataset, Places())
+            for teacher in recipe.teachers:
+                extract_config(recipe, teacher, dataset, Places())
             for method in recipe.methods:
-                distill_config(recipe, dataset, recipe.students[0], method, Places())
+                distill_config(recipe, dataset, recipe.students[0], method, Places()).resolved()
     except ValidationError as error:
-        first = error.errors()[0]
-        entry = ".".join(map(str, first["loc"])) or "the recipe"
-        raise UsageError(f"{entry}: {first['msg']}.", file=path) from None
+        wrong = UsageError.of_validation(error, content if isinstance(content, dict) else {})
+        raise UsageError(wrong.summary, file=path) from None
+    except UsageError as error:
+        error.facts["file"] = str(path)
+        raise
     return recipe
+
+
+def _require_known(recipe: Recipe) -> None:
+    """Look up every name of the grid, so that no slip is found only after hours.
+
+    Raises:
+        UnknownNameError: a teacher, dataset, student or method that does not exist, or overrides
+            for one that is not in the grid.
+    """
+    for method in recipe.methods:
+        find_method(method)
+    for known, names, kind in (
+        ([card.name for card in list_teachers()], recipe.teachers, "teacher"),
+        ([card.name for card in list_datasets()], recipe.datasets, "dataset"),
+        ([card.name for card in list_students()], recipe.students, "student"),
+        (recipe.datasets, recipe.per_dataset, "dataset in this recipe"),
+        (recipe.methods, recipe.per_method, "method in this recipe"),
+    ):
+        for name in names:
+            if name not in known and ":" not in name:
+                raise UnknownNameError.of(kind, name, known)
 
 
 def run_recipe(recipe: Recipe, places: Places, on_progress: Progress = ignore) -> Iterator[Cell]:
@@ -159,10 +212,10 @@ def distill_config(
 def shipped_recipe(name: str) -> Path:
     """The path of a recipe that travels with the package, such as `demo.yaml`."""
     package = Path(rdcache.__file__).parent
-    for folder in (package / "pipelines", package.parent / "pipelines"):
-        if (folder / name).is_file():
-            return folder / name
-    raise UsageError(f"there is no shipped recipe named {name!r}.", looked_in=package)
+    folder = next(f for f in (package, package.parent) if (f / "pipelines").is_dir()) / "pipelines"
+    if not (folder / name).is_file():
+        raise UnknownNameError.of("recipe", name, (path.name for path in folder.glob("*.yaml")))
+    return folder / name
 
 
 def _extracted(

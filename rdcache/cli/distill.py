@@ -62,7 +62,7 @@ def _print_runs(store: Store, config: DistillConfig, runs: list[Run]) -> None:
         name.replace("_", " "): in_percent(summary[name]) for name in SHOWN if name in summary
     }
     facts |= {title: in_percent(summary[name]) for name, title in ALSO.items() if name in summary}
-    if len(runs) == 1 and (interval := runs[0].metrics.get("accuracy_interval")):
+    if len(runs) == 1 and (interval := runs[0].metrics.get("accuracy_ci95")):
         facts["accuracy"] = (
             f"{facts['accuracy']} (95 % bootstrap interval {100 * interval[0]:.1f} to "
             f"{100 * interval[1]:.1f})"

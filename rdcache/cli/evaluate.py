@@ -36,8 +36,9 @@ def command(
         facts = {
             name.replace("_", " "): f"{100 * value:.1f}"
             for name, value in metrics.items()
-            if isinstance(value, float)
+            if isinstance(value, float) and name != "nll"
         }
+        facts["log loss"] = f"{metrics['nll']:.3f} (no percentage)"
         recall: dict[str, float | None] = metrics["recall"]
         facts["recall"] = ", ".join(
             f"{name} " + ("–" if value is None else f"{100 * value:.1f}")

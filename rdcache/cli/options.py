@@ -55,17 +55,15 @@ def validated(
     Raises:
         UsageError: naming the flag and what it should be.
     """
+
+    def flag(name: str) -> str:
+        field = name.partition(".")[0]
+        return (renamed or {}).get(field, "--" + field.replace("_", "-")) if field else ""
+
     try:
         return model(**given)
     except ValidationError as error:
-        first = error.errors()[0]
-        name = str(first["loc"][0]) if first["loc"] else ""
-        flag = (renamed or {}).get(name, "--" + name.replace("_", "-"))
-        reason = first["msg"].removeprefix("Value error, ")
-        raise UsageError(
-            f"{flag}: {reason[:1].lower()}{reason[1:]}.",
-            given=given.get(name, "nothing"),
-        ) from None
+        raise UsageError.of_validation(error, given, flag) from None
 
 
 def _option(name: str, field: FieldInfo, flag: str | None) -> Callable[[Any], Any]:
@@ -138,6 +136,8 @@ class _CommaSeparated(click.ParamType):
 
 def _joined(ctx: click.Context, param: click.Parameter, values: tuple[Any, ...]) -> Any:
     """`--seed 0 --seed 1,2` → (0, 1, 2); nothing given → None."""
+    if values and not any(values):
+        raise click.BadParameter("the list is empty.", ctx, param)
     return tuple(item for value in values for item in value) or None
 
 
@@ -148,5 +148,8 @@ def _mapping(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]
         key, separator, text = value.partition("=")
         if not separator or not key:
             raise click.BadParameter(f"{value!r} is not of the form KEY=VALUE.", ctx, param)
-        result[key.strip().replace("-", "_")] = yaml.safe_load(text)
+        try:
+            result[key.strip().replace("-", "_")] = yaml.safe_load(text)
+        except yaml.YAMLError:
+            raise click.BadParameter(f"{text!r} is not a value.", ctx, param) from None
     return result or None

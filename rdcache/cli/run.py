@@ -7,7 +7,9 @@ from pathlib import Path
 import click
 
 from rdcache.cli.output import json_option, print_json, print_table, progress
-from rdcache.recipes import Cell, Places, Recipe, load_recipe, run_recipe
+from rdcache.errors import UsageError
+from rdcache.files import write_text
+from rdcache.recipes import Cell, Places, Recipe, load_recipe, run_recipe, shipped_recipe
 from rdcache.report.comparison import Comparison, Row, cells, compare, markdown
 
 METRICS = ("accuracy", "balanced_accuracy", "macro_f1", "auroc")
@@ -31,17 +33,27 @@ def command(
 ) -> None:
     """Run a recipe FILE: both phases for every teacher, dataset, student, method and seed.
 
-    What is finished already is not done again.
+    FILE may also be the name of a recipe that travels with the package, such as demo.yaml. What is
+    finished already is not done again.
     """
-    recipe = load_recipe(file)
+    recipe = load_recipe(_found(file))
+    if table is not None and not table.parent.is_dir():
+        raise UsageError("there is no folder for the table.", folder=table.parent)
     finished = run_and_collect(recipe, Places(root=root, data_dir=data_dir, out=out))
     comparisons = compare([row_of(cell) for cell in finished])
     if table is not None:
-        table.write_text(markdown(comparisons, shown_metrics(comparisons)), encoding="utf-8")
+        write_text(table, markdown(comparisons, shown_metrics(comparisons)))
     if as_json:
         print_json(as_facts(recipe, finished, comparisons))
     else:
         print_comparisons(recipe.title, comparisons)
+
+
+def _found(file: Path) -> Path:
+    """The file, or the recipe of this name that travels with the package."""
+    if file.exists() or file.parent != Path():
+        return file
+    return shipped_recipe(file.name)
 
 
 def run_and_collect(recipe: Recipe, places: Places) -> list[Cell]:

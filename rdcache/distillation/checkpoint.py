@@ -6,8 +6,6 @@ The file is safetensors; what is no tensor travels as JSON in its metadata.
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,29 +14,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
 from rdcache.errors import RunNotFoundError
+from rdcache.files import write_whole
 
 METADATA_KEY = "rdcache_checkpoint"
-
-
-def write_whole(path: Path, write: Callable[[Path], None]) -> None:
-    """Write a file so that after any interruption the old or the new one is there, never a part.
-
-    Args:
-        write: writes all of the file to the path that it is given.
-    """
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        write(partial)
-        with partial.open("rb+") as file:
-            os.fsync(file.fileno())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text file, whole or not at all."""
-    write_whole(path, lambda partial: _as_utf8(partial, text))
 
 
 def save_checkpoint(path: Path, state: Any) -> None:
@@ -65,10 +43,6 @@ def load_checkpoint(path: Path, device: torch.device) -> Any:
             why=str(error).splitlines()[0] if str(error) else type(error).__name__,
             next="start the run again with --overwrite",
         ) from error
-
-
-def _as_utf8(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")
 
 
 def _packed(value: Any, tensors: dict[str, torch.Tensor], names: dict[Any, str]) -> Any:

@@ -144,6 +144,9 @@ class DistillConfig(BaseModel):
     def digest(self, store_fingerprint: str) -> str:
         """Identify what a run of this resolved config on a store will come to, seed aside."""
         deciding = self.model_dump(mode="json", exclude=CIRCUMSTANCES)
+        if self.student_weights is not None and Path(self.student_weights).is_file():
+            content = Path(self.student_weights).read_bytes()
+            deciding["student_weights"] = hashlib.sha256(content).hexdigest()
         text = json.dumps({"config": deciding, "store": store_fingerprint}, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
@@ -178,9 +181,4 @@ def validated(values: dict[str, Any]) -> DistillConfig:
     try:
         return DistillConfig(**values)
     except ValidationError as error:
-        first = error.errors()[0]
-        name = str(first["loc"][0])
-        message = first["msg"]
-        raise UsageError(
-            f"{name}: {message[:1].lower()}{message[1:]}.", given=values.get(name, "nothing")
-        ) from None
+        raise UsageError.of_validation(error, values) from None

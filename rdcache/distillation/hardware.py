@@ -13,6 +13,8 @@ import torch
 import rdcache
 from rdcache.errors import UsageError
 
+KINDS = ("auto", "cpu", "cuda", "mps")
+
 
 def choose_device(name: str) -> torch.device:
     """Resolve a device's name; `auto` is a GPU where there is one.
@@ -20,6 +22,8 @@ def choose_device(name: str) -> torch.device:
     Raises:
         UsageError: PyTorch knows no such device here.
     """
+    if name.partition(":")[0] not in KINDS:
+        raise UsageError(f"there is no kind of device named {name!r}.", known=", ".join(KINDS))
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
@@ -34,8 +38,13 @@ def choose_device(name: str) -> torch.device:
 
 def autocast_for(device: torch.device, amp: str) -> Callable[[], AbstractContextManager[object]]:
     """The context of forward passes: bfloat16 where asked for, or on a GPU by default."""
-    enabled = amp == "bf16" or (amp == "auto" and device.type == "cuda")
+    enabled = autocast_enabled(device, amp)
     return lambda: torch.autocast(device.type, dtype=torch.bfloat16, enabled=enabled)
+
+
+def autocast_enabled(device: torch.device, amp: str) -> bool:
+    """Whether forward passes compute in bfloat16."""
+    return amp == "bf16" or (amp == "auto" and device.type == "cuda")
 
 
 @contextmanager

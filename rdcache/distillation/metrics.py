@@ -25,8 +25,8 @@ def classification_metrics(
         classes: names of the C classes.
 
     Returns:
-        `n`, `accuracy`, `accuracy_ci95` (95 %, bootstrap), `balanced_accuracy` (mean recall of
-        the classes that occur), `macro_f1`, `auroc` (mean over one-versus-rest, None where only
+        `n`, `accuracy`, `accuracy_ci95` (95 %, bootstrap), `balanced_accuracy` and `macro_f1`
+        (means over the classes that occur), `auroc` (mean over one-versus-rest, None where only
         one class occurs), `ece` (15 bins), `nll`, `recall` of the classes that occur, and
         `confusion` (rows: labels, columns: predictions).
     """
@@ -47,7 +47,7 @@ def classification_metrics(
         "accuracy_ci95": list(bootstrap_interval(correct)),
         "balanced_accuracy": float(recalls.mean()),
         "macro_f1": float(
-            f1_score(labels, predicted, labels=numbers, average="macro", zero_division=0)
+            f1_score(labels, predicted, labels=numbers[occurring], average="macro", zero_division=0)
         ),
         "auroc": macro_auroc(labels, probabilities),
         "ece": calibration_error(correct, probabilities.max(axis=1)),

@@ -8,15 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from rdcache.distillation.checkpoint import write_text
 from rdcache.distillation.evaluation import Predictions, as_csv, similarity
 from rdcache.distillation.metrics import classification_metrics
-from rdcache.distillation.run import CHECKPOINT, PREDICTIONS, RESULT, STUDENT
+from rdcache.distillation.run import CHECKPOINT, PREDICTIONS, RESULT, SCHEMA, STUDENT
 from rdcache.distillation.training import Trainer
+from rdcache.files import write_text
 from rdcache.models import save_student
 from rdcache.store import Store
-
-SCHEMA = 1
 
 
 def finish(trainer: Trainer, folder: Path, facts: dict[str, Any]) -> None:

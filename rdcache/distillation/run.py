@@ -11,7 +11,7 @@ checkpoint.safetensors   only while the run is not finished
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -25,6 +25,7 @@ from rdcache.models import Student, load_student
 
 CONFIG, HISTORY, STUDENT = "config.yaml", "metrics.jsonl", "student.safetensors"
 PREDICTIONS, RESULT, CHECKPOINT = "predictions.csv", "result.json", "checkpoint.safetensors"
+SCHEMA = 1
 FILES = (CONFIG, HISTORY, STUDENT, PREDICTIONS, RESULT, CHECKPOINT)
 
 
@@ -43,13 +44,18 @@ class Run:
     @cached_property
     def config(self) -> dict[str, Any]:
         """The resolved options (`config`), the `store`, and the `seed`."""
-        content: dict[str, Any] = yaml.safe_load((self.path / CONFIG).read_text(encoding="utf-8"))
-        return content
+        return _read(self.path / CONFIG, yaml.safe_load, {"config", "store", "seed"})
 
     @cached_property
     def result(self) -> dict[str, Any]:
         """Everything that was measured; `metrics` is its part about the test images."""
-        content: dict[str, Any] = json.loads((self.path / RESULT).read_text(encoding="utf-8"))
+        content = _read(self.path / RESULT, json.loads, {"schema", "seed", "test", "dataset"})
+        if content["schema"] != SCHEMA:
+            raise RunNotFoundError(
+                "this run was written by another version of rdcache.",
+                file=self.path / RESULT,
+                schema=f"{content['schema']}; this version reads {SCHEMA}",
+            )
         return content
 
     @property
@@ -99,6 +105,29 @@ def load_run(path: Path | str) -> Run:
         looked_for=RESULT,
         **({"next": "the same `rdcache distill` with --resume"} if unfinished else {}),
     )
+
+
+def _read(path: Path, parse: Callable[[str], Any], entries: set[str]) -> dict[str, Any]:
+    """Read a file of a run.
+
+    Raises:
+        RunNotFoundError: it is missing, damaged, or lacks an entry.
+    """
+    try:
+        content = parse(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise RunNotFoundError(
+            "a file of this run cannot be read.", file=path, why=error.strerror
+        ) from None
+    except (ValueError, yaml.YAMLError):
+        content = None
+    if not isinstance(content, dict) or not entries <= content.keys():
+        raise RunNotFoundError(
+            "a file of this run is damaged.",
+            file=path,
+            next="the same `rdcache distill` with --overwrite",
+        )
+    return content
 
 
 def summarise(runs: Sequence[Run]) -> dict[str, dict[str, float]]:

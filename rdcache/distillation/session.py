@@ -18,9 +18,15 @@ import yaml
 
 from rdcache.data import ImageDataset, Jitter, StudentInputs
 from rdcache.distillation.batches import BatchSource
-from rdcache.distillation.checkpoint import load_checkpoint, save_checkpoint, write_text
+from rdcache.distillation.checkpoint import load_checkpoint, save_checkpoint
 from rdcache.distillation.config import DistillConfig, config_from_options
-from rdcache.distillation.hardware import autocast_for, choose_device, environment, threads
+from rdcache.distillation.hardware import (
+    autocast_enabled,
+    autocast_for,
+    choose_device,
+    environment,
+    threads,
+)
 from rdcache.distillation.randomness import counted_seed
 from rdcache.distillation.result import finish
 from rdcache.distillation.run import CHECKPOINT, CONFIG, FILES, HISTORY, RESULT, Run
@@ -28,12 +34,15 @@ from rdcache.distillation.sampling import TrainingSamples
 from rdcache.distillation.source import choose_store, open_dataset
 from rdcache.distillation.statistics import channel_statistics
 from rdcache.distillation.training import Trainer
-from rdcache.errors import TrainingError, UsageError
+from rdcache.errors import RunNotFoundError, TrainingError, UsageError
 from rdcache.extraction.plan import folder_name
+from rdcache.files import write_text
 from rdcache.methods import MethodContext, create_method, task_loss
 from rdcache.models import create_student
 from rdcache.progress import Progress, ignore
 from rdcache.store import Store
+
+LEAST_BATCH = 2
 
 
 def distill(
@@ -87,8 +96,11 @@ def distill_seeds(
         UnknownNameError: no such student, method, option, or tap in the store.
         TrainingError: the loss became NaN or infinite.
     """
+    if resume and overwrite:
+        raise UsageError("a run can be gone on with (--resume) or overwritten, not both.")
     config = config.resolved()
     opened = choose_store(store, root=config.root, dataset=config.dataset, teacher=config.teacher)
+    config = _as_computed(config, opened)
     folders = {seed: run_folder(opened, config, seed) for seed in config.seeds}
     for folder in folders.values():
         _refuse_interrupted(folder, resume, overwrite)
@@ -100,6 +112,7 @@ def distill_seeds(
     runs = []
     for seed, folder in folders.items():
         if (folder / RESULT).is_file() and not overwrite:
+            (folder / CHECKPOINT).unlink(missing_ok=True)  # a kill between the two left it
             runs.append(Run(folder))
             continue
         if overwrite:
@@ -137,9 +150,8 @@ def _train(
     checkpoint = folder / CHECKPOINT
     status: Literal["trained", "resumed"] = "trained"
     if checkpoint.is_file():
-        trainer.restore(load_checkpoint(checkpoint, device))
+        _restore(trainer, checkpoint, device)
         status = "resumed"
-    folder.mkdir(parents=True, exist_ok=True)
     write_text(folder / CONFIG, _config_text(store, config, seed))
     _write_history(folder, trainer)
 
@@ -171,6 +183,14 @@ def create_trainer(
     classes = tuple(store.manifest["dataset"]["classes"])
     training = TrainingSamples(store, seed, config.views)
     training.batches(config.batch_size, 0)  # refuse a batch that is too large before all else
+    if config.batch_size < LEAST_BATCH:
+        raise UsageError("batch norm needs batches of at least 2.", given=config.batch_size)
+    if not (store.splits == "test").any():
+        raise UsageError(
+            "there are no test images to evaluate on.",
+            store=store.location,
+            next="a dataset with a test split, or extract without --drop-leaks",
+        )
     if config.select == "best" and not (store.splits == "val").any():
         raise UsageError(
             "there is no validation split to select an epoch on.", next="--select last"
@@ -206,8 +226,34 @@ def create_trainer(
     return Trainer(config, seed, student, method, source, training, classes, autocast)
 
 
+def _as_computed(config: DistillConfig, store: Store) -> DistillConfig:
+    """Settle what depends on this machine and this store, so that the run's digest has it."""
+    device = choose_device(config.device)
+    amp = "bf16" if autocast_enabled(device, config.amp) else "off"
+    views = min(config.views or store.views, store.views)
+    return config.model_copy(update={"amp": amp, "views": views})
+
+
+def _restore(trainer: Trainer, checkpoint: Path, device: torch.device) -> None:
+    """Go on from a checkpoint.
+
+    Raises:
+        RunNotFoundError: it is damaged, or of another network.
+    """
+    state = load_checkpoint(checkpoint, device)
+    try:
+        trainer.restore(state)
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise RunNotFoundError(
+            "the checkpoint of this run is not one of this student and method.",
+            file=checkpoint,
+            next="start the run again with --overwrite",
+        ) from error
+
+
 def _refuse_interrupted(folder: Path, resume: bool, overwrite: bool) -> None:
-    if (folder / CHECKPOINT).is_file() and not resume and not overwrite:
+    finished = (folder / RESULT).is_file()
+    if (folder / CHECKPOINT).is_file() and not (finished or resume or overwrite):
         raise UsageError(
             "an earlier run with these options was interrupted, or is still going on.",
             run=folder,

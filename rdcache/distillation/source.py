@@ -25,12 +25,21 @@ def choose_store(
 
     Raises:
         StoreNotFoundError: there is none.
+        UsageError: the store that is given is of another dataset or teacher.
     """
-    if isinstance(location, Store):
-        return location
     if location is not None:
-        return open_store(location)
+        store = location if isinstance(location, Store) else open_store(location)
+        _require_named(store, "teacher", teacher)
+        if dataset is not None and ":" not in dataset:
+            _require_named(store, "dataset", dataset)
+        return store
     return open_store(newest_store(root, dataset and portable_name(dataset), teacher))
+
+
+def _require_named(store: Store, what: str, name: str | None) -> None:
+    has = store.manifest[what]["name"]
+    if name not in (None, has):
+        raise UsageError(f"this store is of the {what} {has}, not of {name}.", store=store.location)
 
 
 def open_dataset(store: Store, place: str | None, data_dir: Path | None) -> ImageDataset:
@@ -41,17 +50,12 @@ def open_dataset(store: Store, place: str | None, data_dir: Path | None) -> Imag
         data_dir: where datasets are looked for.
 
     Raises:
-        UsageError: `place` is another dataset of the catalogue than the store's.
         DatasetNotFoundError: the images are not there.
         StaleStoreError: they are not the ones that the store was extracted from.
         DatasetError: all training samples are of one class.
     """
     spec = DatasetSpec.from_dict(store.manifest["dataset"]["spec"])
     if place is not None:
-        if ":" not in place + spec.name and place != spec.name:
-            raise UsageError(
-                f"this store is of the dataset {spec.name}, not of {place}.", store=store.location
-            )
         spec = replace(spec, name=place)
     dataset = load_dataset(spec, data_dir)
     require_unchanged(store, dataset)

@@ -185,9 +185,13 @@ class ReprogrammingDistillation(Method):
         return {"teacher_ce": self.task_loss(logits, batch.target)}
 
     def teacher_branch(self, taps: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Classify by what the student is taught by: the moving average where there is one."""
+        """Return the features that CKA compares with, (B, ·), and the logits of the branch, or of
+        its moving average where there is one.
+        """
         branch = self.branch if self.average is None else self.average.averaged
         features, logits = branch(taps[self.tap])
+        if self.config.cka_target == "teacher":
+            features = self.branch.reprogrammer.own_features(taps[self.tap])
         return features, logits
 
     def trainable_parameters(self, stage: StageName) -> Iterator[nn.Parameter]:
@@ -259,9 +263,13 @@ add_preset(
         "norm": "bn",
         "width": None,
         "n_blocks": 2,
+        "dropout": 0.0,
+        "share_classifier": True,
         "alpha": 1.0,
         "beta": 1.0,
         "cka_weight": 1.0,
+        "cka_decay": "none",
+        "kl_direction": "t2s",
         "temperature": 4.0,
         "decay": "linear",
         "decay_unit": "epoch",
@@ -273,6 +281,9 @@ add_preset(
         "epochs": 240,
         "batch_size": 32,
         "lr": 5e-3,
+        "weight_decay": 0.01,
+        "label_smoothing": 0.0,
+        "class_weights": "none",
         "schedule": "step",
         "warmup_epochs": 0,
         "clip": 0.0,

@@ -49,13 +49,7 @@ class MethodCard:
         try:
             return self.method.Config(**{**self.options, **given})
         except ValidationError as error:
-            first = error.errors()[0]
-            option = ".".join(map(str, first["loc"])) or self.name
-            reason = first["msg"].removeprefix("Value error, ")
-            raise UsageError(
-                f"{option}: {reason[:1].lower()}{reason[1:]}.",
-                given=given.get(option, "nothing"),
-            ) from None
+            raise UsageError.of_validation(error, given) from None
 
 
 _CARDS: dict[str, MethodCard] = {}

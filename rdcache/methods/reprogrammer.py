@@ -18,7 +18,7 @@ from rdcache.methods.base import ChannelStatistics, TeacherConfig
 from rdcache.store import TapSpec
 
 Norm = Literal["bn", "gn", "ln"]
-LEAST_SPREAD = 0.05  # smallest standard deviation that is divided by, in medians over the channels
+LEAST_SPREAD = 0.05  # smallest standard deviation divided by, in medians over varying channels
 
 
 class ReprogrammerConfig(TeacherConfig):
@@ -86,7 +86,8 @@ class Reprogrammer(nn.Module):
         if statistics is not None:
             mean = statistics.mean.view(1, -1, 1, 1)
             # A channel that hardly varies in training must not blow up what it says later.
-            floor = LEAST_SPREAD * statistics.std.median().clamp_min(1e-6)
+            varying = statistics.std[statistics.std > 0]
+            floor = LEAST_SPREAD * varying.median() if len(varying) else torch.ones(())
             scale = 1 / statistics.std.clamp_min(floor).view(1, -1, 1, 1)
         self.register_buffer("mean", mean)
         self.register_buffer("scale", scale)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 
 from rdcache.errors import WeightsMismatchError, WeightsNotFoundError
+from rdcache.files import write_whole
 from rdcache.models.students import Student, create_student
 
 METADATA_KEY = "rdcache_student"
@@ -19,18 +19,17 @@ def save_student(student: Student, path: Path | str) -> None:
     """Write a student to a safetensors file, whole or not at all.
 
     Any safetensors reader opens it; `load_student` rebuilds the network from its metadata.
+
+    Raises:
+        FileWriteError: it cannot be written.
     """
     path = Path(path)
     tensors = {
         name: value.detach().cpu().contiguous() for name, value in student.state_dict().items()
     }
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        # Not `save_file`, which makes files that only their owner may read.
-        partial.write_bytes(save(tensors, {METADATA_KEY: json.dumps(student.architecture)}))
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    # Not `save_file`, which makes files that only their owner may read.
+    data = save(tensors, {METADATA_KEY: json.dumps(student.architecture)})
+    write_whole(path, lambda partial: _as_bytes(partial, data))
 
 
 def load_student(path: Path | str) -> Student:
@@ -57,3 +56,7 @@ def load_student(path: Path | str) -> Student:
             reason=str(error).splitlines()[0] if str(error) else type(error).__name__,
         ) from error
     return student.eval()
+
+
+def _as_bytes(path: Path, data: bytes) -> None:
+    path.write_bytes(data)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from typing import Any
 
 import platformdirs
 
-from rdcache.errors import StoreFormatError, StoreNotFoundError
+from rdcache.errors import StoreFormatError, StoreNotFoundError, UnknownNameError
 from rdcache.store.manifest import fingerprint_of, layout_of, read_manifest
 
 
@@ -89,17 +90,25 @@ def newest_store(
 
     Raises:
         StoreNotFoundError: there is none.
+        UnknownNameError: there is none, but one whose name is much like it.
     """
     folder = default_root(root)
+    stores = list_stores(folder)
     fitting = [
         summary.location
-        for summary in list_stores(folder)
+        for summary in stores
         if summary.complete
         and dataset in (None, summary.dataset)
         and teacher in (None, summary.teacher)
     ]
     if fitting:
         return fitting[-1]
+    for kind, name, known in (
+        ("dataset", dataset, {summary.dataset for summary in stores}),
+        ("teacher", teacher, {summary.teacher for summary in stores}),
+    ):
+        if name is not None and difflib.get_close_matches(name, known - {name}, 1, 0.7):
+            raise UnknownNameError.of(f"store of the {kind}", name, known)
     flags = f"--teacher {teacher or 'NAME'} --dataset {dataset or 'NAME'}"
     raise StoreNotFoundError(
         "there is no complete store to distil from.",

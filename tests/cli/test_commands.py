@@ -165,28 +165,37 @@ def test_mistakes_get_one_sentence_and_the_right_status(
     assert "cannot be written" in text
 
 
+GRID = (
+    "{title: x, teachers: [efficientnet-lite0], datasets: [phantom], students: [shufflenet],"
+    " methods: [rd], }"
+)
+
+
 @pytest.mark.parametrize(
     ("content", "complaint"),
     [
         ("title: x\n  bad: [", "not YAML"),
         ("title: x", "teachers"),
         (
-            "{title: x, teachers: [t], datasets: [d], students: [s], methods: [rd],"
-            " distill: {epochz: 3}}",
+            GRID.replace("}", "distill: {epochz: 3}}"),
             "epochz",
         ),
-        (
-            "{title: x, teachers: [t], datasets: [d], students: [s], methods: [rd],"
-            " distill: {epochs: 0}}",
-            "greater than 0",
-        ),
+        (GRID.replace("}", "distill: {epochs: 0}}"), "greater than 0"),
+        (GRID.replace("}", "distill: {seeds: [1]}}"), "seeds is given by the grid"),
+        (GRID.replace("}", "distill: {method_options: {foo: 1}}}"), "option of rd named 'foo'"),
+        (GRID.replace("}", "per_dataset: {phantmo: {}}}"), "did you mean   phantom"),
+        (GRID.replace("}", "per_method: {none: {}}}"), "no method in this recipe named 'none'"),
+        (GRID.replace("shufflenet", "shufflenet, shuflenet"), "no student named 'shuflenet'"),
+        (GRID.replace("lite0", "lite0, pmcclip"), "no teacher named 'pmcclip'"),
+        (GRID.replace("[rd]", "[rd, rd]"), "listed twice"),
+        ("title: caf\udce9", "not YAML"),
     ],
 )
 def test_a_recipe_is_checked_before_anything_runs(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, content: str, complaint: str
 ) -> None:
     recipe = tmp_path / "recipe.yaml"
-    recipe.write_text(content)
+    recipe.write_text(content, encoding="utf-8", errors="surrogateescape")
     status, text = failure(capsys, "run", str(recipe))
     assert status == 2
     assert complaint in text

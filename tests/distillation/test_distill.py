@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -24,6 +25,7 @@ from rdcache.distillation import (
 )
 from rdcache.distillation.session import create_trainer
 from rdcache.errors import (
+    FileWriteError,
     RunNotFoundError,
     StaleStoreError,
     TrainingError,
@@ -231,9 +233,50 @@ def test_a_changed_dataset_is_named(tiny: Tiny, options: Options, tmp_path: Path
 
 def test_another_dataset_than_the_stores_is_refused(tiny: Tiny, options: Options) -> None:
     store = open_store(tiny.store.location)
-    store.manifest["dataset"]["spec"]["name"] = "busi"
-    with pytest.raises(UsageError, match="this store is of the dataset busi, not of covid"):
-        distill(store, **options(dataset="covid"))
+    store.manifest["dataset"]["name"] = "busi"
+    for wrong in ({"dataset": "covid"}, {"teacher": "pmc-clip"}):
+        with pytest.raises(UsageError, match="this store is of the"):
+            distill(store, **options(**wrong))
+
+
+def test_damaged_run_files_are_named(tiny: Tiny, options: Options) -> None:
+    run = distill(tiny.store, method="none", **options(epochs=1))
+    for content in ("", "[]", "{}", '{"schema": 1, '):
+        (run.path / "result.json").write_text(content)
+        with pytest.raises(RunNotFoundError, match="damaged[\\s\\S]*result.json"):
+            _ = load_run(run.path).metrics
+    (run.path / "result.json").write_text(
+        '{"schema": 99, "seed": 0, "test": {}, "dataset": {}}'
+    )
+    with pytest.raises(RunNotFoundError, match="another version"):
+        _ = load_run(run.path).metrics
+
+
+def test_a_finished_run_whose_checkpoint_was_left_behind_is_finished(
+    tiny: Tiny, options: Options
+) -> None:
+    run = distill(tiny.store, method="none", **options(epochs=1))
+    (run.path / "checkpoint.safetensors").write_bytes(b"left by a kill")
+    again = distill(tiny.store, method="none", **options(epochs=1))
+    assert again.status == "done before"
+    assert not (run.path / "checkpoint.safetensors").exists()
+
+
+def test_an_unusable_run_folder_is_one_sentence(
+    tiny: Tiny, options: Options, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(FileWriteError, match="cannot be written"):
+        distill(tiny.store, method="none", **{**options(epochs=1), "out": tmp_path / "file"})
+
+
+def test_a_store_without_test_images_is_refused_before_training(
+    tiny: Tiny, options: Options
+) -> None:
+    store = open_store(tiny.store.location)
+    store.splits = np.where(store.splits == "test", "val", store.splits)
+    with pytest.raises(UsageError, match="no test images"):
+        distill(store, method="none", **options(epochs=1))
 
 
 def test_wrong_usage_is_one_sentence_and_leaves_nothing(
@@ -247,7 +290,7 @@ def test_wrong_usage_is_one_sentence_and_leaves_nothing(
         (UnknownNameError, "no method named 'rdd'", {"method": "rdd"}),
         (UnknownNameError, "no option of rd named 'epoch'", {"epoch": 3}),
         (UsageError, "lr: input should be greater than 0", {"lr": -1.0}),
-        (UsageError, "the device 'gpu' is not there", {"device": "gpu"}),
+        (UsageError, "no kind of device named 'gpu'", {"device": "gpu"}),
         (UsageError, "distill trains one student", {"seeds": (0, 1)}),
     ]
     for kind, sentence, changes in refused:

@@ -56,6 +56,12 @@ def test_classes_that_do_not_occur_are_left_out_of_means() -> None:
     assert macro_auroc(np.zeros(4, int), PROBABILITIES[:4]) is None
 
 
+def test_macro_f1_leaves_out_classes_that_do_not_occur() -> None:
+    labels = np.array([0, 0, 1, 1])
+    perfect = np.eye(3)[labels]
+    assert classification_metrics(labels, perfect, ("a", "b", "c"))["macro_f1"] == 1.0
+
+
 def test_calibration_error_follows_its_definition() -> None:
     random = np.random.default_rng(0)
     confidence, correct = random.uniform(0.3, 1, 500), random.random(500) < 0.6

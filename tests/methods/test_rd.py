@@ -12,8 +12,8 @@ from torch.nn import functional as F
 
 from rdcache import losses
 from rdcache.errors import UnknownNameError, UsageError
-from rdcache.methods import CachedBatch, MethodContext, TrainingProgress, create_method
-from rdcache.methods.rd import ReprogrammingDistillation, decayed
+from rdcache.methods import CachedBatch, MethodContext, TrainingProgress, create_method, find_method
+from rdcache.methods.rd import RDConfig, ReprogrammingDistillation, decayed
 from rdcache.models import StudentOutput
 
 BuildContext = Callable[..., MethodContext]
@@ -208,8 +208,14 @@ def test_every_kind_of_tap_and_block_reaches_the_students_width(
 ) -> None:
     for spatial in ("map", "pooled"):
         method = rd(context(), tap=tap, block=block, norm=norm, spatial=spatial)
-        features, logits = method.teacher_branch(batch.taps)
+        features, logits = method.branch(batch.taps[tap])
         assert features.shape == (8, 12)
         assert logits.shape == (8, 3)
         logits.sum().backward()
         assert all(p.grad is not None for p in method.branch.parameters())
+
+
+def test_the_papers_preset_depends_on_no_default_of_the_recommended_one() -> None:
+    paper = find_method("rd-paper")
+    left_open = {"tap", "cka_min_batch"}
+    assert set(RDConfig.model_fields) - left_open == set(paper.options)

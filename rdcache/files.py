@@ -1,0 +1,46 @@
+"""Small files written whole: after any interruption the old or the new one is there."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from rdcache.errors import FileWriteError
+
+
+def write_whole(path: Path, write: Callable[[Path], None]) -> None:
+    """Write a file so that it is never there in part, and survives a power cut once written.
+
+    Args:
+        write: writes all of the file to the path that it is given.
+
+    Raises:
+        FileWriteError: it cannot be written: no such folder, no right to, no space.
+    """
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            write(partial)
+            with partial.open("rb+") as file:
+                os.fsync(file.fileno())
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
+    except OSError as error:
+        raise FileWriteError(
+            "this file cannot be written.",
+            file=path,
+            why=error.strerror or error,
+            next="free some space or choose another place, and run the same command again",
+        ) from error
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file, whole or not at all."""
+    write_whole(path, lambda partial: _as_utf8(partial, text))
+
+
+def _as_utf8(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8", newline="")
