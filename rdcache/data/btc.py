@@ -8,6 +8,7 @@ from rdcache.data.listing import Listing, entries_of_folders
 from rdcache.data.registry import register
 
 CLASSES = ("glioma_tumor", "meningioma_tumor", "no_tumor", "pituitary_tumor")
+FOLDERS = {"train": "Training", "test": "Testing"}
 
 
 @register(
@@ -23,6 +24,9 @@ CLASSES = ("glioma_tumor", "meningioma_tumor", "no_tumor", "pituitary_tumor")
 )
 def list_btc(folder: Path) -> Listing:
     """The two official folders."""
-    training = entries_of_folders(folder, folder / "Training", CLASSES, "train")
-    testing = entries_of_folders(folder, folder / "Testing", CLASSES, "test")
-    return Listing((*training, *testing), CLASSES)
+    entries = [
+        entry
+        for split, name in FOLDERS.items()
+        for entry in entries_of_folders(folder, folder / name, CLASSES, split)
+    ]
+    return Listing(tuple(entries), CLASSES, official=FOLDERS)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from rdcache.data.listing import Listing, entries_of_folders
 from rdcache.data.registry import register
+from rdcache.data.samples import SPLITS
 
 CLASSES = ("COVID19", "NORMAL", "PNEUMONIA", "TURBERCULOSIS")  # sic
 
@@ -32,8 +33,9 @@ def list_chestxray(folder: Path) -> Listing:
     return Listing(
         tuple(
             replace(entry, group=match[0]) if (match := PATIENT.match(entry.path.name)) else entry
-            for split in ("train", "val", "test")
+            for split in SPLITS
             for entry in entries_of_folders(folder, folder / split, CLASSES, split)
         ),
         CLASSES,
+        official={split: split for split in SPLITS},
     )

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from rdcache.data.listing import Entry, Listing, first_folder, image_files
 from rdcache.data.registry import register
+from rdcache.data.samples import SPLITS
 from rdcache.errors import DatasetNotFoundError
 
 CLASSES = ("CT_COVID", "CT_NonCOVID")
@@ -33,7 +34,7 @@ def list_covid(folder: Path) -> Listing:
         files = image_files(images / name / name) or image_files(images / name)
         by_name = {path.name: path for path in files}
         by_stem = {path.stem: path for path in files}
-        for split in ("train", "val", "test"):
+        for split in SPLITS:
             list_file = folder / "Data-split" / LISTS[name] / f"{split}CT_{LISTS[name]}.txt"
             if files and not list_file.is_file():
                 raise DatasetNotFoundError(
@@ -47,7 +48,8 @@ def list_covid(folder: Path) -> Listing:
                     missing.append((f"{name}/{line}", f"listed in {list_file.name}, but no file"))
                 else:
                     entries.append(Entry(path, path.relative_to(folder).as_posix(), label, split))
-    return Listing(tuple(entries), CLASSES, tuple(missing))
+    official = dict.fromkeys(SPLITS, images.relative_to(folder).as_posix())
+    return Listing(tuple(entries), CLASSES, tuple(missing), official)
 
 
 def _lines(file: Path) -> list[str]:

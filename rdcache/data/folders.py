@@ -2,28 +2,33 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
 from rdcache.data.listing import Entry, Listing, entries_of_folders, image_files
+from rdcache.errors import DatasetError
 
 SPLIT_FOLDERS = {
     "train": ("train", "training", "Train", "Training"),
     "val": ("val", "valid", "validation", "Val", "Validation"),
     "test": ("test", "testing", "Test", "Testing"),
 }
+HIDDEN = (".", "__")
+BESIDE = "beside the class folders, in none of them"
+BELOW = "in a subfolder that is no class"
 LAYOUT = "CLASS/*.png, or train/CLASS/*.png, test/CLASS/*.png (and val/CLASS/*.png)"
 
 
 def list_folders(folder: Path) -> Listing:
-    """Classes are the names of the folders that hold images, sorted."""
-    by_split = {
-        split: folder / name
-        for split, names in SPLIT_FOLDERS.items()
-        for name in names
-        if (folder / name).is_dir()
-    }
-    if "train" not in by_split:
-        by_split = {}
+    """Classes are the names of the folders that hold images, sorted.
+
+    Images elsewhere below the folder have no class; they are listed as missing.
+
+    Raises:
+        DatasetError: two folders are there for one split.
+    """
+    by_split = _split_folders(folder)
     tops = list(by_split.values()) or [folder]
     classes = tuple(
         sorted({sub.name for top in tops for sub in top.iterdir() if _is_class_folder(sub)})
@@ -33,9 +38,42 @@ def list_folders(folder: Path) -> Listing:
         entries += entries_of_folders(folder, top, classes, split)
     if not by_split:
         entries = entries_of_folders(folder, folder, classes)
-    return Listing(tuple(entries), classes)
+    listed = {entry.path for entry in entries}
+    missing = tuple(
+        (path.relative_to(folder).as_posix(), BESIDE if path.parent in tops else BELOW)
+        for path in _images_below(folder)
+        if path not in listed
+    )
+    return Listing(tuple(entries), classes, missing)
+
+
+def _split_folders(folder: Path) -> dict[str, Path]:
+    """Split → its folder; none without a training folder, as a class may be called `test`."""
+    # Names as they are written on disk: where case does not count, `Train` is `train`.
+    names = {path.name for path in folder.iterdir() if path.is_dir()}
+    found = {
+        split: [name for name in known if name in names] for split, known in SPLIT_FOLDERS.items()
+    }
+    if not found["train"]:
+        return {}
+    for split, same in found.items():
+        if len(same) > 1:
+            raise DatasetError(
+                f"there are two folders for the {split} split.",
+                folder=folder,
+                found=", ".join(same),
+                next="merge them, or move one of them away",
+            )
+    return {split: folder / same[0] for split, same in found.items() if same}
+
+
+def _images_below(folder: Path) -> Iterator[Path]:
+    """Image files at any depth, except in hidden folders."""
+    for place, subfolders, _ in os.walk(folder):
+        subfolders[:] = sorted(name for name in subfolders if not name.startswith(HIDDEN))
+        yield from image_files(Path(place))
 
 
 def _is_class_folder(folder: Path) -> bool:
-    hidden = folder.name.startswith((".", "__"))
+    hidden = folder.name.startswith(HIDDEN)
     return folder.is_dir() and not hidden and bool(image_files(folder))

@@ -48,9 +48,11 @@ def _challenge(folder: Path) -> Listing:
     lesions = _lesions(folder)
     entries: list[Entry] = []
     missing: list[tuple[str, str]] = []
+    official: dict[str, str] = {}
     for split, title in SPLIT_NAMES.items():
         stem = f"ISIC2018_Task3_{title}"
         files = {path.stem: path for path in image_files(folder / f"{stem}_Input")}
+        official[split] = f"{stem}_GroundTruth/{stem}_GroundTruth.csv" if files else f"{stem}_Input"
         truth = _first_file(folder, f"{stem}_GroundTruth.csv", [f"{stem}_GroundTruth", "."])
         if truth is None:
             if files:
@@ -63,7 +65,7 @@ def _challenge(folder: Path) -> Listing:
             path = files[image]
             name = path.relative_to(folder).as_posix()
             entries.append(Entry(path, name, label, split, lesions.get(image)))
-    return Listing(tuple(entries), CLASSES, tuple(missing))
+    return Listing(tuple(entries), CLASSES, tuple(missing), official)
 
 
 def _truth(file: Path) -> list[tuple[str, int]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -57,13 +57,16 @@ class Listing:
     """Everything an adapter found.
 
     Attributes:
-        missing: names that the dataset's own tables mention, without a file; with the reason.
+        missing: what is left out: names that the dataset's own tables mention, without a file; with
+            the reason.
+        official: official split → where the dataset keeps it, relative to its folder.
         open, read, stamp: how pixels are had; drawn datasets bring their own.
     """
 
     entries: tuple[Entry, ...]
     classes: tuple[str, ...]
     missing: tuple[tuple[str, str], ...] = ()
+    official: Mapping[str, str] = field(default_factory=dict)
     open: Callable[[Entry], tuple[bytes, np.ndarray]] = field(default=open_file)
     read: Callable[[Path], np.ndarray] = field(default=read_file)
     stamp: Callable[[Entry], tuple[int, int]] = field(default=stamp_file)

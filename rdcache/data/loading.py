@@ -13,7 +13,7 @@ from rdcache.data import folders, tables
 from rdcache.data.leaks import Duplicate, find_duplicates, report_leaks
 from rdcache.data.listing import Entry, Listing
 from rdcache.data.registry import CATALOGUE, DatasetCard, default_data_dir
-from rdcache.data.samples import SPLITS, DatasetSpec, ImageDataset, Sample, Skipped, Symmetry
+from rdcache.data.samples import SPLITS, DatasetSpec, ImageDataset, Sample, Skipped
 from rdcache.data.scan import Scan, scan
 from rdcache.data.splits import FEW, complete_splits
 from rdcache.errors import DatasetError, DatasetNotFoundError, UnknownNameError
@@ -44,7 +44,8 @@ def load_dataset(
     """
     if isinstance(spec, str):
         spec = DatasetSpec(spec)
-    place, listing, title, symmetry = _find(spec.name, default_data_dir(data_dir))
+    place, listing, card = _find(spec.name, default_data_dir(data_dir))
+    _require_official_splits(card, place, listing, listing.entries)  # before a long look at them
     scans = scan(listing, place, on_progress)
     skipped = [Skipped(name, reason) for name, reason in listing.missing]
     readable: list[tuple[Entry, Scan]] = []
@@ -54,7 +55,8 @@ def load_dataset(
         else:
             readable.append((entry, result))
     _require_usable(spec.name, place, listing, readable, skipped, strict)
-    return _assemble(spec, title, symmetry, listing, readable, tuple(skipped))
+    _require_official_splits(card, place, listing, [entry for entry, _ in readable])
+    return _assemble(spec, card, listing, readable, tuple(skipped))
 
 
 def list_datasets(data_dir: Path | None = None) -> list[DatasetCard]:
@@ -67,8 +69,8 @@ def list_datasets(data_dir: Path | None = None) -> list[DatasetCard]:
     return [*cards, *FAMILY_CARDS]
 
 
-def _find(name: str, data_dir: Path) -> tuple[Path, Listing, str, Symmetry]:
-    """Folder, listing, title and symmetry of a dataset."""
+def _find(name: str, data_dir: Path) -> tuple[Path, Listing, DatasetCard]:
+    """Folder, listing and card of a dataset."""
     family, separator, path = name.partition(":")
     if separator and path and family in FAMILIES:
         is_kind = Path.is_dir if family == "folder" else Path.is_file
@@ -95,7 +97,7 @@ def _find(name: str, data_dir: Path) -> tuple[Path, Listing, str, Symmetry]:
     nested = sorted(path for path in place.glob("*/") if name in CATALOGUE)
     for folder in (place, *nested):
         if (listing := card.list_files(folder)).entries:
-            return folder, listing, card.title, card.symmetry
+            return folder, listing, card
     raise _not_found(card, data_dir, "holds no images where they are expected", place)
 
 
@@ -114,6 +116,23 @@ def _not_found(
         get_it_from=f"{card.source} (licence: {card.licence})",
         or_pass="--data-dir FOLDER",
     )
+
+
+def _require_official_splits(
+    card: DatasetCard, place: Path, listing: Listing, entries: Sequence[Entry]
+) -> None:
+    """Refuse half of an official split: a drawn one instead would not be the published task."""
+    found = {entry.split for entry in entries} - {None}
+    if card.name not in CATALOGUE or not found:
+        return
+    for split in ("train", "test"):
+        if split not in found:
+            raise DatasetNotFoundError(
+                f"the official {split} images of {card.name} are not there.",
+                looked_for=place / listing.official.get(split, "."),
+                expected=card.layout,
+                get_it_from=f"{card.source} (licence: {card.licence})",
+            )
 
 
 def _require_usable(
@@ -143,13 +162,13 @@ def _require_usable(
 
 def _assemble(
     spec: DatasetSpec,
-    title: str,
-    symmetry: Symmetry,
+    card: DatasetCard,
     listing: Listing,
     readable: Sequence[tuple[Entry, Scan]],
     skipped: tuple[Skipped, ...],
 ) -> ImageDataset:
     entries = [entry for entry, _ in readable]
+    official = {entry.split for entry in entries}
     scans = [result for _, result in readable]
     uids = make_uids([result.content for result in scans], [entry.name for entry in entries])
     labels = [entry.label for entry in entries]
@@ -180,12 +199,26 @@ def _assemble(
         dropped = set(leaks.leaked)
         order = [i for i in order if uids[i] not in dropped]
         leaks = replace(leaks, dropped=len(dropped))
+    notes = []
+    if official != {None} and "test" not in official:
+        notes.append(
+            f"its own splits have no test images: {splits.count('test')} of its training images "
+            "were drawn for the test"
+        )
     samples = tuple(
         Sample(uids[i], entries[i].path, labels[i], splits[i], entries[i].group, scans[i].size)
         for i in order
     )
     return ImageDataset(
-        spec, title, listing.classes, symmetry, samples, skipped, leaks, listing.read
+        spec=spec,
+        title=card.title,
+        classes=listing.classes,
+        symmetry=card.symmetry,
+        samples=samples,
+        skipped=skipped,
+        leaks=leaks,
+        read=listing.read,
+        notes=tuple(notes),
     )
 
 
@@ -236,6 +269,7 @@ def describe_problems(dataset: ImageDataset) -> list[str]:
     problems = [f"skipped {each.path}: {each.reason}" for each in skipped[:LISTED]]
     if len(skipped) > LISTED:
         problems.append(f"skipped {len(skipped) - LISTED} more files")
+    problems += dataset.notes
     leaks = dataset.leaks
     if leaks.pairs or leaks.straddling_groups:
         problems += leaks.summary()

@@ -102,6 +102,7 @@ class ImageDataset:
         symmetry: which mirrorings leave the meaning of an image unchanged: none (chest X-ray),
             left-right (ultrasound), or all eight of the square (dermoscopy).
         read: gives a sample's pixels, uint8 (H, W, 3), from its path.
+        notes: what was done to it that its user may not expect, a sentence each.
     """
 
     spec: DatasetSpec
@@ -112,6 +113,7 @@ class ImageDataset:
     skipped: tuple[Skipped, ...]
     leaks: LeakReport
     read: Callable[[Path], np.ndarray]
+    notes: tuple[str, ...] = ()
     task: Literal["multiclass"] = "multiclass"
 
     def __len__(self) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -101,6 +102,26 @@ def test_btc_keeps_its_two_folders(data: Path, write: Write) -> None:
     assert dataset.counts()["val"] == dict.fromkeys(BTC, 2)
 
 
+@pytest.mark.parametrize(("present", "absent"), [("Training", "Testing"), ("Testing", "Training")])
+def test_half_of_btc_is_not_split_otherwise(
+    present: str, absent: str, data: Path, write: Write
+) -> None:
+    write(*[f"btc/{present}/{name}/{number}.jpg" for name in BTC for number in range(4)])
+    with pytest.raises(DatasetNotFoundError, match="images of btc are not there") as caught:
+        load_dataset("btc", data)
+    assert caught.value.facts["looked for"] == str(data / "btc" / absent)
+
+
+def test_an_official_test_folder_of_unreadable_images_is_not_replaced(
+    data: Path, write: Write
+) -> None:
+    write(*[f"btc/Training/{name}/{number}.jpg" for name in BTC for number in range(4)])
+    write("btc/Testing/no_tumor/image(1).jpg")
+    (data / "btc/Testing/no_tumor/image(1).jpg").write_bytes(b"not an image")
+    with pytest.raises(DatasetNotFoundError, match="official test images"):
+        load_dataset("btc", data)
+
+
 def test_chestxray_keeps_its_folders_spelling_and_patients(data: Path, write: Write) -> None:
     for name in CHESTXRAY:
         write(*[f"chestxray/train/{name}/{name}{number}.png" for number in range(10)])
@@ -163,12 +184,27 @@ def test_isic_of_the_challenge_keeps_its_splits_and_its_lesions_whole(challenge:
     assert labels["ISIC_Tr3"] == "AKIEC"
 
 
-def test_isic_test_images_without_ground_truth_are_reported(challenge: Path) -> None:
-    truth = challenge / "isic/ISIC2018_Task3_Test_GroundTruth/ISIC2018_Task3_Test_GroundTruth.csv"
-    truth.unlink()
+def test_isic_validation_images_without_ground_truth_are_reported(challenge: Path) -> None:
+    stem = "ISIC2018_Task3_Validation"
+    (challenge / f"isic/{stem}_GroundTruth/{stem}_GroundTruth.csv").unlink()
     (skipped,) = load_dataset("isic", challenge).skipped
-    assert skipped.path == "ISIC2018_Task3_Test_Input"
-    assert skipped.reason == "its images have no ISIC2018_Task3_Test_GroundTruth.csv"
+    assert skipped.path == f"{stem}_Input"
+    assert skipped.reason == f"its images have no {stem}_GroundTruth.csv"
+
+
+def test_isic_without_its_test_images_or_their_ground_truth_is_not_split_otherwise(
+    challenge: Path,
+) -> None:
+    stem = "ISIC2018_Task3_Test"
+    truth = challenge / f"isic/{stem}_GroundTruth/{stem}_GroundTruth.csv"
+    truth.unlink()
+    with pytest.raises(DatasetNotFoundError) as caught:
+        load_dataset("isic", challenge)
+    assert caught.value.facts["looked for"] == str(truth)
+    shutil.rmtree(challenge / f"isic/{stem}_Input")
+    with pytest.raises(DatasetNotFoundError) as caught:
+        load_dataset("isic", challenge)
+    assert caught.value.facts["looked for"] == str(challenge / f"isic/{stem}_Input")
 
 
 @pytest.mark.parametrize("diagnosis", ["SCC", ""])

@@ -80,6 +80,33 @@ def test_a_class_may_be_called_test(root: Path, write: Write) -> None:
     assert load_dataset(f"folder:{root}").classes == ("control", "test")
 
 
+@pytest.mark.parametrize("top", ["", "train/"])
+def test_images_that_belong_to_no_class_are_reported(top: str, root: Path, write: Write) -> None:
+    write(*[f"{top}{name}/{number}.png" for name in "ab" for number in range(5)])
+    write(f"{top}a/patient1/1.png", f"{top}loose.png", "deep/er/1.png", f"{top}a/.cache/1.png")
+    dataset = load_dataset(f"folder:{root}")
+    assert len(dataset) == 10
+    assert {each.path: each.reason for each in dataset.skipped} == {
+        f"{top}a/patient1/1.png": "in a subfolder that is no class",
+        f"{top}loose.png": "beside the class folders, in none of them",
+        "deep/er/1.png": "in a subfolder that is no class",
+    }
+
+
+def test_class_folders_beside_a_training_folder_are_reported(root: Path, write: Write) -> None:
+    write(*[f"{top}/{number}.png" for top in ("train/a", "train/b", "c") for number in range(5)])
+    dataset = load_dataset(f"folder:{root}")
+    assert dataset.classes == ("a", "b")
+    assert len(dataset.skipped) == 5
+
+
+def test_two_folders_for_one_split_are_refused(root: Path, write: Write) -> None:
+    write(*[f"{top}/{name}/1.png" for top in ("train", "Training", "test") for name in "ab"])
+    with pytest.raises(DatasetError, match="two folders for the train split") as caught:
+        load_dataset(f"folder:{root}")
+    assert caught.value.facts["found"] == "train, Training"
+
+
 def test_a_relative_folder_is_also_looked_for_below_the_data_folder(
     root: Path, write: Write
 ) -> None:
@@ -245,6 +272,16 @@ def test_a_folder_of_validation_and_test_images_alone_cannot_be_learnt(
             write(f"{split}/{name}/1.png")
     with pytest.raises(DatasetError, match="no training images"):
         load_dataset(f"folder:{root}")
+
+
+def test_test_images_drawn_beside_a_users_own_splits_are_reported(root: Path, write: Write) -> None:
+    write(
+        *[f"{split}/{name}/{n}.png" for split in ("train", "val") for name in "ab" for n in "01234"]
+    )
+    dataset = load_dataset(f"folder:{root}")
+    assert dataset.counts()["test"] == {"a": 1, "b": 1}
+    (problem,) = describe_problems(dataset)
+    assert "2 of its training images were drawn for the test" in problem
 
 
 def test_of_many_skipped_files_only_the_first_are_named(root: Path, write: Write) -> None:
