@@ -30,7 +30,7 @@ def command(config: ExtractConfig, dry_run: bool, as_json: bool) -> None:
         plan = plan_extraction(config, bar)
     if dry_run:
         (print_json if as_json else _print_plan)(plan_facts(plan))
-        plan.require_space()
+        plan.require_space(plan.layout.nbytes())
         return
     with progress("Extracting") as bar:
         extraction = run_extraction(plan, bar)

@@ -26,7 +26,14 @@ from rdcache.errors import StoreWriteError, UnknownNameError
 from rdcache.extraction.config import ExtractConfig
 from rdcache.models import Teacher, load_teacher
 from rdcache.progress import Progress, ignore
-from rdcache.store import Fingerprint, SampleTable, StoreLayout, TapSpec, default_root
+from rdcache.store import (
+    Fingerprint,
+    SampleTable,
+    StoreLayout,
+    TapSpec,
+    default_root,
+    write_error,
+)
 
 
 @dataclass(frozen=True)
@@ -53,19 +60,25 @@ class ExtractionPlan:
         return sum(self.layout.extents)
 
     def free_bytes(self) -> int:
-        """Free space on the file system that the root lies on, or will lie on."""
-        folder = self.location
-        while not folder.exists():
-            folder = folder.parent
-        return shutil.disk_usage(folder).free
+        """Free space on the file system that the root lies on, or will lie on.
 
-    def require_space(self, needed: int | None = None) -> None:
+        Raises:
+            StoreWriteError: the root lies where we may not look.
+        """
+        folder = self.location
+        try:
+            while not folder.exists():
+                folder = folder.parent
+            return shutil.disk_usage(folder).free
+        except OSError as error:
+            raise write_error(folder, error) from error
+
+    def require_space(self, needed: int) -> None:
         """Refuse to start what cannot end.
 
         Raises:
             StoreWriteError: less space is free than the store still needs.
         """
-        needed = self.layout.nbytes() if needed is None else needed
         if needed > self.free_bytes():
             raise StoreWriteError(
                 "there is not enough free space for this store.",
@@ -163,11 +176,8 @@ def plan_extraction(config: ExtractConfig, on_progress: Progress = ignore) -> Ex
 
 def chosen_taps(teacher: Teacher, config: ExtractConfig) -> tuple[TapSpec, ...]:
     """The taps asked for, in the stored dtype; by default what RD and a linear probe need."""
-    names = config.taps or tuple(
-        dict.fromkeys(
-            [teacher.default_tap, *(name for name in ("pooled",) if name in teacher.taps)]
-        )
-    )
+    usual = [teacher.default_tap, *(name for name in ("pooled",) if name in teacher.taps)]
+    names = tuple(dict.fromkeys(config.taps or usual))
     for name in names:
         if name not in teacher.taps:
             raise UnknownNameError.of(f"tap of {teacher.name}", name, teacher.taps)

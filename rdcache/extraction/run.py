@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -23,9 +24,17 @@ from rdcache.errors import StoreIncompleteError, StoreNotFoundError, TeacherOutp
 from rdcache.extraction.forward import TeacherForward
 from rdcache.extraction.plan import ExtractionPlan
 from rdcache.progress import Progress, ignore
-from rdcache.store import Store, StoreWriter, TapSpec, create_store, open_store
+from rdcache.store import (
+    NOT_FINITE,
+    STORED,
+    Store,
+    StoreWriter,
+    TapSpec,
+    create_store,
+    open_store,
+    read_manifest,
+)
 
-OK, NOT_FINITE = 1, 2
 FLOAT16_MAX = float(np.finfo(np.float16).max)
 
 
@@ -64,10 +73,8 @@ def run_extraction(plan: ExtractionPlan, on_progress: Progress = ignore) -> Extr
         TeacherOutputError: a whole first batch has no finite numbers.
     """
     began = time.perf_counter()
-    try:
-        return _describe(open_store(plan.location), plan, "unchanged", began)
-    except (StoreNotFoundError, StoreIncompleteError):
-        pass
+    if (store := _finished(plan)) is not None:
+        return _describe(store, plan, "unchanged", began)
     forward = TeacherForward(
         plan.teacher,
         plan.dataset,
@@ -83,19 +90,30 @@ def run_extraction(plan: ExtractionPlan, on_progress: Progress = ignore) -> Extr
             _write_missing(writer, forward, on_progress)
             break
         except Float16OverflowError as overflow:
-            writer = writer.restart_with(_widened(writer.layout.taps, {overflow.tap}))
+            widened = replace(writer.layout, taps=_widened(writer.layout.taps, {overflow.tap}))
+            plan.require_space(widened.nbytes() - writer.layout.nbytes())
+            writer = writer.restart_with(widened.taps)
     store = writer.commit({"provenance": provenance(plan)})
     return _describe(store, plan, "resumed" if resumed else "extracted", began)
 
 
+def _finished(plan: ExtractionPlan) -> Store | None:
+    """The plan's store, if it is complete and every shard has the length that it must have."""
+    try:
+        store = open_store(plan.location)
+    except (StoreNotFoundError, StoreIncompleteError):
+        return None
+    return None if StoreWriter(plan.location, store.manifest).missing() else store
+
+
 def _open_writer(plan: ExtractionPlan, forward: TeacherForward) -> StoreWriter:
-    """Create the store, or reopen one that an earlier extraction left incomplete."""
+    """Create the store, or reopen one that lacks shards."""
     layout = plan.layout
-    if not plan.location.exists():
-        plan.require_space()
+    if not _is_begun(plan.location):
         wide = _taps_beyond_float16(forward, layout.taps)
         layout = replace(layout, taps=_widened(layout.taps, wide))
-    return create_store(
+        plan.require_space(layout.nbytes())
+    writer = create_store(
         plan.location,
         layout,
         plan.fingerprint,
@@ -104,6 +122,17 @@ def _open_writer(plan: ExtractionPlan, forward: TeacherForward) -> StoreWriter:
         VIEW_COLUMNS,
         plan.facts(),
     )
+    shard_bytes = sum(tap.nbytes for tap in writer.layout.taps)
+    plan.require_space(sum(shard.stop - shard.start for shard in writer.missing()) * shard_bytes)
+    return writer
+
+
+def _is_begun(location: Path) -> bool:
+    try:
+        read_manifest(location)
+    except StoreNotFoundError:
+        return False
+    return True
 
 
 def _taps_beyond_float16(forward: TeacherForward, taps: Sequence[TapSpec]) -> set[str]:
@@ -121,7 +150,8 @@ def _taps_beyond_float16(forward: TeacherForward, taps: Sequence[TapSpec]) -> se
                 f"{forward.teacher.name} gives NaN or Inf for every image of the first batch.",
                 tap=name,
                 images=samples,
-                next="check the weight file, or try --precision float32",
+                next="check the weight file"
+                + (", or try --precision float32" if forward.precision != "float32" else ""),
             )
     largest = {
         name: values.nan_to_num(0.0, 0.0, 0.0).abs().max().item()
@@ -143,10 +173,10 @@ def _write_missing(writer: StoreWriter, forward: TeacherForward, on_progress: Pr
     on_progress(done, total, "images")
     for shard in missing:
         buffers = {
-            tap.name: np.empty((shard.stop - shard.start, *tap.shape), _numpy_dtype(tap))
+            tap.name: np.empty((shard.stop - shard.start, *tap.shape), tap.stored_dtype)
             for tap in writer.layout.taps
         }
-        outcome = np.full(shard.stop - shard.start, OK, np.uint8)
+        outcome = np.full(shard.stop - shard.start, STORED, np.uint8)
         row = 0
         for outputs in forward.batches(shard.view, shard.start, shard.stop):
             rows = slice(row, row + len(next(iter(outputs.values()))))
@@ -174,11 +204,6 @@ def _keep(values: torch.Tensor, tap: TapSpec, rows: np.ndarray, outcome: np.ndar
     if tap.dtype == "bfloat16":
         stored = stored.view(torch.uint16)
     rows[:] = stored.numpy()
-
-
-def _numpy_dtype(tap: TapSpec) -> np.dtype[Any]:
-    """NumPy knows no bfloat16: its bit patterns travel as uint16."""
-    return np.dtype("uint16" if tap.dtype == "bfloat16" else tap.dtype)
 
 
 def provenance(plan: ExtractionPlan) -> dict[str, Any]:

@@ -4,6 +4,8 @@ Knows arrays; knows no model and no image. `docs/store-format.md` describes what
 """
 
 from rdcache.store.catalogue import StoreSummary, default_root, list_stores, newest_store
+from rdcache.store.manifest import read_manifest
+from rdcache.store.objects import write_error
 from rdcache.store.reader import Store, open_store
 from rdcache.store.spec import (
     NOT_FINITE,
@@ -34,4 +36,6 @@ __all__ = [
     "list_stores",
     "newest_store",
     "open_store",
+    "read_manifest",
+    "write_error",
 ]

@@ -6,7 +6,9 @@ hostile manifest cannot make us allocate more than the store holds.
 
 from __future__ import annotations
 
+import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +16,7 @@ import numpy as np
 
 from rdcache.errors import StoreFormatError
 from rdcache.store import arrays
+from rdcache.store.manifest import AGAIN
 from rdcache.store.objects import LocalObjects
 from rdcache.store.spec import SPLITS, StoreLayout
 
@@ -38,10 +41,13 @@ class Columns:
     outcome: np.ndarray
 
 
-def read_columns(objects: LocalObjects, layout: StoreLayout, *, complete: bool) -> Columns:
+def read_columns(
+    objects: LocalObjects, layout: StoreLayout, digests: Mapping[str, str], *, complete: bool
+) -> Columns:
     """Compare every array's metadata with the manifest, then read the small arrays.
 
     Args:
+        digests: sha256 of each small array, as the manifest states them.
         complete: whether the store is committed; otherwise only shards with a receipt count.
 
     Raises:
@@ -57,7 +63,10 @@ def read_columns(objects: LocalObjects, layout: StoreLayout, *, complete: bool) 
     for name, document in expected.items():
         if not arrays.agree(_document(objects, name), document):
             raise _contradiction(objects, name, document)
-    columns = {name: _column(objects, name, document) for name, document in documents.items()}
+    columns = {
+        name: _column(objects, name, document, digests.get(name))
+        for name, document in documents.items()
+    }
     if not np.isin(columns["split"], range(len(SPLITS))).all():
         raise StoreFormatError("a sample is of no known split.", store=objects.folder)
     return Columns(
@@ -67,19 +76,26 @@ def read_columns(objects: LocalObjects, layout: StoreLayout, *, complete: bool) 
         groups=columns["group"],
         view_columns=view_columns,
         view_parameters=columns["view"],
-        outcome=_read_outcome(objects, layout, complete=complete),
+        outcome=_read_outcome(objects, layout, digests.get("outcome"), complete=complete),
     )
 
 
-def _read_outcome(objects: LocalObjects, layout: StoreLayout, *, complete: bool) -> np.ndarray:
+def _read_outcome(
+    objects: LocalObjects, layout: StoreLayout, digest: str | None, *, complete: bool
+) -> np.ndarray:
+    """What became of each sample: all shards of a complete store, else those with a receipt."""
     outcome = np.zeros((layout.views, layout.samples), np.uint8)
     receipts = set() if complete else objects.names("receipt/c")
+    whole = hashlib.sha256()
     for shard in layout.shards():
         if complete or arrays.receipt_object(shard) in receipts:
             chunk = objects.get(arrays.outcome_object(shard), layout.shard_samples)
             if chunk is not None:
+                whole.update(chunk)
                 row = np.frombuffer(chunk, np.uint8)[: shard.stop - shard.start]
                 outcome[shard.view, shard.start : shard.stop] = row
+    if complete and whole.hexdigest() != digest:
+        raise _damaged(objects, "outcome")
     return outcome
 
 
@@ -91,7 +107,7 @@ def _document(objects: LocalObjects, name: str) -> dict[str, Any]:
         document = None
     if not isinstance(document, dict):
         raise StoreFormatError(
-            "an array of this store is missing.", store=objects.folder, array=name
+            "an array of this store is missing.", store=objects.folder, array=name, next=AGAIN
         )
     return document
 
@@ -104,18 +120,25 @@ def _view_columns(objects: LocalObjects) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _column(objects: LocalObjects, name: str, document: dict[str, Any]) -> np.ndarray:
+def _column(
+    objects: LocalObjects, name: str, document: dict[str, Any], digest: str | None
+) -> np.ndarray:
     dtype = np.dtype(document["data_type"])
     count = int(np.prod([int(side) for side in document["shape"]], dtype=object))
     data = objects.get(arrays.column_object(document, name), count * dtype.itemsize)
-    if data is None:
-        raise StoreFormatError(
-            "an array of this store has another length than its manifest says.",
-            store=objects.folder,
-            array=name,
-        )
+    if data is None or hashlib.sha256(data).hexdigest() != digest:
+        raise _damaged(objects, name)
     values = np.frombuffer(data, dtype.newbyteorder("<")).reshape(document["shape"])
     return values.astype(dtype)
+
+
+def _damaged(objects: LocalObjects, name: str) -> StoreFormatError:
+    return StoreFormatError(
+        "an array of this store does not match the digest in its manifest.",
+        store=objects.folder,
+        array=name,
+        next=AGAIN,
+    )
 
 
 def _contradiction(objects: LocalObjects, name: str, expected: dict[str, Any]) -> StoreFormatError:

@@ -131,5 +131,5 @@ class MappedTap:
             tap=self.tap.name,
             shard=f"view {view}, number {index} (samples {ref.start} to {ref.stop - 1})",
             file=arrays.tap_object(self.tap, view, index),
-            next="delete this store's folder and run its `rdcache extract` again",
+            next="run the `rdcache extract` that makes this store again",
         )

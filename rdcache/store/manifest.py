@@ -13,13 +13,22 @@ from rdcache.store.spec import Fingerprint, StoreLayout, TapSpec
 SCHEMA = 1
 ATTRIBUTE = "rdcache"
 # Entries that are ours to write; all others are facts of whoever fills the store.
-STRUCTURE = ("schema", "complete", "created", "fingerprint", "taps", "layout")
+STRUCTURE = ("schema", "complete", "created", "fingerprint", "taps", "layout", "digests")
+AGAIN = "delete this store's folder and run its `rdcache extract` again"
 
 
 def build_manifest(
-    layout: StoreLayout, fingerprint: Fingerprint, created: str, facts: Mapping[str, Any]
+    layout: StoreLayout,
+    fingerprint: Fingerprint,
+    created: str,
+    digests: Mapping[str, str],
+    facts: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """The manifest of a store under way; `complete` is set at its commit."""
+    """The manifest of a store under way; `complete` is set at its commit.
+
+    Args:
+        digests: sha256 of the chunk of each column that describes samples and views.
+    """
     return {
         **facts,
         "schema": SCHEMA,
@@ -28,12 +37,20 @@ def build_manifest(
         "fingerprint": {"digest": fingerprint.digest, "parts": dict(fingerprint.parts)},
         "taps": [tap.to_dict() for tap in layout.taps],
         "layout": layout.to_dict(),
+        "digests": dict(digests),
     }
 
 
-def complete_manifest(manifest: Mapping[str, Any], facts: Mapping[str, Any]) -> dict[str, Any]:
-    """The manifest of a finished store: `facts` are added, its structure stays as it was."""
+def complete_manifest(
+    manifest: Mapping[str, Any], digests: Mapping[str, str], facts: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The manifest of a finished store: `facts` are added, its structure stays as it was.
+
+    Args:
+        digests: of `outcome` and `receipt`, which are complete now.
+    """
     structure = {key: manifest[key] for key in STRUCTURE}
+    structure["digests"] = {**manifest["digests"], **digests}
     return {**manifest, **facts, **structure, "complete": True}
 
 
@@ -51,12 +68,18 @@ def read_manifest(location: Path) -> dict[str, Any]:
         StoreFormatError: another schema version, or a manifest that contradicts itself.
     """
     try:
-        document = json.loads((location / "zarr.json").read_bytes())
+        document = json.loads((location / "zarr.json").read_bytes(), parse_constant=_refuse)
         manifest = document["attributes"][ATTRIBUTE]
-    except (OSError, KeyError, TypeError):
+    except (FileNotFoundError, NotADirectoryError, KeyError, TypeError):
         raise StoreNotFoundError("there is no rdcache store here.", looked_at=location) from None
+    except OSError as error:
+        raise StoreFormatError(
+            "this store cannot be read.", store=location, why=error.strerror
+        ) from None
     except ValueError:
-        raise StoreFormatError("the manifest of this store is no JSON.", store=location) from None
+        raise StoreFormatError(
+            "the manifest of this store is no JSON.", store=location, next=AGAIN
+        ) from None
     if not isinstance(manifest, dict) or manifest.get("schema") != SCHEMA:
         found = manifest.get("schema") if isinstance(manifest, dict) else manifest
         raise StoreFormatError(
@@ -67,6 +90,10 @@ def read_manifest(location: Path) -> dict[str, Any]:
             next="update rdcache, or extract again",
         )
     return manifest
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is no JSON")
 
 
 def layout_of(manifest: Mapping[str, Any], location: Path) -> StoreLayout:
@@ -84,7 +111,15 @@ def layout_of(manifest: Mapping[str, Any], location: Path) -> StoreLayout:
             shard_samples=layout["shard_samples"],
         )
     except (KeyError, TypeError, AttributeError):
-        raise StoreFormatError("the manifest of this store is not whole.", store=location) from None
+        raise _not_whole(location) from None
+
+
+def digests_of(manifest: Mapping[str, Any], location: Path) -> dict[str, str]:
+    """The sha256 of each small array, by name, in hexadecimal digits."""
+    digests = manifest.get("digests")
+    if not isinstance(digests, dict) or not all(isinstance(it, str) for it in digests.values()):
+        raise _not_whole(location)
+    return digests
 
 
 def fingerprint_of(manifest: Mapping[str, Any], location: Path) -> Fingerprint:
@@ -93,7 +128,13 @@ def fingerprint_of(manifest: Mapping[str, Any], location: Path) -> Fingerprint:
         fingerprint = Fingerprint(manifest["fingerprint"]["parts"])
         stated = manifest["fingerprint"]["digest"]
     except (KeyError, TypeError):
-        raise StoreFormatError("the manifest of this store is not whole.", store=location) from None
+        raise _not_whole(location) from None
     if fingerprint.digest != stated:
         raise StoreFormatError("the manifest's fingerprint is not its digest.", store=location)
     return fingerprint
+
+
+def _not_whole(location: Path) -> StoreFormatError:
+    return StoreFormatError(
+        "the manifest of this store is not whole.", store=location, next=AGAIN
+    )

@@ -54,6 +54,35 @@ class LocalObjects:
         except OSError as error:
             raise write_error(path, error) from error
 
+    def create(self, name: str, data: bytes) -> bool:
+        """Write a new object whole, unless there is one of this name already: only one of several
+        that try succeeds.
+
+        Raises:
+            StoreWriteError: it could not be written.
+        """
+        path = self.folder / name
+        temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}{TEMPORARY}")
+        try:
+            _make_folder(path.parent)
+            try:
+                temporary.write_bytes(data)
+                os.link(temporary, path)
+            except FileExistsError:
+                return False
+            finally:
+                temporary.unlink(missing_ok=True)
+        except OSError as error:
+            raise write_error(path, error) from error
+        return True
+
+    def read(self, name: str) -> bytes | None:
+        """The bytes of a small object, None where there is none."""
+        try:
+            return (self.folder / name).read_bytes()
+        except OSError:
+            return None
+
     def get(self, name: str, nbytes: int) -> bytes | None:
         """The bytes of an object of a known length; None where it is missing or of another length,
         so that a damaged store never makes us read more than it should hold.
@@ -61,6 +90,13 @@ class LocalObjects:
         path = self.folder / name
         try:
             return path.read_bytes() if path.stat().st_size == nbytes else None
+        except OSError:
+            return None
+
+    def size(self, name: str) -> int | None:
+        """The length of an object in bytes, None where there is none."""
+        try:
+            return (self.folder / name).stat().st_size
         except OSError:
             return None
 

@@ -18,7 +18,7 @@ from rdcache.errors import StoreIncompleteError, UnknownNameError, UsageError
 from rdcache.store import arrays
 from rdcache.store.columns import read_columns
 from rdcache.store.gather import MappedTap
-from rdcache.store.manifest import fingerprint_of, layout_of, read_manifest
+from rdcache.store.manifest import digests_of, fingerprint_of, layout_of, read_manifest
 from rdcache.store.objects import LocalObjects
 from rdcache.store.spec import NOT_FINITE, STORED, Fingerprint, StoreLayout, TapSpec
 
@@ -37,13 +37,16 @@ def open_store(location: str | Path, *, allow_incomplete: bool = False) -> Store
         StoreFormatError: another schema, or arrays that contradict the manifest.
         StoreIncompleteError: its extraction has not finished.
     """
-    store = Store(Path(location), read_manifest(Path(location)))
-    if not store.complete and not allow_incomplete:
-        shards = store.layout.shards()
-        receipts = LocalObjects(store.location).names("receipt/c")
+    location = Path(location)
+    manifest = read_manifest(location)
+    # Of a store under way nothing else is looked at: a crash may have left its arrays between two
+    # versions, which the next extraction puts right.
+    if manifest.get("complete") is not True and not allow_incomplete:
+        shards = layout_of(manifest, location).shards()
+        receipts = LocalObjects(location).names("receipt/c")
         there = sum(arrays.receipt_object(shard) in receipts for shard in shards)
-        raise incomplete_error(store.location, there, len(shards))
-    return store
+        raise incomplete_error(location, there, len(shards))
+    return Store(location, manifest)
 
 
 def incomplete_error(location: Path, there: int, total: int) -> StoreIncompleteError:
@@ -78,7 +81,8 @@ class Store:
         self.taps: dict[str, TapSpec] = {tap.name: tap for tap in self.layout.taps}
         self.extents = self.layout.extents
         objects = LocalObjects(location)
-        columns = read_columns(objects, self.layout, complete=self.complete)
+        digests = digests_of(manifest, location)
+        columns = read_columns(objects, self.layout, digests, complete=self.complete)
         self.uids, self.splits = columns.uids, columns.splits
         self.labels, self.groups = columns.labels, columns.groups
         self.view_columns = columns.view_columns

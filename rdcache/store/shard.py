@@ -63,6 +63,11 @@ def index_bytes(chunks: int) -> int:
     return 16 * chunks + CHECKSUM_BYTES
 
 
+def shard_bytes(sample: int, present: int, chunks: int) -> int:
+    """Length of a shard object with `present` samples of `sample` bytes."""
+    return present * (sample + CHECKSUM_BYTES) + index_bytes(chunks)
+
+
 def matches(payload: np.ndarray, stated: np.ndarray) -> bool:
     """Whether a payload (uint8, contiguous) has the crc32c that is stated (uint8 (4,))."""
     return _checksum(payload) == stated.tobytes()

@@ -6,10 +6,10 @@ or not at all; then its outcomes; its receipt last. A shard without a receipt wa
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from rdcache.store.manifest import (
 )
 from rdcache.store.objects import LocalObjects
 from rdcache.store.reader import Store, incomplete_error, open_store
-from rdcache.store.shard import encode_shard
+from rdcache.store.shard import encode_shard, shard_bytes
 from rdcache.store.spec import (
     NOT_FINITE,
     STORED,
@@ -71,8 +71,10 @@ def create_store(
                 next="choose another --root",
             ) from None
         created = datetime.now(UTC).isoformat(timespec="seconds")
-        manifest = build_manifest(layout, fingerprint, created, facts)
-        _begin(objects, layout, manifest, samples, view_parameters, view_columns)
+        columns = _columns(layout, samples, view_parameters, view_columns)
+        digests = {name: sha256(data).hexdigest() for name, (_, data) in columns.items()}
+        manifest = build_manifest(layout, fingerprint, created, digests, facts)
+        _begin(objects, layout, manifest, columns, view_columns)
         return StoreWriter(location, manifest)
     _require_same(location, manifest, layout, fingerprint)
     writer = StoreWriter(location, manifest)
@@ -96,9 +98,25 @@ class StoreWriter:
         self.objects = LocalObjects(location)
 
     def missing(self) -> list[ShardRef]:
-        """Shards without a receipt, in the order of writing."""
+        """Shards without a receipt, or with an object that is gone or of another length, in the
+        order of writing.
+        """
         receipts = self.objects.names("receipt/c")
-        return [s for s in self.layout.shards() if arrays.receipt_object(s) not in receipts]
+        return [
+            shard
+            for shard in self.layout.shards()
+            if arrays.receipt_object(shard) not in receipts or not self._whole(shard)
+        ]
+
+    def _whole(self, shard: ShardRef) -> bool:
+        """Whether all objects of a shard have the length that they must have."""
+        outcome = self.objects.get(arrays.outcome_object(shard), self.layout.shard_samples)
+        present = 0 if outcome is None else outcome.count(STORED)
+        return outcome is not None and all(
+            self.objects.size(arrays.tap_object(tap, shard.view, shard.index))
+            == shard_bytes(tap.nbytes, present, self.layout.shard_samples)
+            for tap in self.layout.taps
+        )
 
     def write(
         self, shard: ShardRef, tensors: Mapping[str, np.ndarray], outcome: np.ndarray
@@ -151,7 +169,7 @@ class StoreWriter:
         """Write one object and return its sha256."""
         little = rows.astype(tap.stored_dtype.newbyteorder("<"), copy=False)
         pieces = encode_shard(little, present, self.layout.shard_samples)
-        digest = hashlib.sha256()
+        digest = sha256()
         for piece in pieces:
             digest.update(piece)
         self.objects.put(arrays.tap_object(tap, shard.view, shard.index), *pieces)
@@ -193,22 +211,44 @@ class StoreWriter:
         missing, total = len(self.missing()), len(self.layout.shards())
         if missing:
             raise incomplete_error(self.location, total - missing, total)
-        self.manifest = complete_manifest(self.manifest, facts)
+        self.manifest = complete_manifest(self.manifest, self._digests(), facts)
         self.objects.put("zarr.json", group_document(self.manifest))
         return open_store(self.location)
+
+    def _digests(self) -> dict[str, str]:
+        """The sha256 of all chunks of `outcome` and `receipt`, in the order of writing."""
+        outcome, receipt = sha256(), sha256()
+        for shard in self.layout.shards():
+            outcome.update(self.objects.read(arrays.outcome_object(shard)) or b"")
+            receipt.update(self.objects.read(arrays.receipt_object(shard)) or b"")
+        return {"outcome": outcome.hexdigest(), "receipt": receipt.hexdigest()}
 
 
 def _begin(
     objects: LocalObjects,
     layout: StoreLayout,
     manifest: Mapping[str, Any],
-    samples: SampleTable,
-    view_parameters: np.ndarray,
+    columns: Mapping[str, tuple[str, bytes]],
     view_columns: Sequence[str],
 ) -> None:
     """Write everything but the shards. The group's document comes last and makes it a store;
     whatever dies before leaves nothing that counts.
     """
+    group = group_document(manifest)
+    objects.clean()
+    objects.delete(sorted(objects.names("receipt/c")))
+    for name, data in [*arrays.all_documents(layout, view_columns).items(), *columns.values()]:
+        objects.put(name, data)
+    objects.put("zarr.json", group)
+
+
+def _columns(
+    layout: StoreLayout,
+    samples: SampleTable,
+    view_parameters: np.ndarray,
+    view_columns: Sequence[str],
+) -> dict[str, tuple[str, bytes]]:
+    """The arrays that describe samples and views: name → (name of the only chunk, its bytes)."""
     parameters = np.ascontiguousarray(view_parameters, np.float64)
     expected = (layout.views, layout.samples, len(view_columns))
     if parameters.shape != expected or not view_columns or len(samples.uids) != layout.samples:
@@ -217,16 +257,12 @@ def _begin(
             layout=f"{layout.views} views of {layout.samples} samples",
             got=f"{len(samples.uids)} samples, view parameters {parameters.shape}",
         )
-    group = group_document(manifest)
-    objects.clean()
-    objects.delete(sorted(objects.names("receipt/c")))
-    for name, data in arrays.all_documents(layout, view_columns).items():
-        objects.put(name, data)
-    columns = {**samples.columns(), "view": parameters}
+    values = {**samples.columns(), "view": parameters}
+    chunks = {}
     for name, document in arrays.column_documents(layout, view_columns).items():
-        values = columns[name].astype(np.dtype(document["data_type"]).newbyteorder("<"))
-        objects.put(arrays.column_object(document, name), values.tobytes())
-    objects.put("zarr.json", group)
+        little = values[name].astype(np.dtype(document["data_type"]).newbyteorder("<"))
+        chunks[name] = (arrays.column_object(document, name), little.tobytes())
+    return chunks
 
 
 def _require_same(

@@ -243,7 +243,7 @@ def test_damaged_run_files_are_named(tiny: Tiny, options: Options) -> None:
     run = distill(tiny.store, method="none", **options(epochs=1))
     for content in ("", "[]", "{}", '{"schema": 1, '):
         (run.path / "result.json").write_text(content)
-        with pytest.raises(RunNotFoundError, match="damaged[\\s\\S]*result.json"):
+        with pytest.raises(RunNotFoundError, match=r"damaged[\s\S]*result.json"):
             _ = load_run(run.path).metrics
     (run.path / "result.json").write_text(
         '{"schema": 99, "seed": 0, "test": {}, "dataset": {}}'

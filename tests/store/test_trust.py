@@ -21,7 +21,7 @@ from rdcache.errors import (
     StoreIncompleteError,
     StoreNotFoundError,
 )
-from rdcache.store import Store, TapSpec, open_store
+from rdcache.store import Store, TapSpec, arrays, open_store
 from rdcache.store.arrays import all_documents
 
 from .conftest import COLUMNS, LAYOUT, begin, fill
@@ -79,8 +79,47 @@ def test_a_sample_that_its_shard_lacks_though_its_outcome_says_stored_is_found(
 ) -> None:
     store = build(outcomes={(0, 5): 2})
     (store.location / "outcome/c/0/1").write_bytes(bytes([1, 1, 1, 1]))
+    with pytest.raises(StoreFormatError, match="does not match the digest"):
+        open_store(store.location)
+
+    def forge(manifest: dict[str, Any]) -> None:
+        chunks = [store.location / arrays.outcome_object(s) for s in store.layout.shards()]
+        lie = hashlib.sha256(b"".join(chunk.read_bytes() for chunk in chunks)).hexdigest()
+        manifest["digests"]["outcome"] = lie
+
     with pytest.raises(CorruptShardError):
-        open_store(store.location).read([5], 0)
+        open_store(edit(store, forge)).read([5], 0)
+
+
+@pytest.mark.parametrize("array", ["uid", "label", "split", "group", "view", "outcome"])
+def test_small_arrays_that_are_not_what_was_written_are_refused(store: Store, array: str) -> None:
+    chunk = next(path for path in (store.location / array / "c").rglob("*") if path.is_file())
+    good = chunk.read_bytes()
+    for bad in (bytes(len(good)), good[:-1], good + b"x", bytes([good[0] ^ 1]) + good[1:]):
+        chunk.write_bytes(bad)
+        with pytest.raises(StoreFormatError, match=r"digest[\s\S]*rdcache extract"):
+            open_store(store.location)
+    chunk.unlink()
+    with pytest.raises(StoreFormatError, match=array):
+        open_store(store.location)
+
+
+def test_json_that_only_python_reads_is_refused(store: Store) -> None:
+    path = store.location / "zarr.json"
+    path.write_text(path.read_text().replace('"invented"', "NaN"))
+    with pytest.raises(StoreFormatError, match="no JSON"):
+        open_store(store.location)
+
+
+def test_a_store_that_may_not_be_read_is_not_taken_for_missing(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(self: Path) -> bytes:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "read_bytes", refuse)
+    with pytest.raises(StoreFormatError, match=r"cannot be read[\s\S]*Permission denied"):
+        open_store(store.location)
 
 
 def test_another_schema_is_refused_with_both_numbers(store: Store) -> None:
@@ -160,7 +199,7 @@ def test_a_consistent_lie_about_the_number_of_samples_allocates_nothing(store: S
     for name, document in all_documents(huge, COLUMNS).items():
         (store.location / name).write_bytes(document)
     location = edit(store, lambda manifest: manifest["layout"].update(huge.to_dict()))
-    with pytest.raises(StoreFormatError, match="another length"):
+    with pytest.raises(StoreFormatError, match="does not match"):
         open_store(location)
 
 
