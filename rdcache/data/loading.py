@@ -158,6 +158,16 @@ def _require_usable(
             found=only,
             classes=", ".join(listing.classes),
         )
+    training = {entry.label for entry, _ in readable if entry.split in ("train", None)}
+    for entry, _ in readable:
+        if training and entry.label not in training:
+            raise DatasetError(
+                f"the class {listing.classes[entry.label]!r} has no training image that can be "
+                "read; nobody could learn it.",
+                looked_in=place,
+                occurs_in=f"{entry.split}, {entry.name}",
+                trained=", ".join(listing.classes[label] for label in sorted(training)),
+            )
 
 
 def _assemble(

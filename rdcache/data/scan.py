@@ -24,7 +24,7 @@ from rdcache.data.decoding import UnreadableImageError
 from rdcache.data.listing import Entry, Listing
 from rdcache.progress import Progress, ignore
 
-VERSION = 1  # of what is kept; other versions are scanned again
+VERSION = 2  # of what is kept, and of what is readable; other versions are scanned again
 CLOSED = "the file cannot be opened"
 THUMBNAIL = 32
 HASH_SIDE = 8

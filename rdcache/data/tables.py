@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import csv
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -12,6 +14,7 @@ from rdcache.data.listing import Entry, Listing
 from rdcache.errors import DatasetError
 
 LAYOUT = "columns path (relative to the table), label, and optionally split and group"
+Row = dict[Any, Any]
 SPLIT_WORDS = {
     "train": "train",
     "training": "train",
@@ -29,28 +32,25 @@ def list_table(file: Path) -> Listing:
     Raises:
         DatasetError: unreadable, a column is missing, or a cell makes no sense; with its line.
     """
-    table = _read(file)
+    columns, rows = _read(file)
     for column in ("path", "label"):
-        if column not in table.columns:
+        if column not in columns:
             raise DatasetError(
                 f"the table has no column {column!r}.",
                 file=file,
-                has=", ".join(map(str, table.columns)),
+                has=", ".join(columns),
                 expected=LAYOUT,
             )
-    classes = _classes(table["label"])
+    classes = _classes(values["label"] for _, values in rows)
     numbers = {name: label for label, name in enumerate(classes)}
     entries: list[Entry] = []
-    lines: list[int] = []
-    for row, values in enumerate(table.to_dict("records")):
-        line = row + 2  # the first line holds the column names
+    for line, values in rows:
         if not any(_text(cell) for cell in values.values()):
             continue
         name = _text(values["path"])
         label = _text(values["label"])
         if not name or not label:
             raise DatasetError("a row of the table lacks its path or label.", file=file, line=line)
-        lines.append(line)
         entries.append(
             Entry(
                 path=file.parent / name,
@@ -60,45 +60,48 @@ def list_table(file: Path) -> Listing:
                 group=_text(values.get("group")) or None,
             )
         )
-    _require_known_labels(entries, lines, classes, file)
     return Listing(tuple(entries), classes)
 
 
-def _require_known_labels(
-    entries: Sequence[Entry], lines: Sequence[int], classes: Sequence[str], file: Path
-) -> None:
-    """Refuse labels of val and test that no training row has: nobody could learn them."""
-    training = {entry.label for entry in entries if entry.split in ("train", None)}
-    for entry, line in zip(entries, lines, strict=True):
-        if entry.label not in training:
-            raise DatasetError(
-                f"the label {classes[entry.label]!r} is outside the classes of the training rows.",
-                file=file,
-                line=line,
-                classes=", ".join(classes[label] for label in sorted(training)) or "none",
-            )
-
-
-def _read(file: Path) -> pd.DataFrame:
+def _read(file: Path) -> tuple[list[str], list[tuple[int, Row]]]:
+    """Column names, and each row with its line."""
     try:
         if file.suffix.lower() in (".parquet", ".pq"):
-            return pd.read_parquet(file)
-        separator = "\t" if file.suffix.lower() == ".tsv" else ","
-        # Blank lines are read, and passed over later, so that errors name the file's own lines.
-        return pd.read_csv(
-            file, dtype=str, sep=separator, keep_default_na=False, skip_blank_lines=False
-        )
+            table = pd.read_parquet(file)
+            return list(map(str, table.columns)), list(enumerate(table.to_dict("records"), start=1))
+        return _read_text(file, "\t" if file.suffix.lower() == ".tsv" else ",")
     except ImportError:
         raise DatasetError(
             "reading Parquet needs pyarrow.", file=file, next="pip install 'rdcache[parquet]'"
         ) from None
-    except (OSError, ValueError, pd.errors.ParserError) as error:
+    except DatasetError:
+        raise
+    except (OSError, ValueError, csv.Error) as error:
         raise DatasetError("the table cannot be read.", file=file, why=error) from None
 
 
-def _classes(labels: pd.Series) -> tuple[str, ...]:
+def _read_text(file: Path, separator: str) -> tuple[list[str], list[tuple[int, Row]]]:
+    # Not pandas, which takes the first column for an index where rows are longer than the header.
+    with file.open(encoding="utf-8-sig", newline="") as stream:
+        reader = csv.DictReader(stream, delimiter=separator, strict=True)
+        rows: list[tuple[int, Row]] = []
+        for row in reader:
+            if any(row.pop(None, [])):  # cells beyond the last column; a trailing comma is none
+                raise DatasetError(
+                    "a row of the table has more cells than there are columns.",
+                    file=file,
+                    line=reader.line_num,
+                    columns=", ".join(reader.fieldnames or ()),
+                )
+            rows.append((reader.line_num, row))
+    if not reader.fieldnames:
+        raise ValueError("it is empty")
+    return list(reader.fieldnames), rows
+
+
+def _classes(labels: Iterable[object]) -> tuple[str, ...]:
     found = {_text(label) for label in labels} - {""}
-    if all(re.fullmatch(r"-?\d+", name) for name in found):
+    if all(re.fullmatch(r"-?\d{1,18}", name) for name in found):
         return tuple(sorted(found, key=lambda name: (int(name), name)))
     return tuple(sorted(found))
 

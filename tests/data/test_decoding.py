@@ -181,6 +181,23 @@ def test_a_jpeg_named_png_is_read_by_its_bytes(tmp_path: Path) -> None:
     np.testing.assert_array_equal(pixels, np.full((8, 16, 3), 90))
 
 
+@pytest.mark.parametrize("kind", ["JPEG", "JPEG2000", "BMP", "TIFF", "WEBP", "GIF", "PPM", "MPO"])
+def test_the_usual_formats_are_read(kind: str) -> None:
+    pixels = np.kron(quadrants(), np.ones((4, 4, 1), np.uint8))
+    decoded = decode_image(encoded(Image.fromarray(pixels), kind))
+    assert np.abs(decoded[8, 8].astype(int) - RED).max() <= 12
+
+
+@pytest.mark.parametrize("kind", ["EPS", "TGA", "ICO"])
+def test_other_formats_of_pillow_are_refused_untried(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = encoded(Image.fromarray(quadrants()), kind)
+    monkeypatch.setattr("subprocess.check_call", lambda *_, **__: pytest.fail("Ghostscript ran"))
+    with pytest.raises(UnreadableImageError, match="not an image of a known format"):
+        decode_image(data)
+
+
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "TIFF", "BMP"])
 def test_a_file_cut_short_is_refused(kind: str) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
