@@ -83,8 +83,8 @@ def run_extraction(plan: ExtractionPlan, on_progress: Progress = ignore) -> Extr
         plan.config.batch_size,
         plan.config.precision,
     )
+    resumed = _is_begun(plan.location)
     writer = _open_writer(plan, forward)
-    resumed = len(writer.missing()) < len(writer.layout.shards())
     while True:
         try:
             _write_missing(writer, forward, on_progress)

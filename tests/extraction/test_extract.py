@@ -18,9 +18,9 @@ from torch import nn
 
 import rdcache
 from rdcache.data import cut_view
-from rdcache.errors import StoreWriteError, TeacherOutputError, UnknownNameError
-from rdcache.extraction import ExtractConfig, plan_extraction, run_extraction
-from rdcache.store import open_store
+from rdcache.errors import StoreWriteError, TeacherOutputError, UnknownNameError, UsageError
+from rdcache.extraction import ExtractConfig, ExtractionPlan, plan_extraction, run_extraction
+from rdcache.store import StoreWriter, open_store
 
 Script = Callable[[nn.Module], str]
 
@@ -172,7 +172,7 @@ KILLED_EXTRACTION = """
 import sys
 from pathlib import Path
 from dataclasses import replace
-from rdcache.extraction import ExtractConfig, plan_extraction, run_extraction
+from rdcache.extraction import ExtractConfig, ExtractionPlan, plan_extraction, run_extraction
 teacher, folder, root = sys.argv[1:]
 config = ExtractConfig(
     teacher=teacher, dataset=f"folder:{folder}", views="6", root=Path(root), batch_size=2
@@ -230,3 +230,51 @@ def shard_objects(location: Path) -> list[Path]:
         for path in location.rglob("*")
         if "/c/" in path.as_posix() and path.is_file() and not path.name.endswith(".partial")
     ]
+
+
+def test_a_shard_that_is_gone_or_cut_short_is_extracted_again(script: Script, folder: Path) -> None:
+    options = config(script(Pooling(1.0)), folder, views="flip")
+    store = run_extraction(plan_extraction(options)).store
+    before = {path: path.read_bytes() for path in store.location.rglob("*") if path.is_file()}
+    shards = sorted(path for path in before if "/taps/out0/c/" in path.as_posix())
+    shards[0].unlink()
+    shards[-1].write_bytes(before[shards[-1]][:-1])
+    again = run_extraction(plan_extraction(options))
+    assert again.status == "resumed"
+    for path in shards:
+        assert path.read_bytes() == before[path]
+
+
+def test_a_crash_between_two_dtypes_of_a_tap_does_no_lasting_harm(
+    script: Script, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_image(folder / "benign" / "white.png", np.full((40, 40, 3), 255, np.uint8))
+    options = config(script(LargeOnBright()), folder, views="clean")
+
+    def crash(self: StoreWriter) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(StoreWriter, "write_tap_documents", crash)
+        run_extraction(plan_extraction(options))
+    done = run_extraction(plan_extraction(options))
+    assert done.promoted == ("out0",)
+    assert done.store.read(range(done.store.samples), 0)["out0"].isfinite().all()
+
+
+def test_an_empty_folder_in_its_place_does_not_skip_the_checks(
+    script: Script, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = plan_extraction(config(script(Pooling(1.0)), folder))
+    plan.location.mkdir(parents=True)
+    monkeypatch.setattr(ExtractionPlan, "free_bytes", lambda self: 10)
+    with pytest.raises(StoreWriteError, match="not enough free space"):
+        run_extraction(plan)
+    assert not list(plan.location.iterdir())
+
+
+def test_wrong_options_of_the_python_call_are_one_sentence(folder: Path) -> None:
+    with pytest.raises(UsageError, match="not both"):
+        rdcache.extract(config("efficientnet-lite0", folder), views="4")
+    with pytest.raises(UsageError, match="taps: input should be a valid tuple"):
+        rdcache.extract(teacher="efficientnet-lite0", dataset="phantom", taps="s4")
