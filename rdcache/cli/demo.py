@@ -14,7 +14,7 @@ from rdcache.report import compare
 EXPLANATION = """
 A frozen EfficientNet ran once over every view of drawn, ultrasound-like images. Its tensors are in
   {stores}
-and two ShuffleNet students were trained on the same images, views and batches: `none` from the
+and ShuffleNet students were trained, with two seeds, on the same images, views and batches: `none` from the
 labels alone, `rd` from the labels and the cached tensors. The runs (student.safetensors,
 metrics.jsonl, result.json) lie in
   {runs}

@@ -26,13 +26,30 @@ def command(kind: str, root: Path | None, data_dir: Path | None, as_json: bool) 
         "methods": _methods,
     }[kind]()
     if as_json:
-        print_json({kind: rows})
+        print_json({kind: [{**row, **_details(kind, row)} for row in rows]})
     elif rows:
         print_table(
             kind.capitalize(), list(rows[0]), [[_cell(v) for v in r.values()] for r in rows]
         )
     else:
         click.echo(f"No {kind} yet. Make one:  rdcache extract --teacher … --dataset …")
+
+
+def _details(kind: str, row: dict[str, object]) -> dict[str, object]:
+    """What only the JSON form says: a method's options, with the preset's values as defaults."""
+    if kind != "methods":
+        return {}
+    from rdcache.methods import find_method
+
+    card = find_method(str(row["method"]))
+    defaults = card.config({}).model_dump()
+    fields = card.method.Config.model_fields
+    return {
+        "options": {
+            name: {"default": defaults[name], "meaning": field.description}
+            for name, field in fields.items()
+        }
+    }
 
 
 def _cell(value: object) -> str:

@@ -87,7 +87,7 @@ class MethodContext:
         num_classes: number of classes.
         classifier: the student's own linear layer, for methods that share it.
         task_loss: what the labels ask for.
-        statistics: channel statistics of a tap by name, computed on the first call.
+        statistics: reads the channel statistics of a tap, by its name, from the store.
         epochs: epochs of the co-training.
         batch_size: samples a batch.
     """
