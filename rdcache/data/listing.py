@@ -43,11 +43,11 @@ def read_file(path: Path) -> np.ndarray:
     return decode_image(path.read_bytes())
 
 
-def stamp_file(entry: Entry) -> tuple[int, int]:
+def stamp_file(path: Path) -> tuple[int, int]:
     """(bytes, modification time in ns): a file with the same stamp is not looked at again."""
     try:
-        status = entry.path.stat()
-    except OSError:
+        status = path.stat()
+    except (OSError, ValueError):  # a path with a NUL byte is a ValueError
         return -1, -1
     return status.st_size, status.st_mtime_ns
 
@@ -69,7 +69,7 @@ class Listing:
     official: Mapping[str, str] = field(default_factory=dict)
     open: Callable[[Entry], tuple[bytes, np.ndarray]] = field(default=open_file)
     read: Callable[[Path], np.ndarray] = field(default=read_file)
-    stamp: Callable[[Entry], tuple[int, int]] = field(default=stamp_file)
+    stamp: Callable[[Path], tuple[int, int]] = field(default=stamp_file)
 
 
 def image_files(folder: Path) -> list[Path]:

@@ -216,7 +216,15 @@ def _assemble(
             "were drawn for the test"
         )
     samples = tuple(
-        Sample(uids[i], entries[i].path, labels[i], splits[i], entries[i].group, scans[i].size)
+        Sample(
+            uid=uids[i],
+            path=entries[i].path,
+            label=labels[i],
+            split=splits[i],
+            group=entries[i].group,
+            size=scans[i].size,
+            stamp=scans[i].stamp,
+        )
         for i in order
     )
     return ImageDataset(
@@ -228,6 +236,7 @@ def _assemble(
         skipped=skipped,
         leaks=leaks,
         read=listing.read,
+        stamp=listing.stamp,
         notes=tuple(notes),
     )
 

@@ -40,7 +40,7 @@ def list_phantom(folder: Path) -> Listing:
         for label, name in enumerate(CLASSES)
         for number in range(PER_CLASS)
     )
-    return Listing(entries, CLASSES, open=_open, read=read, stamp=lambda entry: (VERSION, 0))
+    return Listing(entries, CLASSES, open=_open, read=read, stamp=lambda path: (VERSION, 0))
 
 
 def read(path: Path) -> np.ndarray:

@@ -12,8 +12,9 @@ from typing import Any, Literal
 
 import numpy as np
 
+from rdcache.data.decoding import UnreadableImageError
 from rdcache.data.leaks import LeakReport
-from rdcache.errors import UsageError
+from rdcache.errors import DatasetError, UsageError
 
 SPLITS = ("train", "val", "test")
 Symmetry = Literal["none", "hflip", "d4"]
@@ -75,6 +76,7 @@ class Sample:
         label: class number.
         group: samples that share it (one lesion, one patient) belong in one split.
         size: (width, height) in pixels, upright.
+        stamp: (bytes, modification time in ns) of the file when it was looked at.
     """
 
     uid: str
@@ -83,6 +85,7 @@ class Sample:
     split: str
     group: str | None
     size: tuple[int, int]
+    stamp: tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -102,6 +105,7 @@ class ImageDataset:
         symmetry: which mirrorings leave the meaning of an image unchanged: none (chest X-ray),
             left-right (ultrasound), or all eight of the square (dermoscopy).
         read: gives a sample's pixels, uint8 (H, W, 3), from its path.
+        stamp: gives a file's stamp, see `Sample`, from its path.
         notes: what was done to it that its user may not expect, a sentence each.
     """
 
@@ -113,6 +117,7 @@ class ImageDataset:
     skipped: tuple[Skipped, ...]
     leaks: LeakReport
     read: Callable[[Path], np.ndarray]
+    stamp: Callable[[Path], tuple[int, int]]
     notes: tuple[str, ...] = ()
     task: Literal["multiclass"] = "multiclass"
 
@@ -156,8 +161,29 @@ class ImageDataset:
         return hasher.hexdigest()
 
     def decode(self, index: int) -> np.ndarray:
-        """Pixels of one sample: uint8 (H, W, 3), RGB, upright."""
-        return self.read(self.samples[index].path)
+        """Pixels of one sample: uint8 (H, W, 3), RGB, upright.
+
+        Raises:
+            DatasetError: the file is gone, broken, or another one than when it was looked at.
+        """
+        sample = self.samples[index]
+        unchanged = self.stamp(sample.path) == sample.stamp
+        try:
+            pixels = self.read(sample.path)
+        except (OSError, UnreadableImageError) as error:
+            raise DatasetError(
+                f"an image of {self.name} can no longer be read.",
+                file=sample.path,
+                why=error,
+                next="run again: it is then skipped, or read where it is back",
+            ) from error
+        if not unchanged:
+            raise DatasetError(
+                f"an image of {self.name} has changed since it was looked at.",
+                file=sample.path,
+                next="run again: it is then looked at anew",
+            )
+        return pixels
 
     def counts(self) -> dict[str, dict[str, int]]:
         """Split → class → number of samples."""

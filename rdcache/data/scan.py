@@ -36,6 +36,7 @@ class Scan:
     """What one look at an image tells.
 
     Attributes:
+        stamp: the file's size and modification time, see `Listing.stamp`.
         content: blake2b-128 of the file's bytes.
         size: (width, height), upright; (0, 0) if the image is unreadable.
         pixels: blake2b-128 of size and grey pixels: equal for equal pictures in other formats.
@@ -44,6 +45,7 @@ class Scan:
         problem: why it is unreadable, or an empty string.
     """
 
+    stamp: tuple[int, int]
     content: bytes
     size: tuple[int, int]
     pixels: bytes
@@ -58,51 +60,58 @@ def scan(listing: Listing, folder: Path, on_progress: Progress = ignore) -> list
     Args:
         folder: the dataset's folder; names the cached results, whose keys are relative to it.
     """
-    stamps = [listing.stamp(entry) for entry in listing.entries]
+    # Taken before the files are opened: what changes in between has another stamp the next time.
+    stamps = [listing.stamp(entry.path) for entry in listing.entries]
     cache_file = _cache_file(folder)
     known = _load(cache_file)
     todo = [
         number
         for number, (entry, stamp) in enumerate(zip(listing.entries, stamps, strict=True))
         if entry.name not in known
-        or known[entry.name][0] != stamp
-        or known[entry.name][1].problem.startswith(CLOSED)  # may be open by now
+        or known[entry.name].stamp != stamp
+        or known[entry.name].problem.startswith(CLOSED)  # may be open by now
     ]
     results: dict[int, Scan] = {}
     with ThreadPoolExecutor(THREADS, thread_name_prefix="scan") as pool:
-        jobs = pool.map(lambda number: scan_entry(listing, listing.entries[number]), todo)
+        jobs = pool.map(lambda n: scan_entry(listing, listing.entries[n], stamps[n]), todo)
         for done, (number, result) in enumerate(zip(todo, jobs, strict=True), start=1):
             results[number] = result
             on_progress(done, len(todo), "images looked at")
     scans = [
-        results[number] if number in results else known[entry.name][1]
+        results[number] if number in results else known[entry.name]
         for number, entry in enumerate(listing.entries)
     ]
     if todo:
-        _save(cache_file, listing.entries, stamps, scans)
+        _save(cache_file, listing.entries, scans)
     return scans
 
 
-def scan_entry(listing: Listing, entry: Entry) -> Scan:
+def scan_entry(listing: Listing, entry: Entry, stamp: tuple[int, int]) -> Scan:
     """Look at one image; an unreadable one gives a scan that says why."""
-    nothing = np.zeros((THUMBNAIL, THUMBNAIL), np.uint8)
     try:
         content, pixels = listing.open(entry)
     except UnreadableImageError as error:
-        return Scan(b"\0" * 16, (0, 0), b"\0" * 16, 0, nothing, str(error))
+        return _unreadable(stamp, str(error))
     except OSError as error:
-        problem = f"{CLOSED} ({error.strerror or type(error).__name__})"
-        return Scan(b"\0" * 16, (0, 0), b"\0" * 16, 0, nothing, problem)
+        return _unreadable(stamp, f"{CLOSED} ({error.strerror or type(error).__name__})")
+    except ValueError as error:  # a path that no file can have: it holds a NUL byte
+        return _unreadable(stamp, f"{CLOSED} ({error})")
     grey = Image.fromarray(pixels).convert("L")
     size = grey.size
     shape = f"{size[0]}x{size[1]}".encode()
     return Scan(
+        stamp=stamp,
         content=hashlib.blake2b(content, digest_size=16).digest(),
         size=size,
         pixels=hashlib.blake2b(shape + grey.tobytes(), digest_size=16).digest(),
         perceptual=perceptual_hash(grey),
         thumbnail=np.asarray(grey.resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX), np.uint8),
     )
+
+
+def _unreadable(stamp: tuple[int, int], problem: str) -> Scan:
+    nothing = np.zeros((THUMBNAIL, THUMBNAIL), np.uint8)
+    return Scan(stamp, b"\0" * 16, (0, 0), b"\0" * 16, 0, nothing, problem)
 
 
 def perceptual_hash(grey: Image.Image) -> int:
@@ -123,23 +132,21 @@ def _cache_file(folder: Path) -> Path:
     return cache_folder() / f"{name}-v{VERSION}.npz"
 
 
-def _load(file: Path) -> dict[str, tuple[tuple[int, int], Scan]]:
+def _load(file: Path) -> dict[str, Scan]:
     """Kept scans by name; none if there is no such file or it is damaged."""
     try:
         with np.load(BytesIO(file.read_bytes()), allow_pickle=False) as kept:
             columns = {name: kept[name] for name in kept.files}
         rows = zip(*(columns[name] for name in COLUMNS), strict=True)
         return {
-            str(name): (
-                (int(stamp[0]), int(stamp[1])),
-                Scan(
-                    content=content.tobytes(),
-                    size=(int(size[0]), int(size[1])),
-                    pixels=pixels.tobytes(),
-                    perceptual=int(perceptual),
-                    thumbnail=thumbnail,
-                    problem=str(problem),
-                ),
+            str(name): Scan(
+                stamp=(int(stamp[0]), int(stamp[1])),
+                content=content.tobytes(),
+                size=(int(size[0]), int(size[1])),
+                pixels=pixels.tobytes(),
+                perceptual=int(perceptual),
+                thumbnail=thumbnail,
+                problem=str(problem),
             )
             for name, stamp, content, size, pixels, perceptual, thumbnail, problem in rows
         }
@@ -150,13 +157,11 @@ def _load(file: Path) -> dict[str, tuple[tuple[int, int], Scan]]:
 COLUMNS = ("name", "stamp", "content", "size", "pixels", "perceptual", "thumbnail", "problem")
 
 
-def _save(
-    file: Path, entries: Sequence[Entry], stamps: Sequence[tuple[int, int]], scans: Sequence[Scan]
-) -> None:
+def _save(file: Path, entries: Sequence[Entry], scans: Sequence[Scan]) -> None:
     """Keep scans; a cache that cannot be written only costs time."""
     columns = {
         "name": np.array([entry.name for entry in entries]),
-        "stamp": np.array(stamps, np.int64),
+        "stamp": np.array([scan.stamp for scan in scans], np.int64),
         "content": np.array([list(scan.content) for scan in scans], np.uint8),
         "size": np.array([scan.size for scan in scans], np.int32),
         "pixels": np.array([list(scan.pixels) for scan in scans], np.uint8),

@@ -20,6 +20,7 @@ from rdcache.data.listing import Entry, Listing
 from rdcache.data.loading import make_uids
 from rdcache.data.samples import portable_name
 from rdcache.data.scan import cache_folder, scan
+from rdcache.errors import DatasetError
 
 
 @pytest.fixture
@@ -137,6 +138,24 @@ def test_columns_stand_in_sample_order(root: Path) -> None:
         np.testing.assert_array_equal(dataset.decode(number), expected)
 
 
+def test_a_file_that_vanishes_or_breaks_after_the_scan_is_named(root: Path) -> None:
+    dataset = load(root)
+    dataset.samples[0].path.unlink()
+    dataset.samples[1].path.write_bytes(b"not an image")
+    for number in (0, 1):
+        with pytest.raises(DatasetError, match="no longer be read") as caught:
+            dataset.decode(number)
+        assert caught.value.facts["file"] == str(dataset.samples[number].path)
+        assert "run again" in caught.value.facts["next"]
+
+
+def test_a_file_that_is_replaced_after_the_scan_is_not_taken_for_the_old_one(root: Path) -> None:
+    dataset = load(root)
+    Image.new("RGB", (30, 20), "red").save(dataset.samples[0].path)
+    with pytest.raises(DatasetError, match="changed since it was looked at"):
+        dataset.decode(0)
+
+
 def test_a_spec_makes_the_round_trip_through_json_and_tells_no_folder() -> None:
     spec = DatasetSpec("folder:/home/jane.doe/patients/knees", 3, 0.1, 0.3, True)
     text = json.dumps(spec.to_dict())
@@ -198,11 +217,23 @@ def test_a_file_that_could_not_be_opened_is_tried_again(tmp_path: Path) -> None:
         return b"bytes", np.zeros((4, 4, 3), np.uint8)
 
     found = Listing(
-        (Entry(tmp_path / "x", "x", 0),), ("a",), open=open_entry, stamp=lambda entry: (1, 1)
+        (Entry(tmp_path / "x", "x", 0),), ("a",), open=open_entry, stamp=lambda path: (1, 1)
     )
     assert scan(found, tmp_path)[0].problem == "the file cannot be opened (Permission denied)"
     closed[0] = False
     assert not scan(found, tmp_path)[0].problem
+
+
+def test_a_path_that_no_file_can_have_is_skipped(root: Path) -> None:
+    rows = [
+        "path,label",
+        "a/\0.png,a",
+        *(f"{name}/{n}.png,{name}" for name in "ab" for n in "0123"),
+    ]
+    (root / "table.csv").write_text("\n".join(rows))
+    (skipped,) = load_dataset(f"table:{root / 'table.csv'}").skipped
+    assert skipped.path == "a/\0.png"
+    assert skipped.reason.startswith("the file cannot be opened (embedded null")
 
 
 @pytest.mark.parametrize(
