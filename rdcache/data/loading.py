@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,11 +13,11 @@ import numpy as np
 from rdcache.data import folders, tables
 from rdcache.data.leaks import Duplicate, find_duplicates, report_leaks
 from rdcache.data.listing import Entry, Listing
-from rdcache.data.registry import CATALOGUE, DatasetCard, default_data_dir
+from rdcache.data.registry import CATALOGUE, DatasetCard, default_data_dir, expanded
 from rdcache.data.samples import SPLITS, DatasetSpec, ImageDataset, Sample, Skipped
 from rdcache.data.scan import Scan, scan
 from rdcache.data.splits import FEW, complete_splits
-from rdcache.errors import DatasetError, DatasetNotFoundError, UnknownNameError
+from rdcache.errors import DatasetError, DatasetNotFoundError, RdcacheError, UnknownNameError
 from rdcache.progress import Progress, ignore
 
 FAMILIES = ("folder", "table")
@@ -44,7 +45,8 @@ def load_dataset(
     """
     if isinstance(spec, str):
         spec = DatasetSpec(spec)
-    place, listing, card = _find(spec.name, default_data_dir(data_dir))
+    with _looking_into_folders():
+        place, listing, card = _find(spec.name, default_data_dir(data_dir))
     _require_official_splits(card, place, listing, listing.entries)  # before a long look at them
     scans = scan(listing, place, on_progress)
     skipped = [Skipped(name, reason) for name, reason in listing.missing]
@@ -62,11 +64,28 @@ def load_dataset(
 def list_datasets(data_dir: Path | None = None) -> list[DatasetCard]:
     """Describe every dataset of the catalogue and the two families, without scanning any."""
     folder = default_data_dir(data_dir)
-    cards = [
-        replace(card, present=not card.folders or _existing(card, folder) is not None)
-        for card in CATALOGUE.values()
-    ]
+    with _looking_into_folders():
+        cards = [
+            replace(card, present=not card.folders or _existing(card, folder) is not None)
+            for card in CATALOGUE.values()
+        ]
     return [*cards, *FAMILY_CARDS]
+
+
+@contextmanager
+def _looking_into_folders() -> Iterator[None]:
+    """Give a folder without leave to read it one sentence, wherever an adapter meets it."""
+    try:
+        yield
+    except RdcacheError:
+        raise
+    except OSError as error:
+        raise DatasetNotFoundError(
+            "a folder or file of the dataset cannot be read.",
+            looked_in=error.filename,
+            why=error.strerror,
+            next="give yourself leave to read it, or pass --data-dir FOLDER",
+        ) from error
 
 
 def _find(name: str, data_dir: Path) -> tuple[Path, Listing, DatasetCard]:
@@ -74,7 +93,7 @@ def _find(name: str, data_dir: Path) -> tuple[Path, Listing, DatasetCard]:
     family, separator, path = name.partition(":")
     if separator and path and family in FAMILIES:
         is_kind = Path.is_dir if family == "folder" else Path.is_file
-        here = Path(path).expanduser()
+        here = expanded(path)
         place = here if is_kind(here) else data_dir / path
         card = FAMILY_CARDS[FAMILIES.index(family)]
         if not is_kind(place):

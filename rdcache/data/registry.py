@@ -9,6 +9,7 @@ from pathlib import Path
 
 from rdcache.data.listing import Listing
 from rdcache.data.samples import Symmetry
+from rdcache.errors import UsageError
 
 
 @dataclass(frozen=True)
@@ -67,5 +68,17 @@ def register(
 def default_data_dir(explicit: Path | None = None) -> Path:
     """Where datasets and weights are looked for: as given, else RDCACHE_DATA, else `data`."""
     if explicit is not None:
-        return Path(explicit)
-    return Path(os.environ.get("RDCACHE_DATA") or "data")
+        return expanded(explicit)
+    return expanded(os.environ.get("RDCACHE_DATA") or "data")
+
+
+def expanded(path: str | Path) -> Path:
+    """A path with its `~` resolved, which shells leave alone in `--data-dir=~/x` or `folder:~/x`.
+
+    Raises:
+        UsageError: `~name` of a user whom this machine does not know.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise UsageError("this home folder is not known here.", given=path) from None

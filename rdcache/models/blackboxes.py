@@ -11,7 +11,7 @@ from rdcache.errors import TeacherOutputError, UsageError, WeightsNotFoundError
 from rdcache.models.preprocessing import Preprocessing
 from rdcache.models.taps import KIND_BY_DIMENSIONS, TapNetwork
 from rdcache.models.teacher import Teacher, WeightsInfo
-from rdcache.models.weight_files import file_digest
+from rdcache.models.weight_files import file_digest, is_there
 
 DEFAULT_SIZE = 224
 PROBE_BATCH = 2
@@ -27,7 +27,7 @@ def require_own_weights(file: str, weights: str | None) -> Path:
     if weights is not None:
         raise UsageError("the weights of an exported model are in its file.", weights=weights)
     path = Path(file)
-    if not path.is_file():
+    if not is_there(path):
         raise WeightsNotFoundError("there is no such model file.", looked_for=path)
     return path
 

@@ -15,12 +15,14 @@ from rdcache.data import default_data_dir
 from rdcache.errors import UnknownNameError, WeightsMismatchError, WeightsNotFoundError
 from rdcache.models import efficientnet_lite, lvm_med, pmc_clip, torchvision_teachers
 from rdcache.models.cards import TeacherCard, TeacherEntry
+from rdcache.models.devices import choose_device
 from rdcache.models.onnx_models import load_onnx_teacher
 from rdcache.models.taps import default_tap
 from rdcache.models.teacher import RANDOM, Teacher, WeightsInfo
 from rdcache.models.timm_teachers import load_timm_teacher
 from rdcache.models.torchscript import load_torchscript_teacher
 from rdcache.models.weight_files import (
+    is_there,
     load_matching,
     read_tensors,
     tensors_digest,
@@ -60,11 +62,13 @@ def load_teacher(
         device: where the network runs; `"auto"` takes a GPU if there is one.
 
     Raises:
+        UsageError: no such device.
         UnknownNameError: no such teacher.
         WeightsNotFoundError: no weights where they are looked for.
         WeightsMismatchError: the file belongs to another network, or is damaged.
         UnsafeFileError: the file would have to be unpickled.
     """
+    place = choose_device(device)  # before weights are read in vain
     family, _, member = name.partition(":")
     if member and family in FAMILIES:
         teacher = FAMILIES[family](member, None if weights is None else str(weights))
@@ -72,7 +76,7 @@ def load_teacher(
         teacher = _load_entry(ENTRIES[name], weights, default_data_dir(data_dir))
     else:
         raise UnknownNameError.of("teacher", name, [*ENTRIES, *(f"{f}:NAME" for f in FAMILIES)])
-    return teacher.to(_resolve(device))
+    return teacher.to(place)
 
 
 def list_teachers(data_dir: Path | None = None) -> list[TeacherCard]:
@@ -89,7 +93,7 @@ def _card(entry: TeacherEntry, data_dir: Path) -> TeacherCard:
         default_tap=default_tap(entry.shapes),
         input_size=entry.preprocessing.size,
         licence=entry.licence,
-        weights_present=_expected_path(entry, data_dir).is_file() or entry.package() is not None,
+        weights_present=is_there(_expected_path(entry, data_dir)) or entry.package() is not None,
         source=entry.source,
         expected_path=_expected_path(entry, data_dir),
         corpora=entry.corpora,
@@ -139,7 +143,7 @@ def _weight_file(
     if weights is not None:
         return "file", Path(weights)
     expected = _expected_path(entry, data_dir)
-    if expected.is_file():
+    if is_there(expected):
         return "file", expected
     packaged = entry.package()
     if packaged is not None:
@@ -150,9 +154,3 @@ def _weight_file(
         get_it_from=f"{entry.source} (licence: {entry.licence})",
         or_pass="--weights FILE, or --weights random for an untrained network",
     )
-
-
-def _resolve(device: torch.device | str) -> torch.device:
-    if str(device) != "auto":
-        return torch.device(device)
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")

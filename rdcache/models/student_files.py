@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save
 from rdcache.errors import WeightsMismatchError, WeightsNotFoundError
 from rdcache.files import write_whole
 from rdcache.models.students import Student, create_student
+from rdcache.models.weight_files import is_there
 
 METADATA_KEY = "rdcache_student"
 
@@ -40,7 +41,7 @@ def load_student(path: Path | str) -> Student:
         WeightsMismatchError: the file is damaged, or not one of `save_student`.
     """
     path = Path(path)
-    if not path.is_file():
+    if not is_there(path):
         raise WeightsNotFoundError("there is no such student file.", looked_for=path)
     try:
         with safe_open(path, framework="pt") as file:
@@ -49,7 +50,7 @@ def load_student(path: Path | str) -> Student:
         architecture = json.loads(metadata[METADATA_KEY])
         student = create_student(architecture["name"], int(architecture["num_classes"]))
         student.load_state_dict(tensors)
-    except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
+    except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError, OSError) as error:
         raise WeightsMismatchError(
             "this file is not a student that rdcache saved.",
             file=path,

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from rdcache.errors import UnknownNameError
+from rdcache.models.devices import choose_device
 from rdcache.models.preprocessing import Preprocessing
 from rdcache.models.taps import default_tap, tap_specs
 
@@ -77,8 +78,12 @@ class Teacher:
         return f"Teacher({self.name!r}, weights={self.weights.source!r}, device={self.device})"
 
     def to(self, device: torch.device | str) -> Teacher:
-        """Move the network to a device, in place."""
-        self.device = torch.device(device)
+        """Move the network to a device, in place.
+
+        Raises:
+            UsageError: no such device.
+        """
+        self.device = choose_device(device)
         self.network.to(self.device)
         return self
 

@@ -28,6 +28,23 @@ WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "teacher")
 SAVE_SAFELY = "where you trust the file: torch.save(model.state_dict(), FILE), then --weights FILE"
 
 
+def is_there(path: Path) -> bool:
+    """Whether a weight file exists.
+
+    Raises:
+        WeightsNotFoundError: nobody can tell, as a folder above it may not be read.
+    """
+    try:
+        return path.is_file()
+    except OSError as error:
+        raise WeightsNotFoundError(
+            "a folder of weights cannot be read.",
+            looked_for=path,
+            why=error.strerror,
+            next="give yourself leave to read it, or pass --weights FILE",
+        ) from error
+
+
 def read_tensors(path: Path) -> Tensors:
     """Read the named tensors of a weight file onto the CPU.
 
@@ -36,7 +53,7 @@ def read_tensors(path: Path) -> Tensors:
         UnsafeFileError: the file holds pickled objects other than tensors; none is run.
         WeightsMismatchError: the file holds no named tensors, or is damaged.
     """
-    if not path.is_file():
+    if not is_there(path):
         raise WeightsNotFoundError("there is no such weight file.", looked_for=path)
     try:
         if path.suffix == ".safetensors":

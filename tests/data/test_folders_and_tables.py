@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -151,6 +152,57 @@ def test_a_missing_place_says_what_is_expected(family: str, root: Path) -> None:
     with pytest.raises(DatasetNotFoundError, match="is not there") as caught:
         load_dataset(f"{family}:{root / 'nowhere'}")
     assert caught.value.facts["expected"] == card.layout
+
+
+@pytest.mark.parametrize("family", ["folder", "table"])
+@pytest.mark.parametrize("forbidden", ["mine", "mine/a"])
+def test_a_folder_that_may_not_be_read_is_one_sentence(
+    family: str, forbidden: str, root: Path, write: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write("a/1.png", "b/1.png")
+    locked = root.parent / forbidden
+    lock(locked, monkeypatch)
+    with pytest.raises(DatasetNotFoundError, match="cannot be read") as caught:
+        load_dataset(f"folder:{root}" if family == "folder" else f"table:{locked / 'mine.csv'}")
+    assert caught.value.facts["why"] == "Permission denied"
+    assert str(locked) in caught.value.facts["looked in"]
+
+
+def lock(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Forbid to list a folder and to look at what is in it; chmod would not stop root."""
+    stat, scandir, listdir = os.stat, os.scandir, os.listdir
+
+    def refuse(path: object) -> None:
+        if str(path).startswith(str(folder)):
+            raise PermissionError(13, "Permission denied", str(path))
+
+    def locked_stat(path: Path, **options: object) -> object:
+        if Path(str(path)) != folder:
+            refuse(path)
+        return stat(path, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(os, "stat", locked_stat)
+    monkeypatch.setattr(os, "scandir", lambda path=".": refuse(path) or scandir(path))
+    monkeypatch.setattr(os, "listdir", lambda path=".": refuse(path) or listdir(path))
+
+
+@pytest.mark.parametrize("name", ["folder:~nobody-here/x", "table:~nobody-here/x.csv"])
+def test_an_unknown_home_folder_is_one_sentence(name: str) -> None:
+    with pytest.raises(UsageError, match="home folder is not known") as caught:
+        load_dataset(name)
+    assert caught.value.facts["given"].startswith("~nobody-here/x")
+    with pytest.raises(UsageError, match="home folder is not known"):
+        list_datasets(Path("~nobody-here"))
+
+
+def test_a_data_folder_may_be_given_from_home(
+    root: Path, write: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(*[f"{name}/{number}.png" for name in "ab" for number in range(5)])
+    monkeypatch.setenv("HOME", str(root.parent))
+    assert len(load_dataset("folder:mine", Path("~"))) == 10
+    monkeypatch.setenv("RDCACHE_DATA", "~")
+    assert len(load_dataset("folder:mine")) == 10
 
 
 def test_a_file_is_no_folder_and_a_folder_no_table(root: Path, write: Write) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from rdcache.errors import UnknownNameError, WeightsNotFoundError
+from rdcache.errors import UnknownNameError, UsageError, WeightsNotFoundError
 from rdcache.models import corpus_overlap, list_teachers, load_teacher
 from rdcache.models.taps import measure_shapes
 
@@ -93,6 +93,15 @@ def test_an_unknown_teacher_gets_near_names() -> None:
         load_teacher("lvmmed")
     with pytest.raises(UnknownNameError, match="pmc-clip"):
         load_teacher("pmc_clip")
+
+
+@pytest.mark.parametrize("device", ["foo", "cuda:99", "meta", "cpu:x"])
+def test_a_device_that_is_not_there_is_one_sentence(device: str) -> None:
+    with pytest.raises(UsageError, match="there is no device") as caught:
+        load_teacher("efficientnet-lite0", "random", device=device)
+    assert caught.value.facts["known"].startswith("auto, cpu")
+    with pytest.raises(UsageError, match="there is no device"):
+        load_teacher("efficientnet-lite0", "random").to(device)
 
 
 def test_an_unknown_tap_is_refused_by_name() -> None:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import pickle
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
-from rdcache.errors import UnsafeFileError, WeightsMismatchError
-from rdcache.models import load_teacher
+from rdcache.errors import UnsafeFileError, WeightsMismatchError, WeightsNotFoundError
+from rdcache.models import list_teachers, load_teacher
 from rdcache.models.weight_files import read_tensors, tensors_digest
 
 
@@ -55,6 +56,27 @@ def test_a_damaged_file_is_one_sentence(suffix: str, content: bytes, tmp_path: P
     path.write_bytes(content)
     with pytest.raises((WeightsMismatchError, UnsafeFileError)):
         read_tensors(path)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        pytest.param(lambda: list_teachers(), id="list"),
+        pytest.param(lambda: load_teacher("rad-resnet50"), id="published"),
+        pytest.param(lambda: load_teacher("rad-resnet50", "forbidden/weights.pth"), id="given"),
+        pytest.param(lambda: load_teacher("onnx:forbidden/model.onnx"), id="black box"),
+    ],
+)
+def test_a_folder_that_may_not_be_read_is_one_sentence(
+    call: Callable[[], object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: Path) -> bool:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "is_file", refuse)  # chmod would not stop root
+    with pytest.raises(WeightsNotFoundError, match="cannot be read") as caught:
+        call()
+    assert caught.value.facts["why"] == "Permission denied"
 
 
 def test_a_truncated_file_is_one_sentence(tmp_path: Path) -> None:
