@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rdcache.data.listing import Listing, entries_of_folders
 from rdcache.data.registry import register
-from rdcache.data.samples import SPLITS
+from rdcache.store import SPLITS
 
 CLASSES = ("COVID19", "NORMAL", "PNEUMONIA", "TURBERCULOSIS")  # sic
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from rdcache.data.listing import Entry, Listing, first_folder, image_files
 from rdcache.data.registry import register
-from rdcache.data.samples import SPLITS
 from rdcache.errors import DatasetNotFoundError
+from rdcache.store import SPLITS
 
 CLASSES = ("CT_COVID", "CT_NonCOVID")
 LISTS = {"CT_COVID": "COVID", "CT_NonCOVID": "NonCOVID"}

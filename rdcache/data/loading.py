@@ -14,11 +14,12 @@ from rdcache.data import folders, tables
 from rdcache.data.leaks import Duplicate, find_duplicates, report_leaks
 from rdcache.data.listing import Entry, Listing
 from rdcache.data.registry import CATALOGUE, DatasetCard, default_data_dir, expanded
-from rdcache.data.samples import SPLITS, DatasetSpec, ImageDataset, Sample, Skipped
+from rdcache.data.samples import DatasetSpec, ImageDataset, Sample, Skipped
 from rdcache.data.scan import Scan, scan
 from rdcache.data.splits import FEW, complete_splits
 from rdcache.errors import DatasetError, DatasetNotFoundError, RdcacheError, UnknownNameError
 from rdcache.progress import Progress, ignore
+from rdcache.store import SPLITS
 
 FAMILIES = ("folder", "table")
 LISTED = 20  # skipped files that are named one by one

@@ -15,8 +15,8 @@ import numpy as np
 from rdcache.data.decoding import UnreadableImageError
 from rdcache.data.leaks import LeakReport
 from rdcache.errors import DatasetError, UsageError
+from rdcache.store import SPLITS
 
-SPLITS = ("train", "val", "test")
 Symmetry = Literal["none", "hflip", "d4"]
 
 

@@ -66,7 +66,8 @@ class ViewSpec:
             return cls("flip", 2, fit, symmetry)
         if text == "d4":
             return cls("d4", 8, fit, symmetry)
-        if text.isdecimal() and 1 < int(text) <= MOST_VIEWS:
+        # Very long numbers are not even read: Python refuses to.
+        if text.isdecimal() and len(text) <= len(str(MOST_VIEWS)) and 1 < int(text) <= MOST_VIEWS:
             return cls("random", int(text), fit, symmetry)
         raise UsageError(
             f"--views: {text!r} is none of clean, flip, d4, or a number from 1 to {MOST_VIEWS}."

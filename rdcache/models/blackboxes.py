@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain, count
 from pathlib import Path
 
 import torch
@@ -32,8 +34,26 @@ def require_own_weights(file: str, weights: str | None) -> Path:
     return path
 
 
+def tap_names(outputs: Iterable[str]) -> dict[str, str]:
+    """Tap name → output name, in the order of the outputs.
+
+    A tap's name is also a file name, so `/layer4/Conv_output_0` becomes `layer4-Conv_output_0`.
+    Names that are plain already stay; others that would be equal are numbered.
+    """
+    outputs = list(outputs)
+    taken = set(outputs)
+    names: dict[str, str] = {}
+    for output in outputs:
+        plain = re.sub(r"[^A-Za-z0-9._-]+", "-", output).lstrip("._-").rstrip("-") or "out"
+        candidates = chain([plain], (f"{plain}-{number}" for number in count(2)))
+        tap = output if plain == output else next(n for n in candidates if n not in taken)
+        taken.add(tap)
+        names[tap] = output
+    return names
+
+
 def named_outputs(outputs: object) -> dict[str, torch.Tensor]:
-    """Outputs of a network by their own names, or as `out0`, `out1`, … in their order.
+    """Outputs of a network by their own names (see `tap_names`), or as `out0`, `out1`, ….
 
     Raises:
         TeacherOutputError: something else than tensors comes out.
@@ -41,7 +61,8 @@ def named_outputs(outputs: object) -> dict[str, torch.Tensor]:
     if isinstance(outputs, torch.Tensor):
         outputs = (outputs,)
     if isinstance(outputs, Mapping):
-        named = {str(name): value for name, value in outputs.items()}
+        by_name = {str(name): value for name, value in outputs.items()}
+        named = {tap: by_name[name] for tap, name in tap_names(by_name).items()}
     elif isinstance(outputs, Sequence):
         named = {f"out{number}": value for number, value in enumerate(outputs)}
     else:

@@ -16,10 +16,11 @@ from rdcache.models.blackboxes import (
     blackbox_teacher,
     named_outputs,
     require_own_weights,
+    tap_names,
 )
 from rdcache.models.taps import TapNetwork
 from rdcache.models.teacher import Teacher
-from rdcache.models.weight_files import file_digest
+from rdcache.models.weight_files import file_digest, is_there
 
 INPUT_TYPES = {"tensor(float)": torch.float32, "tensor(float16)": torch.float16}
 PROVIDERS = ("CUDAExecutionProvider", "CPUExecutionProvider")
@@ -38,17 +39,17 @@ class OnnxTaps(TapNetwork):
         self.dtype = dtype
         self.batch = batch
         self.input = session.get_inputs()[0].name
-        self.outputs = [output.name for output in session.get_outputs()]
+        self.outputs = tap_names(output.name for output in session.get_outputs())
 
     def taps(self, images: torch.Tensor) -> Iterator[tuple[str, torch.Tensor]]:
         """See `TapNetwork.taps`."""
-        yield from self._run(images, self.outputs).items()
+        yield from self._run(images, list(self.outputs)).items()
 
     def forward(
         self, images: torch.Tensor, names: Collection[str] | None = None
     ) -> dict[str, torch.Tensor]:
         """As `TapNetwork.forward`; onnxruntime leaves out what the asked outputs do not need."""
-        return self._run(images, self.outputs if names is None else list(names))
+        return self._run(images, list(self.outputs if names is None else names))
 
     def _run(self, images: torch.Tensor, names: list[str]) -> dict[str, torch.Tensor]:
         parts = [self._run_batch(part, names) for part in images.split(self.batch or len(images))]
@@ -59,8 +60,9 @@ class OnnxTaps(TapNetwork):
         if self.batch is not None and count < self.batch:  # a last batch, filled up with blanks
             images = torch.cat([images, images.new_zeros(self.batch - count, *images.shape[1:])])
         feed = {self.input: images.to("cpu", self.dtype).numpy()}
-        values = [torch.from_numpy(value) for value in self.session.run(names, feed)]
-        named = named_outputs(dict(zip(names, values, strict=True)))
+        values = self.session.run([self.outputs[name] for name in names], feed)
+        tensors = [torch.from_numpy(value) for value in values]
+        named = named_outputs(dict(zip(names, tensors, strict=True)))
         return {name: value[:count].to(images.device) for name, value in named.items()}
 
 
@@ -136,14 +138,14 @@ def _digest(path: Path) -> str:
     except Exception as error:
         raise WeightsMismatchError("this is not an ONNX file.", file=path) from error
     digest = hashlib.sha256(file_digest(path).encode())
-    folder = path.resolve().parent
     for location in sorted(_external_files(onnx, model)):
-        data = (folder / location).resolve()
-        if not data.is_relative_to(folder):
+        if Path(location).is_absolute() or ".." in Path(location).parts:
             raise UnsafeFileError(
                 "this ONNX model reads data outside its folder.", file=path, data=location
             )
-        if not data.is_file():
+        # Links are followed, of the model and of its data: a Hugging Face cache consists of them.
+        data = path.parent / location
+        if not is_there(data):
             raise WeightsNotFoundError(
                 "a part of this ONNX model is missing.", looked_for=data, model=path
             )

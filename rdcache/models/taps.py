@@ -9,14 +9,12 @@ from __future__ import annotations
 import copy
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator, Mapping
-from typing import Literal
 
 import torch
 from torch import nn
 
-from rdcache.store import TapSpec
+from rdcache.store.spec import TapKind, TapSpec
 
-TapKind = Literal["map2d", "map3d", "tokens", "vector", "logits"]
 KIND_BY_DIMENSIONS: dict[int, TapKind] = {1: "vector", 2: "tokens", 3: "map2d", 4: "map3d"}
 
 
@@ -53,10 +51,12 @@ class TapNetwork(nn.Module, ABC):
 
 def tap_specs(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, TapSpec]:
     """Describe taps by the shapes of one sample, C first."""
-    return {
-        name: TapSpec(name, "logits" if name == "logits" else KIND_BY_DIMENSIONS[len(shape)], shape)
-        for name, shape in shapes.items()
-    }
+    return {name: TapSpec(name, _kind(name, shape), shape) for name, shape in shapes.items()}
+
+
+def _kind(name: str, shape: tuple[int, ...]) -> TapKind:
+    # A black box may give the name `logits` to a map, of a segmentation for instance.
+    return "logits" if name == "logits" and len(shape) == 1 else KIND_BY_DIMENSIONS[len(shape)]
 
 
 def default_tap(shapes: Mapping[str, tuple[int, ...]]) -> str:

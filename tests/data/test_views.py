@@ -43,6 +43,7 @@ def test_columns_are_what_stores_call_them() -> None:
         ("flip", "flip", 2),
         ("d4", "d4", 8),
         ("16", "random", 16),
+        ("1000", "random", 1000),
     ],
 )
 def test_the_number_of_views_counts_the_clean_one(text: str, kind: str, count: int) -> None:
@@ -51,7 +52,7 @@ def test_the_number_of_views_counts_the_clean_one(text: str, kind: str, count: i
     assert json.loads(json.dumps(spec.to_dict())) == spec.to_dict()
 
 
-@pytest.mark.parametrize("text", ["0", "-3", "mirror", "", "2.5"])
+@pytest.mark.parametrize("text", ["0", "-3", "mirror", "", "2.5", "1001", "9" * 5000])
 def test_other_words_are_refused_with_the_choices(text: str) -> None:
     with pytest.raises(UsageError, match="clean, flip, d4"):
         ViewSpec.parse(text)

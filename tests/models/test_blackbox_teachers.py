@@ -98,6 +98,30 @@ def test_named_outputs_of_torchscript_are_taps_by_these_names(tmp_path: Path) ->
         torch.testing.assert_close(value, expected[name])
 
 
+class OddNames(Pyramid):
+    """Names that exporters make, two of them equal but for characters no file name has."""
+
+    def forward(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
+        first = self.first(images).relu()
+        mean = first.mean((2, 3))
+        return {"/early/Relu_0": first, "early/Relu:0": mean, "early-Relu_0": mean, "logits": first}
+
+
+def test_names_that_no_file_could_have_are_made_plain_and_unique(tmp_path: Path) -> None:
+    module = OddNames()
+    teacher = load_teacher(scripted(module, tmp_path / "model.pt"))
+    taps = ["early-Relu_0-2", "early-Relu-0", "early-Relu_0", "logits"]
+    assert list(teacher.taps) == taps
+    outputs = teacher.forward_taps(IMAGES, taps)
+    with torch.no_grad():
+        torch.testing.assert_close(outputs["early-Relu_0-2"], module(IMAGES)["/early/Relu_0"])
+
+
+def test_a_map_called_logits_is_a_map(tmp_path: Path) -> None:
+    teacher = load_teacher(scripted(OddNames(), tmp_path / "model.pt"))
+    assert teacher.taps["logits"].kind == "map2d"
+
+
 def test_unnamed_outputs_of_torchscript_are_numbered(tmp_path: Path) -> None:
     teacher = load_teacher(scripted(Pair(), tmp_path / "model.pt"))
     assert list(teacher.taps) == ["out0", "out1"]
@@ -147,6 +171,22 @@ def test_outputs_of_onnx_are_taps_by_their_names(tmp_path: Path) -> None:
     torch.testing.assert_close(outputs["features"], convolved(IMAGES), rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(
         outputs["pooled"], convolved(IMAGES).mean((2, 3)), rtol=1e-4, atol=1e-4
+    )
+
+
+def test_onnx_outputs_with_slashes_and_colons_are_taps_too(tmp_path: Path) -> None:
+    name = exported(tmp_path / "model.onnx")
+    model = onnx.load(tmp_path / "model.onnx")
+    for old, new in (("features", "/layer4/Conv_output_0"), ("pooled", "layer4/out:0")):
+        for names in (*(n.input for n in model.graph.node), *(n.output for n in model.graph.node)):
+            names[:] = [new if each == old else each for each in names]
+        next(output for output in model.graph.output if output.name == old).name = new
+    onnx.save(model, tmp_path / "model.onnx")
+    teacher = load_teacher(name)
+    assert list(teacher.taps) == ["layer4-Conv_output_0", "layer4-out-0"]
+    outputs = teacher.forward_taps(IMAGES, ["layer4-out-0", "layer4-Conv_output_0"])
+    torch.testing.assert_close(
+        outputs["layer4-Conv_output_0"], convolved(IMAGES), rtol=1e-4, atol=1e-4
     )
 
 
@@ -221,6 +261,24 @@ def test_external_data_are_part_of_the_digest(tmp_path: Path) -> None:
     data.unlink()
     with pytest.raises(WeightsNotFoundError, match=r"model\.data"):
         load_teacher(name)
+
+
+@pytest.mark.parametrize("data", ["a file", "a link"])
+def test_a_model_in_a_cache_of_links_finds_its_external_data(data: str, tmp_path: Path) -> None:
+    """As the Hugging Face hub keeps files: snapshot/model.onnx → ../blobs/…"""
+    snapshot, blobs = tmp_path / "snapshot", tmp_path / "blobs"
+    snapshot.mkdir()
+    blobs.mkdir()
+    name = outside(snapshot / "model.onnx", "model.data")
+    plain = load_teacher(name)
+    for file, blob in (("model.onnx", "aaa"), ("model.data", "bbb")):
+        if file == "model.onnx" or data == "a link":
+            (snapshot / file).rename(blobs / blob)
+            (snapshot / file).symlink_to(f"../blobs/{blob}")
+    linked = load_teacher(name)
+    assert linked.weights.sha256 == plain.weights.sha256
+    expected = plain.forward_taps(IMAGES, ["pooled"])["pooled"]
+    torch.testing.assert_close(linked.forward_taps(IMAGES, ["pooled"])["pooled"], expected)
 
 
 def test_external_data_outside_the_folder_are_refused(tmp_path: Path) -> None:
