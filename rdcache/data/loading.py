@@ -229,6 +229,12 @@ def _assemble(
         dropped = set(leaks.leaked)
         order = [i for i in order if uids[i] not in dropped]
         leaks = replace(leaks, dropped=len(dropped))
+        if dropped and all(splits[i] != "test" for i in order):
+            raise DatasetError(
+                f"all {len(dropped)} test images of {spec.name} also occur in train or val; "
+                "without them nothing is left to test on.",
+                next="leave --drop-leaks out, or bring other test images",
+            )
     notes = []
     if official != {None} and "test" not in official:
         notes.append(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -67,15 +68,23 @@ def rename(variant: int, tensors: Tensors) -> Tensors:
     blocks = [(stage, b) for stage, count in enumerate(REPEATS[variant]) for b in range(count)]
     renamed = {}
     for name, value in tensors.items():
-        parts = name.split(".")
-        if parts[0] in OUTER_NAMES:
-            parts[0] = OUTER_NAMES[parts[0]]
-        elif parts[0] == "_blocks" and int(parts[1]) < len(blocks):
-            layers = FIRST_BLOCK_NAMES if parts[1] == "0" else BLOCK_NAMES
-            stage, block = blocks[int(parts[1])]
-            parts = ["blocks", str(stage), str(block), layers.get(parts[2], parts[2]), *parts[3:]]
-        renamed[".".join(parts)] = value
+        outer = name.partition(".")[0]
+        match = re.fullmatch(r"_blocks\.(\d{1,3})\.([^.]+)(.*)", name)
+        if outer in OUTER_NAMES:
+            name = OUTER_NAMES[outer] + name.removeprefix(outer)
+        elif match and int(match[1]) < len(blocks):
+            layers = FIRST_BLOCK_NAMES if match[1] == "0" else BLOCK_NAMES
+            stage, block = blocks[int(match[1])]
+            name = f"blocks.{stage}.{block}.{layers.get(match[2], match[2])}{match[3]}"
+        renamed[name] = value
     return renamed
+
+
+def foreign(tensors: Tensors) -> str:
+    """Recognise a full EfficientNet, which has every tensor of a Lite one and more."""
+    if any(".se." in name or "._se_" in name for name in tensors):
+        return "an EfficientNet with squeeze-and-excitation, which the Lite networks have not"
+    return ""
 
 
 def packaged_file(variant: int) -> Path | None:
@@ -100,6 +109,7 @@ def entry(variant: int) -> TeacherEntry:
         architecture=f"timm/tf_efficientnet_lite{variant}",
         build=partial(build, variant),
         rename=partial(rename, variant),
+        foreign=foreign,
         shapes=SHAPES_LITE2 if variant == 2 else SHAPES,
         preprocessing=Preprocessing(mean=(0.498,) * 3, std=(0.502,) * 3, interpolation="bicubic"),
         licence="Apache-2.0",

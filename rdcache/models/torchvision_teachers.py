@@ -28,6 +28,7 @@ DENSENET121_SHAPES = {
     "s4": (1024, 7, 7),
     "pooled": (1024,),
 }
+IMAGENET_CLASSES = 1000
 # RadImageNet keeps nn.Sequential(*children): 2 and 3 (ReLU, max pooling) have no tensors.
 SEQUENTIAL_RESNET = {
     "0": "conv1",
@@ -102,6 +103,14 @@ def rename_densenet(tensors: Tensors) -> Tensors:
     }
 
 
+def imagenet_classifier(tensors: Tensors) -> str:
+    """Recognise torchvision's own weights, whose names a copy of RadImageNet's may have too."""
+    for name in ("fc.weight", "classifier.weight"):
+        if name in tensors and tensors[name].shape[:1] == (IMAGENET_CLASSES,):
+            return f"a network with a classifier of ImageNet's {IMAGENET_CLASSES} classes ({name})"
+    return ""
+
+
 def rename_nothing(tensors: Tensors) -> Tensors:
     """The file is in torchvision's names."""
     return without_prefix(tensors, "module.")
@@ -114,6 +123,7 @@ ENTRIES = (
         architecture="torchvision/densenet121",
         build=DenseNet121Taps,
         rename=rename_densenet,
+        foreign=imagenet_classifier,
         shapes=DENSENET121_SHAPES,
         preprocessing=RADIMAGENET_INPUT,
         licence="research/unclear",
@@ -127,6 +137,7 @@ ENTRIES = (
         architecture="torchvision/resnet50",
         build=ResNet50Taps,
         rename=rename_sequential_resnet,
+        foreign=imagenet_classifier,
         shapes=RESNET50_SHAPES,
         preprocessing=RADIMAGENET_INPUT,
         licence="research/unclear",

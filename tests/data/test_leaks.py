@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from rdcache.data import DatasetSpec, ImageDataset, describe_problems, load_dataset
+from rdcache.errors import DatasetError
 
 Save = Callable[[str, Image.Image], None]
 Load = Callable[[DatasetSpec], ImageDataset]
@@ -173,6 +174,21 @@ def test_drop_leaks_leaves_the_leaked_test_images_out_and_says_so(
         "2 of 8 test images also occur in train or val (1 pixel for pixel, 1 nearly), "
         "left out as asked"
     )
+
+
+def test_drop_leaks_that_would_leave_nothing_to_test_on_is_refused(tmp_path: Path) -> None:
+    lines = ["path,label,split"]
+    for number in range(8):
+        picture(number).save(tmp_path / f"{number}.png")
+        lines.append(f"{number}.png,{number % 2},train")
+    for number in range(2):
+        picture(number).save(tmp_path / f"again{number}.bmp")
+        lines.append(f"again{number}.bmp,{number % 2},test")
+    (tmp_path / "table.csv").write_text("\n".join(lines))
+    name = f"table:{tmp_path / 'table.csv'}"
+    assert load_dataset(name).counts()["test"] == {"0": 1, "1": 1}
+    with pytest.raises(DatasetError, match=r"all 2 test images .* nothing is left"):
+        load_dataset(DatasetSpec(name, drop_leaks=True))
 
 
 def test_the_report_is_json_sorted_by_uid_and_tells_no_path(save: Save, tmp_path: Path) -> None:

@@ -7,10 +7,12 @@ from pathlib import Path
 
 import published_layouts as published
 import pytest
+import timm
 import torch
 import torch.nn.functional as F
 import torchvision
 from safetensors.torch import save_file
+from torch import nn
 
 from rdcache.errors import WeightsMismatchError, WeightsNotFoundError
 from rdcache.models import load_teacher
@@ -113,6 +115,41 @@ def test_a_radimagenet_file_given_as_another_teacher_fails(tmp_path: Path) -> No
     path = saved(tensors, tmp_path / "ResNet50.pt")
     with pytest.raises(WeightsMismatchError, match="lvm-med-resnet50"):
         load_teacher("lvm-med-resnet50", path)
+
+
+@pytest.mark.parametrize(
+    ("teacher", "network"), [("rad-resnet50", "resnet50"), ("rad-densenet", "densenet121")]
+)
+def test_torchvisions_imagenet_weights_are_not_taken_for_radimagenet(
+    teacher: str, network: str, tmp_path: Path
+) -> None:
+    path = saved(blank(torchvision.models.get_model(network)), tmp_path / "weights.pth")
+    with pytest.raises(WeightsMismatchError, match=teacher) as caught:
+        load_teacher(teacher, path)
+    assert "1000 classes" in caught.value.facts["it is"]
+
+
+def test_a_full_efficientnet_is_not_taken_for_a_lite_one(tmp_path: Path) -> None:
+    path = saved(blank(timm.create_model("efficientnet_b0")), tmp_path / "weights.pth")
+    with pytest.raises(WeightsMismatchError, match="efficientnet-lite0") as caught:
+        load_teacher("efficientnet-lite0", path)
+    assert "squeeze-and-excitation" in caught.value.facts["it is"]
+
+
+@pytest.mark.parametrize("name", ["_blocks.x.y", "_blocks.0", "_blocks", "_blocks.99._bn0.bias"])
+def test_block_names_that_make_no_sense_are_in_the_file_instead(name: str, tmp_path: Path) -> None:
+    path = saved({name: torch.zeros(1)}, tmp_path / "weights.pth")
+    with pytest.raises(WeightsMismatchError) as caught:
+        load_teacher("efficientnet-lite0", path)
+    assert caught.value.facts["in it instead"] == name
+
+
+def blank(network: nn.Module) -> dict[str, torch.Tensor]:
+    """Names and shapes of a network's tensors; one number on disk, whatever the shape."""
+    return {
+        name: torch.zeros((), dtype=value.dtype).expand(value.shape)
+        for name, value in network.state_dict().items()
+    }
 
 
 def test_tensors_of_another_shape_are_named_with_both_shapes(tmp_path: Path) -> None:
