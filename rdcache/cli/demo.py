@@ -14,8 +14,8 @@ from rdcache.report import compare
 EXPLANATION = """
 A frozen EfficientNet ran once over every view of drawn, ultrasound-like images. Its tensors are in
   {stores}
-and ShuffleNet students were trained, with two seeds, on the same images, views and batches: `none` from the
-labels alone, `rd` from the labels and the cached tensors. The runs (student.safetensors,
+and ShuffleNet students were trained, with two seeds, on the same images, views and batches: `none`
+from the labels alone, `rd` from the labels and the cached tensors. The runs (student.safetensors,
 metrics.jsonl, result.json) lie in
   {runs}
 A second call of this command finds all that and only prints the table. Now with your own images:

@@ -41,7 +41,7 @@ class Predictions:
 
     @property
     def nll(self) -> float:
-        """Mean negative log-likelihood of the labels; not finite if the network diverged."""
+        """Mean negative log-likelihood of the labels."""
         likelihood = self.probabilities[np.arange(len(self.labels)), self.labels]
         return float(-np.log(np.maximum(likelihood, 1e-12)).mean())
 

@@ -11,29 +11,6 @@ from typing import Any
 import torch
 
 import rdcache
-from rdcache.errors import UsageError
-
-KINDS = ("auto", "cpu", "cuda", "mps")
-
-
-def choose_device(name: str) -> torch.device:
-    """Resolve a device's name; `auto` is a GPU where there is one.
-
-    Raises:
-        UsageError: PyTorch knows no such device here.
-    """
-    if name.partition(":")[0] not in KINDS:
-        raise UsageError(f"there is no kind of device named {name!r}.", known=", ".join(KINDS))
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise UsageError(
-            f"the device {name!r} is not there.", why=str(error).splitlines()[0]
-        ) from None
-    return device
 
 
 def autocast_for(device: torch.device, amp: str) -> Callable[[], AbstractContextManager[object]]:

@@ -12,10 +12,11 @@ import torch
 from rdcache.data import DatasetSpec, StudentInputs, ViewSpec, load_dataset, view_parameters
 from rdcache.distillation.batches import CLEAN_VIEW, EVALUATION_BATCH
 from rdcache.distillation.evaluation import predict
-from rdcache.distillation.hardware import autocast_for, choose_device
+from rdcache.distillation.hardware import autocast_for
 from rdcache.distillation.metrics import classification_metrics
 from rdcache.distillation.run import Run
 from rdcache.errors import StaleStoreError, UsageError
+from rdcache.models import choose_device
 
 
 def evaluate_run(

@@ -23,7 +23,6 @@ from rdcache.distillation.config import DistillConfig, config_from_options
 from rdcache.distillation.hardware import (
     autocast_enabled,
     autocast_for,
-    choose_device,
     environment,
     threads,
 )
@@ -38,7 +37,7 @@ from rdcache.errors import RunNotFoundError, TrainingError, UsageError
 from rdcache.extraction.plan import folder_name
 from rdcache.files import write_text
 from rdcache.methods import MethodContext, create_method, task_loss
-from rdcache.models import create_student
+from rdcache.models import choose_device, create_student
 from rdcache.progress import Progress, ignore
 from rdcache.store import Store
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Literal
 
@@ -56,6 +57,16 @@ class ExtractConfig(BaseModel):
         default=False, description="Fail on an unreadable image instead of skipping it."
     )
     batch_size: int = Field(default=32, gt=0, description="Images per forward pass.")
+    join: bool = Field(
+        default=False,
+        description="Where another process extracts the same store, work on other shards of it "
+        "instead of waiting.",
+    )
+    who: str | None = Field(
+        default_factory=lambda: os.environ.get("RDCACHE_WHO"),
+        description="Your name for colleagues who see this store or wait for it (default: "
+        "RDCACHE_WHO, else none).",
+    )
     device: str = Field(default="auto", description="auto, cpu, cuda, cuda:1, mps.")
     root: Path | None = Field(
         default=None,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -27,14 +27,21 @@ from rdcache.progress import Progress, ignore
 from rdcache.store import (
     NOT_FINITE,
     STORED,
+    ShardRef,
     Store,
     StoreWriter,
     TapSpec,
+    Worker,
+    claims_beside,
     create_store,
     open_store,
     read_manifest,
 )
 
+Status = Literal["extracted", "resumed", "joined", "unchanged"]
+# Pieces of work that one of several processes claims, beside single shards.
+EXTRACTION, WIDENING, COMMIT = "extraction", "widening", "commit"
+POLL_SECONDS = 0.5
 FLOAT16_MAX = float(np.finfo(np.float16).max)
 
 
@@ -43,15 +50,15 @@ class Extraction:
     """What an extraction did.
 
     Attributes:
-        status: `extracted` anew, `resumed` after an interruption, or `unchanged` because a store
-            of the same fingerprint was complete already.
+        status: `extracted` anew, `resumed` after an interruption, `joined` beside another process,
+            or `unchanged` because a store of the same fingerprint was complete already.
         promoted: taps kept in float32 because their values do not fit float16.
         not_finite: (sample, view) pairs left out because the teacher gave NaN or Inf.
         seconds: wall time of this call's own work.
     """
 
     store: Store
-    status: Literal["extracted", "resumed", "unchanged"]
+    status: Status
     promoted: tuple[str, ...]
     not_finite: tuple[tuple[int, int], ...]
     seconds: float
@@ -66,7 +73,7 @@ class Float16OverflowError(ArithmeticError):
 
 
 def run_extraction(plan: ExtractionPlan, on_progress: Progress = ignore) -> Extraction:
-    """Write what the plan's store still lacks.
+    """Write what the plan's store still lacks, alone or beside others who do the same.
 
     Raises:
         StoreWriteError: the root cannot be written, or the space does not suffice.
@@ -83,18 +90,67 @@ def run_extraction(plan: ExtractionPlan, on_progress: Progress = ignore) -> Extr
         plan.config.batch_size,
         plan.config.precision,
     )
-    resumed = _is_begun(plan.location)
-    writer = _open_writer(plan, forward)
+    with Worker(claims_beside(plan.location), plan.config.who) as worker:
+        status = await_turn(plan, worker, on_progress)
+        if status == "unchanged":
+            store = open_store(plan.location)
+        else:
+            store = _fill(_open_writer(plan, forward, worker), forward, worker, plan, on_progress)
+        worker.remove_traces()
+    return _describe(store, plan, status, began)
+
+
+def await_turn(plan: ExtractionPlan, worker: Worker, on_progress: Progress) -> Status:
+    """Wait until the extraction is ours to do, or ours to join, or has been done by another."""
+    while not worker.claim(EXTRACTION):
+        if _finished(plan) is not None:
+            return "unchanged"
+        if plan.config.join and _is_begun(plan.location):
+            return "joined"
+        who = worker.holder_name(EXTRACTION) or "another process"
+        on_progress(0, 1, f"waiting for {who}, who extracts this store (--join to help)")
+        time.sleep(POLL_SECONDS)
+    if _finished(plan) is not None:
+        return "unchanged"
+    return "resumed" if _is_begun(plan.location) else "extracted"
+
+
+def _fill(
+    writer: StoreWriter,
+    forward: TeacherForward,
+    worker: Worker,
+    plan: ExtractionPlan,
+    on_progress: Progress,
+) -> Store:
+    """Write shards until none is missing, then declare the store complete, or see another do so."""
     while True:
-        try:
-            _write_missing(writer, forward, on_progress)
-            break
-        except Float16OverflowError as overflow:
-            widened = replace(writer.layout, taps=_widened(writer.layout.taps, {overflow.tap}))
-            plan.require_space(widened.nbytes() - writer.layout.nbytes())
-            writer = writer.restart_with(widened.taps)
-    store = writer.commit({"provenance": provenance(plan)})
-    return _describe(store, plan, "resumed" if resumed else "extracted", began)
+        writer = writer.renewed()
+        if writer.missing():
+            try:
+                _write_missing(writer, forward, worker, on_progress)
+            except Float16OverflowError as overflow:
+                writer = _widen(writer, overflow.tap, worker, plan)
+        elif writer.manifest["complete"] is True and (store := _finished(plan)) is not None:
+            return store
+        elif worker.claim(COMMIT):
+            return writer.commit({"provenance": provenance(plan)})
+        else:
+            time.sleep(POLL_SECONDS)
+
+
+def _widen(writer: StoreWriter, tap: str, worker: Worker, plan: ExtractionPlan) -> StoreWriter:
+    """Begin anew with a tap in float32, unless another has just done so."""
+    while not worker.claim(WIDENING):
+        time.sleep(POLL_SECONDS)
+    try:
+        writer = writer.renewed()
+        layout = replace(writer.layout, taps=_widened(writer.layout.taps, {tap}))
+        if layout != writer.layout:
+            plan.require_space(layout.nbytes() - writer.layout.nbytes())
+            writer = writer.restart_with(layout.taps)
+        return writer
+    finally:
+        worker.release(WIDENING)
 
 
 def _finished(plan: ExtractionPlan) -> Store | None:
@@ -106,7 +162,7 @@ def _finished(plan: ExtractionPlan) -> Store | None:
     return None if StoreWriter(plan.location, store.manifest).missing() else store
 
 
-def _open_writer(plan: ExtractionPlan, forward: TeacherForward) -> StoreWriter:
+def _open_writer(plan: ExtractionPlan, forward: TeacherForward, worker: Worker) -> StoreWriter:
     """Create the store, or reopen one that lacks shards."""
     layout = plan.layout
     if not _is_begun(plan.location):
@@ -121,6 +177,7 @@ def _open_writer(plan: ExtractionPlan, forward: TeacherForward) -> StoreWriter:
         plan.view_parameters,
         VIEW_COLUMNS,
         plan.facts(),
+        worker,
     )
     shard_bytes = sum(tap.nbytes for tap in writer.layout.taps)
     plan.require_space(sum(shard.stop - shard.start for shard in writer.missing()) * shard_bytes)
@@ -166,25 +223,49 @@ def _widened(taps: Sequence[TapSpec], names: set[str]) -> tuple[TapSpec, ...]:
     return tuple(replace(tap, dtype="float32") if tap.name in names else tap for tap in taps)
 
 
-def _write_missing(writer: StoreWriter, forward: TeacherForward, on_progress: Progress) -> None:
-    missing = writer.missing()
+def _write_missing(
+    writer: StoreWriter, forward: TeacherForward, worker: Worker, on_progress: Progress
+) -> None:
+    """Go once through the shards that are missing, and write those that nobody else is at."""
     total = sum(writer.layout.extents)
+    missing = writer.missing()
     done = total - sum(shard.stop - shard.start for shard in missing)
     on_progress(done, total, "images")
+    wrote = False
     for shard in missing:
-        buffers = {
-            tap.name: np.empty((shard.stop - shard.start, *tap.shape), tap.stored_dtype)
-            for tap in writer.layout.taps
-        }
-        outcome = np.full(shard.stop - shard.start, STORED, np.uint8)
-        row = 0
-        for outputs in forward.batches(shard.view, shard.start, shard.stop):
-            rows = slice(row, row + len(next(iter(outputs.values()))))
-            for tap in writer.layout.taps:
-                _keep(outputs[tap.name], tap, buffers[tap.name][rows], outcome[rows])
-            on_progress(done := done + rows.stop - rows.start, total, "images")
-            row = rows.stop
-        writer.write(shard, buffers, outcome)
+        if not worker.claim(f"shard-{shard.view}-{shard.index}") or not writer.lacks(shard):
+            continue
+
+        def on_rows(rows: int, before: int = done) -> None:
+            on_progress(before + rows, total, "images")
+
+        tensors, outcome = _computed(shard, writer, forward, on_rows)
+        if writer.renewed() is not writer:
+            return  # another worker has changed a tap's dtype meanwhile
+        writer.write(shard, tensors, outcome)
+        done += shard.stop - shard.start
+        wrote = True
+    if not wrote:
+        time.sleep(POLL_SECONDS)  # the others are at all of them
+
+
+def _computed(
+    shard: ShardRef, writer: StoreWriter, forward: TeacherForward, on_rows: Callable[[int], None]
+) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """Run the teacher over a shard's samples: tensors by tap, and the outcome of each sample."""
+    count = shard.stop - shard.start
+    tensors = {
+        tap.name: np.empty((count, *tap.shape), tap.stored_dtype) for tap in writer.layout.taps
+    }
+    outcome = np.full(count, STORED, np.uint8)
+    row = 0
+    for outputs in forward.batches(shard.view, shard.start, shard.stop):
+        rows = slice(row, row + len(next(iter(outputs.values()))))
+        for tap in writer.layout.taps:
+            _keep(outputs[tap.name], tap, tensors[tap.name][rows], outcome[rows])
+        row = rows.stop
+        on_rows(row)
+    return tensors, outcome
 
 
 def _keep(values: torch.Tensor, tap: TapSpec, rows: np.ndarray, outcome: np.ndarray) -> None:
@@ -215,6 +296,7 @@ def provenance(plan: ExtractionPlan) -> dict[str, Any]:
         **{name: version(name) for name in ("torch", "timm", "numpy", "zarr", "pillow")},
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "precision": plan.config.precision,
+        **({"who": plan.config.who} if plan.config.who else {}),
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
     }
 
@@ -222,7 +304,7 @@ def provenance(plan: ExtractionPlan) -> dict[str, Any]:
 def _describe(
     store: Store,
     plan: ExtractionPlan,
-    status: Literal["extracted", "resumed", "unchanged"],
+    status: Status,
     began: float,
 ) -> Extraction:
     asked = {tap.name: tap.dtype for tap in plan.layout.taps}

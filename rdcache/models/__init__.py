@@ -5,6 +5,7 @@ Weights are read safely or not at all; nothing is unpickled.
 
 from rdcache.models.cards import TeacherCard, corpus_overlap
 from rdcache.models.catalogue import list_teachers, load_teacher
+from rdcache.models.devices import choose_device
 from rdcache.models.preprocessing import Preprocessing
 from rdcache.models.student_files import load_student, save_student
 from rdcache.models.students import (
@@ -24,6 +25,7 @@ __all__ = [
     "Teacher",
     "TeacherCard",
     "WeightsInfo",
+    "choose_device",
     "corpus_overlap",
     "create_student",
     "list_students",

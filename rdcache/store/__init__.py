@@ -4,6 +4,7 @@ Knows arrays; knows no model and no image. `docs/store-format.md` describes what
 """
 
 from rdcache.store.catalogue import StoreSummary, default_root, list_stores, newest_store
+from rdcache.store.claims import Worker, claims_beside
 from rdcache.store.manifest import read_manifest
 from rdcache.store.objects import write_error
 from rdcache.store.reader import Store, open_store
@@ -31,6 +32,8 @@ __all__ = [
     "StoreSummary",
     "StoreWriter",
     "TapSpec",
+    "Worker",
+    "claims_beside",
     "create_store",
     "default_root",
     "list_stores",

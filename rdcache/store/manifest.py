@@ -135,6 +135,4 @@ def fingerprint_of(manifest: Mapping[str, Any], location: Path) -> Fingerprint:
 
 
 def _not_whole(location: Path) -> StoreFormatError:
-    return StoreFormatError(
-        "the manifest of this store is not whole.", store=location, next=AGAIN
-    )
+    return StoreFormatError("the manifest of this store is not whole.", store=location, next=AGAIN)

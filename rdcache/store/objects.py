@@ -6,7 +6,7 @@ import contextlib
 import errno
 import os
 import secrets
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from rdcache.errors import StoreWriteError
@@ -25,10 +25,15 @@ ADVICE = {
 
 
 class LocalObjects:
-    """A folder of objects, named by paths relative to it, with `/` between parts."""
+    """A folder of objects, named by paths relative to it, with `/` between parts.
 
-    def __init__(self, folder: Path) -> None:
+    Args:
+        token: of the worker that writes; part of the names of its temporary files.
+    """
+
+    def __init__(self, folder: Path, token: str | None = None) -> None:
         self.folder = folder
+        self.token = token or secrets.token_hex(8)
 
     def put(self, name: str, *pieces: bytes | memoryview) -> None:
         """Write an object whole: temporary file, fsync, rename, fsync of the folder.
@@ -37,7 +42,7 @@ class LocalObjects:
             StoreWriteError: it could not be written; no temporary file is left.
         """
         path = self.folder / name
-        temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}{TEMPORARY}")
+        temporary = self._temporary(path)
         try:
             _make_folder(path.parent)
             try:
@@ -62,7 +67,7 @@ class LocalObjects:
             StoreWriteError: it could not be written.
         """
         path = self.folder / name
-        temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}{TEMPORARY}")
+        temporary = self._temporary(path)
         try:
             _make_folder(path.parent)
             try:
@@ -130,10 +135,21 @@ class LocalObjects:
             if not path.name.endswith(TEMPORARY)
         }
 
-    def clean(self) -> None:
-        """Delete the temporary files of writers that died."""
-        strays = self.folder.rglob(f".*{TEMPORARY}")
-        self.delete([path.relative_to(self.folder).as_posix() for path in strays])
+    def clean(self, alive: Callable[[str], bool] = lambda token: False) -> None:
+        """Delete the temporary files of writers that died.
+
+        Args:
+            alive: whether the worker of this token may still be writing.
+        """
+        strays = [
+            path.relative_to(self.folder).as_posix()
+            for path in self.folder.rglob(f".*{TEMPORARY}")
+            if not alive(path.name.split(".")[-3])
+        ]
+        self.delete(strays)
+
+    def _temporary(self, path: Path) -> Path:
+        return path.with_name(f".{path.name}.{self.token}.{secrets.token_hex(4)}{TEMPORARY}")
 
 
 def write_error(path: Path, error: OSError) -> StoreWriteError:

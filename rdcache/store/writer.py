@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ import numpy as np
 
 from rdcache.errors import StaleStoreError, StoreFormatError, StoreNotFoundError, UsageError
 from rdcache.store import arrays
+from rdcache.store.claims import Worker
 from rdcache.store.manifest import (
     build_manifest,
     complete_manifest,
@@ -47,10 +49,12 @@ def create_store(
     view_parameters: np.ndarray,
     view_columns: Sequence[str],
     facts: Mapping[str, Any],
+    worker: Worker | None = None,
 ) -> StoreWriter:
-    """Create a store, or reopen an incomplete one of the same fingerprint as it was laid out.
+    """Create a store, or reopen one of the same fingerprint as it was laid out, to fill it.
 
     Args:
+        worker: who writes, where several may; without one the caller is the only writer.
         location: the folder that is, or becomes, the Zarr group.
         view_parameters: float64 (views, samples, columns).
         facts: further entries of the manifest, JSON values.
@@ -60,6 +64,7 @@ def create_store(
         UsageError: a Zarr group that is no store of ours lies there.
         StoreWriteError: the folder cannot be written.
     """
+    writer_of = partial(StoreWriter, location, worker=worker)
     objects = LocalObjects(location)
     try:
         manifest = read_manifest(location)
@@ -75,27 +80,31 @@ def create_store(
         digests = {name: sha256(data).hexdigest() for name, (_, data) in columns.items()}
         manifest = build_manifest(layout, fingerprint, created, digests, facts)
         _begin(objects, layout, manifest, columns, view_columns)
-        return StoreWriter(location, manifest)
+        return writer_of(manifest)
     _require_same(location, manifest, layout, fingerprint)
-    writer = StoreWriter(location, manifest)
+    writer = writer_of(manifest)
     if manifest.get("complete") is not True:
-        objects.clean()
+        writer.objects.clean(worker.alive if worker else lambda token: False)
         writer.write_tap_documents()
     return writer
 
 
 class StoreWriter:
-    """Fills one store. Only one writer may work on a shard.
+    """Fills one store. Only one writer may work on a shard; `claims.py` sees to that where there
+    are several.
 
     Attributes:
         layout: as the store was laid out; its taps may have other dtypes than were asked for now.
     """
 
-    def __init__(self, location: Path, manifest: dict[str, Any]) -> None:
+    def __init__(
+        self, location: Path, manifest: dict[str, Any], worker: Worker | None = None
+    ) -> None:
         self.location = location
         self.manifest = manifest
+        self.worker = worker
         self.layout = layout_of(manifest, location)
-        self.objects = LocalObjects(location)
+        self.objects = LocalObjects(location, worker.token if worker else None)
 
     def missing(self) -> list[ShardRef]:
         """Shards without a receipt, or with an object that is gone or of another length, in the
@@ -107,6 +116,17 @@ class StoreWriter:
             for shard in self.layout.shards()
             if arrays.receipt_object(shard) not in receipts or not self._whole(shard)
         ]
+
+    def lacks(self, shard: ShardRef) -> bool:
+        """Whether one shard is missing."""
+        return not (self.objects.exists(arrays.receipt_object(shard)) and self._whole(shard))
+
+    def renewed(self) -> StoreWriter:
+        """This writer if the layout is still what it was, else one for what it has become."""
+        manifest = read_manifest(self.location)
+        if layout_of(manifest, self.location) == self.layout:
+            return self
+        return StoreWriter(self.location, manifest, self.worker)
 
     def _whole(self, shard: ShardRef) -> bool:
         """Whether all objects of a shard have the length that they must have."""
@@ -198,7 +218,7 @@ class StoreWriter:
         self.objects.put("zarr.json", group_document(manifest))
         for name in ("outcome", *(f"taps/{tap.name}" for tap in taps)):
             self.objects.delete(sorted(self.objects.names(f"{name}/c")))
-        writer = StoreWriter(self.location, manifest)
+        writer = StoreWriter(self.location, manifest, self.worker)
         writer.write_tap_documents()
         return writer
 
@@ -211,6 +231,7 @@ class StoreWriter:
         missing, total = len(self.missing()), len(self.layout.shards())
         if missing:
             raise incomplete_error(self.location, total - missing, total)
+        self.write_tap_documents()
         self.manifest = complete_manifest(self.manifest, self._digests(), facts)
         self.objects.put("zarr.json", group_document(self.manifest))
         return open_store(self.location)

@@ -245,9 +245,7 @@ def test_damaged_run_files_are_named(tiny: Tiny, options: Options) -> None:
         (run.path / "result.json").write_text(content)
         with pytest.raises(RunNotFoundError, match=r"damaged[\s\S]*result.json"):
             _ = load_run(run.path).metrics
-    (run.path / "result.json").write_text(
-        '{"schema": 99, "seed": 0, "test": {}, "dataset": {}}'
-    )
+    (run.path / "result.json").write_text('{"schema": 99, "seed": 0, "test": {}, "dataset": {}}')
     with pytest.raises(RunNotFoundError, match="another version"):
         _ = load_run(run.path).metrics
 
@@ -290,7 +288,7 @@ def test_wrong_usage_is_one_sentence_and_leaves_nothing(
         (UnknownNameError, "no method named 'rdd'", {"method": "rdd"}),
         (UnknownNameError, "no option of rd named 'epoch'", {"epoch": 3}),
         (UsageError, "lr: input should be greater than 0", {"lr": -1.0}),
-        (UsageError, "no kind of device named 'gpu'", {"device": "gpu"}),
+        (UsageError, "there is no device 'gpu' here", {"device": "gpu"}),
         (UsageError, "distill trains one student", {"seeds": (0, 1)}),
     ]
     for kind, sentence, changes in refused:
