@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,6 +15,7 @@ SCHEMA = 1
 ATTRIBUTE = "rdcache"
 # Entries that are ours to write; all others are facts of whoever fills the store.
 STRUCTURE = ("schema", "complete", "created", "fingerprint", "taps", "layout", "digests")
+ROOT = "root"
 AGAIN = "delete this store's folder and run its `rdcache extract` again"
 
 
@@ -51,7 +53,31 @@ def complete_manifest(
     """
     structure = {key: manifest[key] for key in STRUCTURE}
     structure["digests"] = {**manifest["digests"], **digests}
-    return {**manifest, **facts, **structure, "complete": True}
+    whole = {**manifest, **facts, **structure, "complete": True}
+    return {**whole, ROOT: root_of(whole)}
+
+
+def root_of(manifest: Mapping[str, Any]) -> str:
+    """The sha256 of all entries but the root itself, as canonical JSON.
+
+    Among the entries is the digest of the receipts, which hold the digest of every shard, so this
+    is the root of a Merkle tree over every number of the store.
+    """
+    entries = {key: value for key, value in manifest.items() if key != ROOT}
+    text = json.dumps(entries, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def require_root(manifest: Mapping[str, Any], location: Path) -> None:
+    """Compare a finished store's manifest with its own root.
+
+    Raises:
+        StoreFormatError: they differ.
+    """
+    if manifest.get(ROOT) != root_of(manifest):
+        raise StoreFormatError(
+            "the manifest of this store does not match its own digest.", store=location, next=AGAIN
+        )
 
 
 def group_document(manifest: Mapping[str, Any]) -> bytes:

@@ -18,7 +18,13 @@ from rdcache.errors import StoreIncompleteError, UnknownNameError, UsageError
 from rdcache.store import arrays
 from rdcache.store.columns import read_columns
 from rdcache.store.gather import MappedTap
-from rdcache.store.manifest import digests_of, fingerprint_of, layout_of, read_manifest
+from rdcache.store.manifest import (
+    digests_of,
+    fingerprint_of,
+    layout_of,
+    read_manifest,
+    require_root,
+)
 from rdcache.store.objects import LocalObjects
 from rdcache.store.spec import NOT_FINITE, STORED, Fingerprint, StoreLayout, TapSpec
 
@@ -88,6 +94,8 @@ class Store:
         self.view_columns = columns.view_columns
         self.view_parameters = columns.view_parameters
         self._outcome = columns.outcome
+        if self.complete:
+            require_root(manifest, location)
         self._mapped = {tap.name: MappedTap(objects, self.layout, tap) for tap in self.layout.taps}
 
     @property

@@ -23,6 +23,7 @@ from rdcache.errors import (
 )
 from rdcache.store import Store, TapSpec, arrays, open_store
 from rdcache.store.arrays import all_documents
+from rdcache.store.manifest import root_of
 
 from .conftest import COLUMNS, LAYOUT, begin, fill
 
@@ -86,6 +87,7 @@ def test_a_sample_that_its_shard_lacks_though_its_outcome_says_stored_is_found(
         chunks = [store.location / arrays.outcome_object(s) for s in store.layout.shards()]
         lie = hashlib.sha256(b"".join(chunk.read_bytes() for chunk in chunks)).hexdigest()
         manifest["digests"]["outcome"] = lie
+        manifest["root"] = root_of(manifest)
 
     with pytest.raises(CorruptShardError):
         open_store(edit(store, forge)).read([5], 0)
@@ -127,6 +129,11 @@ def test_another_schema_is_refused_with_both_numbers(store: Store) -> None:
     with pytest.raises(StoreFormatError, match="another schema version") as caught:
         open_store(location)
     assert (caught.value.facts["has"], caught.value.facts["reads"]) == ("2", "1")
+
+
+def test_a_changed_fact_of_a_finished_store_is_found(store: Store) -> None:
+    with pytest.raises(StoreFormatError, match="its own digest"):
+        open_store(edit(store, lambda manifest: manifest.update(created="2000-01-01")))
 
 
 def test_a_folder_that_is_no_store_is_not_found(tmp_path: Path) -> None:
@@ -207,7 +214,12 @@ def test_a_consistent_lie_about_a_taps_shape_allocates_nothing(store: Store) -> 
     taps = (TapSpec("layer4", "map2d", (2**20, 2**20, 2**20)), *LAYOUT.taps[1:])
     for name, document in all_documents(replace(LAYOUT, taps=taps), COLUMNS).items():
         (store.location / name).write_bytes(document)
-    location = edit(store, lambda manifest: manifest["taps"][0].update(shape=[2**20] * 3))
+
+    def forge(manifest: dict[str, Any]) -> None:
+        manifest["taps"][0].update(shape=[2**20] * 3)
+        manifest["root"] = root_of(manifest)
+
+    location = edit(store, forge)
     with pytest.raises(CorruptShardError):
         open_store(location).read([0], 0, ["layer4"])
 
