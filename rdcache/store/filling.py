@@ -1,0 +1,115 @@
+"""Filling a store with numbers that are there already, where nothing has to be computed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from rdcache.errors import (
+    StaleStoreError,
+    StoreIncompleteError,
+    StoreNotFoundError,
+    StoreWriteError,
+)
+from rdcache.progress import Progress, ignore
+from rdcache.store.claims import Worker, claims_beside
+from rdcache.store.manifest import group_document
+from rdcache.store.reader import Store, open_store
+from rdcache.store.spec import Fingerprint, SampleTable, ShardRef, StoreLayout
+from rdcache.store.writer import StoreWriter, create_store
+
+EXTRACTION = "extraction"  # the claim of those who fill a store, whatever with
+FillStatus = Literal["imported", "unchanged"]
+
+
+@dataclass(frozen=True)
+class StoreContent:
+    """A store that has not been written yet: all that `create_store` asks for."""
+
+    layout: StoreLayout
+    fingerprint: Fingerprint
+    samples: SampleTable
+    view_parameters: np.ndarray
+    view_columns: Sequence[str]
+    facts: Mapping[str, Any]
+
+
+def fill_store(
+    location: Path,
+    content: StoreContent,
+    shard_of: Callable[[ShardRef], tuple[dict[str, np.ndarray], np.ndarray]],
+    on_progress: Progress = ignore,
+    manifest: Mapping[str, Any] | None = None,
+) -> tuple[Store, FillStatus]:
+    """Write what a store still lacks, and declare it complete.
+
+    Args:
+        shard_of: gives the tensors and outcomes of a shard, as `StoreWriter.write` takes them.
+        manifest: of the finished store, where there is one already: it stays as it is, with its
+            time, its root and whatever is signed.
+
+    Raises:
+        StoreWriteError: the root cannot be written, or another process fills this store.
+        StaleStoreError: another store, or part of one, lies here.
+    """
+    if (store := _finished(location)) is not None and store.fingerprint == content.fingerprint:
+        return store, "unchanged"
+    with _alone(location) as worker:
+        writer = create_store(
+            location,
+            content.layout,
+            content.fingerprint,
+            content.samples,
+            content.view_parameters,
+            content.view_columns,
+            content.facts,
+            worker,
+        )
+        if writer.layout != content.layout:
+            raise StaleStoreError(
+                "an unfinished store of the same fingerprint, but laid out otherwise, lies here.",
+                store=location,
+                next="delete its folder, or finish it with the command that began it",
+            )
+        missing, total = writer.missing(), sum(content.layout.extents)
+        done = total - sum(shard.stop - shard.start for shard in missing)
+        for shard in missing:
+            writer.write(shard, *shard_of(shard))
+            done += shard.stop - shard.start
+            on_progress(done, total, "samples")
+        store = writer.commit({})
+        if manifest is not None:
+            writer.objects.put("zarr.json", group_document(manifest))
+            store = open_store(location)
+        return store, "imported"
+
+
+def _finished(location: Path) -> Store | None:
+    """The store that lies here, if it is complete and every shard has its length."""
+    try:
+        store = open_store(location)
+    except (StoreNotFoundError, StoreIncompleteError):
+        return None
+    return None if StoreWriter(location, store.manifest).missing() else store
+
+
+@contextmanager
+def _alone(location: Path) -> Iterator[Worker]:
+    """Keep others from filling this store at the same time."""
+    with Worker(claims_beside(location)) as worker:
+        try:
+            if not worker.claim(EXTRACTION):
+                raise StoreWriteError(
+                    "another process is filling this store.",
+                    store=location,
+                    by=worker.holder_name(EXTRACTION) or "not told",
+                    next="run the same command again when it is done",
+                )
+            yield worker
+        finally:
+            worker.remove_traces()
