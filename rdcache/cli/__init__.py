@@ -26,6 +26,8 @@ COMMANDS = {
     "check": "Say what is wrong with a dataset before it is used.",
     "list": "List stores, teachers, datasets, students or methods.",
     "info": "Describe one store.",
+    "verify": "Compare every byte of a store with its digests, or with its teacher.",
+    "export": "Write a store as one HDF5 file.",
 }
 INTERRUPTED = 130  # what a shell reports for a process that Ctrl-C ended
 

@@ -18,6 +18,7 @@ from rdcache.store.spec import (
     StoreLayout,
     TapSpec,
 )
+from rdcache.store.verification import Problem, verify_store
 from rdcache.store.writer import StoreWriter, create_store
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "SPLITS",
     "STORED",
     "Fingerprint",
+    "Problem",
     "SampleTable",
     "ShardRef",
     "Store",
@@ -40,5 +42,6 @@ __all__ = [
     "newest_store",
     "open_store",
     "read_manifest",
+    "verify_store",
     "write_error",
 ]

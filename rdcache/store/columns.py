@@ -53,7 +53,7 @@ def read_columns(
     Raises:
         StoreFormatError: an array is missing, or contradicts the manifest.
     """
-    view_columns = _view_columns(objects)
+    view_columns = read_view_columns(objects)
     documents = arrays.column_documents(layout, view_columns)
     expected = {
         **documents,
@@ -112,7 +112,12 @@ def _document(objects: LocalObjects, name: str) -> dict[str, Any]:
     return document
 
 
-def _view_columns(objects: LocalObjects) -> tuple[str, ...]:
+def read_view_columns(objects: LocalObjects) -> tuple[str, ...]:
+    """The names of the view parameters.
+
+    Raises:
+        StoreFormatError: they are not there.
+    """
     attributes = _document(objects, "view").get("attributes")
     names = attributes.get("columns") if isinstance(attributes, dict) else None
     if not isinstance(names, list) or not names or not all(isinstance(n, str) for n in names):

@@ -39,6 +39,7 @@ from rdcache.store.spec import (
     StoreLayout,
     TapSpec,
 )
+from rdcache.store.verification import metadata_digest
 
 
 def create_store(
@@ -237,12 +238,18 @@ class StoreWriter:
         return open_store(self.location)
 
     def _digests(self) -> dict[str, str]:
-        """The sha256 of all chunks of `outcome` and `receipt`, in the order of writing."""
+        """The sha256 of all chunks of `outcome` and `receipt`, in the order of writing, and of the
+        arrays' metadata.
+        """
         outcome, receipt = sha256(), sha256()
         for shard in self.layout.shards():
             outcome.update(self.objects.read(arrays.outcome_object(shard)) or b"")
             receipt.update(self.objects.read(arrays.receipt_object(shard)) or b"")
-        return {"outcome": outcome.hexdigest(), "receipt": receipt.hexdigest()}
+        return {
+            "outcome": outcome.hexdigest(),
+            "receipt": receipt.hexdigest(),
+            "metadata": metadata_digest(self.objects, self.layout),
+        }
 
 
 def _begin(

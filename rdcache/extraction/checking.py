@@ -1,0 +1,163 @@
+"""A store and the teacher that made it: the plan found again, samples compared, damage mended."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from rdcache.data import DatasetSpec
+from rdcache.errors import StaleStoreError, StoreFormatError
+from rdcache.extraction.config import ExtractConfig
+from rdcache.extraction.forward import TeacherForward
+from rdcache.extraction.plan import ExtractionPlan, plan_extraction
+from rdcache.extraction.run import run_extraction
+from rdcache.progress import Progress, ignore
+from rdcache.store import Problem, Store, open_store, read_manifest
+from rdcache.store.arrays import receipt_object
+from rdcache.store.objects import LocalObjects
+
+# Largest relative error ‖stored − now‖ / ‖now‖ of a sample: a few roundings of the stored format,
+# and what another machine's order of sums makes of it.
+TOLERANCES = {"float32": 1e-3, "float16": 2e-3, "bfloat16": 1e-2}
+TOLERANCE_OF_BFLOAT16_ARITHMETIC = 5e-2
+
+
+@dataclass(frozen=True)
+class TapAgreement:
+    """How a tap's stored samples agree with what the teacher gives now.
+
+    Attributes:
+        cosine: smallest cosine over the samples.
+        error: largest ‖stored − now‖ / ‖now‖ over the samples.
+        tolerance: of `error`.
+    """
+
+    tap: str
+    samples: int
+    cosine: float
+    error: float
+    tolerance: float
+
+    @property
+    def ok(self) -> bool:
+        """Whether the error is within the tolerance."""
+        return self.error <= self.tolerance
+
+
+def plan_again(
+    location: Path,
+    *,
+    teacher: str | None = None,
+    dataset: str | None = None,
+    data_dir: Path | None = None,
+    weights: str | None = None,
+    device: str = "auto",
+) -> ExtractionPlan:
+    """Work out the plan that a store was extracted by, from its manifest.
+
+    Args:
+        teacher: its name, for `torchscript:` and `onnx:`, whose files a store does not know.
+        dataset: where its images lie now, for `folder:` and `table:`.
+        weights: the teacher's weight file, if it was given by name.
+
+    Raises:
+        StoreFormatError: the manifest does not say how the store was extracted.
+        StaleStoreError: teacher, weights or images are not what they were.
+        RdcacheError: see `plan_extraction`.
+    """
+    manifest = read_manifest(location)
+    try:
+        spec = DatasetSpec.from_dict(manifest["dataset"]["spec"])
+        views, parts = manifest["views"], manifest["fingerprint"]["parts"]
+        kind = str(views["count"]) if views["kind"] == "random" else views["kind"]
+        config = ExtractConfig(
+            teacher=teacher or manifest["teacher"]["name"],
+            dataset=dataset or spec.name,
+            taps=tuple(tap["name"] for tap in manifest["taps"]),
+            views=kind,
+            fit=views["fit"],
+            dtype=parts["dtype"],
+            precision=parts["precision"],
+            weights=weights,
+            seed=spec.seed,
+            val_fraction=spec.val_fraction,
+            drop_leaks=spec.drop_leaks,
+            device=device,
+            root=location.parents[2],
+            data_dir=data_dir,
+        )
+    except (KeyError, TypeError) as error:
+        raise StoreFormatError(
+            "this store does not say how it was extracted.", store=location, lacks=error
+        ) from None
+    plan = plan_extraction(config)
+    if plan.fingerprint.digest != manifest["fingerprint"]["digest"]:
+        now, then = plan.fingerprint.parts, manifest["fingerprint"]["parts"]
+        differing = sorted(name for name in now.keys() | then if now.get(name) != then.get(name))
+        raise StaleStoreError(
+            "what this store was extracted from is not what it was.",
+            store=location,
+            differs_in=", ".join(differing),
+        )
+    return plan
+
+
+def compare_with_teacher(
+    store: Store, plan: ExtractionPlan, count: int, seed: int = 0
+) -> list[TapAgreement]:
+    """Run the teacher again over random (sample, view) pairs and compare with what is stored.
+
+    Args:
+        count: how many pairs; fewer where the store has no more.
+    """
+    stored = [
+        (view, sample)
+        for view, extent in enumerate(store.extents)
+        for sample in np.flatnonzero(store.available(range(extent), view))
+    ]
+    chosen = np.random.default_rng(seed).permutation(len(stored))[:count]
+    forward = TeacherForward(
+        plan.teacher,
+        plan.dataset,
+        plan.view_parameters,
+        tuple(store.taps),
+        1,
+        plan.config.precision,
+    )
+    errors: dict[str, list[float]] = {tap: [] for tap in store.taps}
+    cosines: dict[str, list[float]] = {tap: [] for tap in store.taps}
+    for view, sample in (stored[number] for number in chosen):
+        now = next(forward.batches(view, int(sample), int(sample) + 1))
+        then = store.read([int(sample)], view)
+        for tap in store.taps:
+            a, b = then[tap].double().flatten(), now[tap].double().flatten()
+            norm = b.norm().clamp_min(1e-12)
+            errors[tap].append(float((a - b).norm() / norm))
+            cosines[tap].append(float(torch.cosine_similarity(a, b, dim=0)))
+    return [
+        TapAgreement(
+            name, len(chosen), min(cosines[name]), max(errors[name]), _tolerance(tap.dtype, plan)
+        )
+        for name, tap in store.taps.items()
+    ]
+
+
+def mend_shards(
+    plan: ExtractionPlan, problems: Iterable[Problem], on_progress: Progress = ignore
+) -> Store:
+    """Extract again the shards that have problems, and no other."""
+    objects = LocalObjects(plan.location)
+    broken = {problem.shard for problem in problems if problem.shard is not None}
+    objects.delete(sorted(receipt_object(shard) for shard in broken))
+    run_extraction(plan, on_progress)
+    return open_store(plan.location)
+
+
+def _tolerance(dtype: str, plan: ExtractionPlan) -> float:
+    if plan.config.precision == "bfloat16":
+        return TOLERANCE_OF_BFLOAT16_ARITHMETIC
+    return TOLERANCES[dtype]

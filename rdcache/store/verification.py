@@ -1,0 +1,206 @@
+"""Is a store what it was when it was written? Every byte of it, against digests and checksums.
+
+From the top down: the manifest against its own root; metadata, columns and receipts against the
+digests in the manifest; every shard object against its receipt, and every sample in it against its
+crc32c and its outcome. What belongs to nothing is named too.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import mmap
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from rdcache.errors import CorruptShardError, StoreFormatError
+from rdcache.progress import Progress, ignore
+from rdcache.store import arrays, shard
+from rdcache.store.columns import read_view_columns
+from rdcache.store.manifest import (
+    digests_of,
+    fingerprint_of,
+    group_document,
+    layout_of,
+    read_manifest,
+    require_root,
+)
+from rdcache.store.objects import LocalObjects
+from rdcache.store.spec import STORED, ShardRef, StoreLayout, TapSpec
+
+THREADS = 4
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Something in a store that is not as it was written.
+
+    Attributes:
+        name: the object, relative to the store.
+        what: what is wrong with it, as the end of a sentence that begins with its name.
+        shard: the shard that it belongs to, if extracting that again mends it.
+        tap: the tap that it belongs to, if any.
+    """
+
+    name: str
+    what: str
+    shard: ShardRef | None = None
+    tap: str | None = None
+
+
+def verify_store(location: Path, on_progress: Progress = ignore) -> list[Problem]:
+    """Compare every byte of a store with what the store itself says of it.
+
+    Of a store that is not complete, the shards that are there are verified.
+
+    Raises:
+        StoreNotFoundError: there is no store.
+        StoreFormatError: its manifest is too damaged to say what should be there.
+    """
+    manifest = read_manifest(location)
+    layout = layout_of(manifest, location)
+    fingerprint_of(manifest, location)
+    objects = LocalObjects(location)
+    complete = manifest.get("complete") is True
+    digests = digests_of(manifest, location)
+    problems = []
+    if objects.read("zarr.json") != group_document(manifest):
+        problems.append(Problem("zarr.json", "is not as it was written"))
+    if complete:
+        try:
+            require_root(manifest, location)
+        except StoreFormatError:
+            problems.append(Problem("zarr.json", "does not match its own digest"))
+    problems += _metadata(objects, layout, digests.get("metadata") if complete else None)
+    problems += _columns(objects, layout, digests)
+    shards = [ref for ref in layout.shards() if complete or _has_receipt(objects, ref)]
+    if complete:
+        problems += _whole_arrays(objects, shards, digests)
+    problems += _shards(objects, layout, shards, on_progress)
+    problems += _strangers(objects, layout)
+    return problems
+
+
+def metadata_digest(objects: LocalObjects, layout: StoreLayout) -> str:
+    """The sha256 of the `zarr.json` of every array and of the group `taps`, in order of names."""
+    whole = hashlib.sha256()
+    for name in sorted(arrays.all_documents(layout, ())):
+        whole.update(objects.read(name) or b"")
+    return whole.hexdigest()
+
+
+def _metadata(objects: LocalObjects, layout: StoreLayout, digest: str | None) -> Iterator[Problem]:
+    try:
+        expected = arrays.all_documents(layout, read_view_columns(objects))
+    except StoreFormatError:
+        expected = {}
+        yield Problem("view/zarr.json", "is missing or damaged")
+    wrong = [name for name, document in expected.items() if objects.read(name) != document]
+    for name in wrong:
+        yield Problem(name, "is not as it was written")
+    if expected and not wrong and digest is not None and metadata_digest(objects, layout) != digest:
+        yield Problem("view/zarr.json", "names other view parameters than it was written with")
+
+
+def _columns(
+    objects: LocalObjects, layout: StoreLayout, digests: dict[str, str]
+) -> Iterator[Problem]:
+    for name, document in arrays.column_documents(layout, ("",)).items():
+        chunk = arrays.column_object(document, name)
+        if hashlib.sha256(objects.read(chunk) or b"").hexdigest() != digests.get(name):
+            yield Problem(chunk, "does not match its digest in the manifest")
+
+
+def _whole_arrays(
+    objects: LocalObjects, shards: list[ShardRef], digests: dict[str, str]
+) -> Iterator[Problem]:
+    """Compare `outcome` and `receipt`; which of their chunks is wrong cannot be told."""
+    for array, object_of in (
+        ("outcome", arrays.outcome_object),
+        ("receipt", arrays.receipt_object),
+    ):
+        whole = hashlib.sha256()
+        for ref in shards:
+            data = objects.read(object_of(ref))
+            if data is None:
+                yield Problem(object_of(ref), "is missing", ref)
+            whole.update(data or b"")
+        if whole.hexdigest() != digests.get(array):
+            yield Problem(array, "does not match its digest in the manifest")
+
+
+def _shards(
+    objects: LocalObjects, layout: StoreLayout, shards: list[ShardRef], on_progress: Progress
+) -> list[Problem]:
+    jobs = [(ref, number, tap) for ref in shards for number, tap in enumerate(layout.taps)]
+    problems: list[Problem] = []
+    with ThreadPoolExecutor(THREADS, thread_name_prefix="verify") as pool:
+        found = pool.map(lambda job: _shard_problem(objects, layout, *job), jobs)
+        for done, problem in enumerate(found, 1):
+            problems += [] if problem is None else [problem]
+            on_progress(done, len(jobs), "shards")
+    return problems
+
+
+def _shard_problem(
+    objects: LocalObjects, layout: StoreLayout, ref: ShardRef, number: int, tap: TapSpec
+) -> Problem | None:
+    """What is wrong with one shard object of one tap, if anything."""
+    name = arrays.tap_object(tap, ref.view, ref.index)
+    receipt = objects.read(arrays.receipt_object(ref)) or b""
+    stated = receipt[number * arrays.DIGEST_BYTES : (number + 1) * arrays.DIGEST_BYTES]
+    outcome = np.frombuffer(objects.read(arrays.outcome_object(ref)) or b"", np.uint8)
+    try:
+        with (objects.folder / name).open("rb") as file:
+            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    except (OSError, ValueError):
+        return Problem(name, "is missing or empty", ref, tap.name)
+    with mapped:
+        if hashlib.sha256(mapped).digest() != stated:
+            return Problem(name, "does not match its receipt", ref, tap.name)
+        data = np.frombuffer(mapped, np.uint8)
+        sentence = _content_problem(data, layout, ref, tap, outcome)
+        del data  # it would keep the map from closing
+    return None if sentence is None else Problem(name, sentence, ref, tap.name)
+
+
+def _content_problem(
+    data: np.ndarray, layout: StoreLayout, ref: ShardRef, tap: TapSpec, outcome: np.ndarray
+) -> str | None:
+    """Compare the samples of a shard with its outcomes and with their checksums."""
+    tail = shard.index_bytes(layout.shard_samples)
+    try:
+        table = shard.decode_index(data[-tail:].tobytes(), layout.shard_samples)
+    except CorruptShardError:
+        return "has an index that does not match its checksum"
+    present = table[:, 0] != shard.ABSENT
+    if len(outcome) != len(present) or not np.array_equal(present, outcome == STORED):
+        return "does not hold the samples that its outcomes name"
+    for position in np.flatnonzero(present):
+        start = int(table[position, 0])
+        payload = data[start : start + tap.nbytes]
+        stated = data[start + tap.nbytes : start + tap.nbytes + shard.CHECKSUM_BYTES]
+        if not shard.matches(payload, stated):
+            return f"holds sample {ref.start + int(position)} with a wrong checksum"
+    return None
+
+
+def _strangers(objects: LocalObjects, layout: StoreLayout) -> Iterator[Problem]:
+    """Name what lies in the folder and belongs to nothing."""
+    known = {"zarr.json", *arrays.all_documents(layout, ())}
+    known |= {
+        arrays.column_object(document, name)
+        for name, document in arrays.column_documents(layout, ("",)).items()
+    }
+    for ref in layout.shards():
+        known |= {arrays.outcome_object(ref), arrays.receipt_object(ref)}
+        known |= {arrays.tap_object(tap, ref.view, ref.index) for tap in layout.taps}
+    for name in sorted(objects.names("") - known):
+        yield Problem(name, "does not belong to this store")
+
+
+def _has_receipt(objects: LocalObjects, ref: ShardRef) -> bool:
+    return objects.exists(arrays.receipt_object(ref))
