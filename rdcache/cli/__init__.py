@@ -26,8 +26,12 @@ COMMANDS = {
     "check": "Say what is wrong with a dataset before it is used.",
     "list": "List stores, teachers, datasets, students or methods.",
     "info": "Describe one store.",
+    "diff": "Say why two stores are two.",
     "verify": "Compare every byte of a store with its digests, or with its teacher.",
     "export": "Write a store as one HDF5 file.",
+    "du": "Say how much each store takes on the disk.",
+    "rm": "Delete stores.",
+    "gc": "List, and delete if told to, what died or was forgotten under a root.",
 }
 INTERRUPTED = 130  # what a shell reports for a process that Ctrl-C ended
 
