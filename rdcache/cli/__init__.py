@@ -7,6 +7,7 @@ Each command has a file of its own in this folder, imported only when it is call
 from __future__ import annotations
 
 import importlib
+import keyword
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -29,6 +30,7 @@ COMMANDS = {
     "diff": "Say why two stores are two.",
     "verify": "Compare every byte of a store with its digests, or with its teacher.",
     "export": "Write a store as one HDF5 file.",
+    "import": "Make a store of an HDF5 file: an exported store, or features from elsewhere.",
     "du": "Say how much each store takes on the disk.",
     "rm": "Delete stores.",
     "gc": "List, and delete if told to, what died or was forgotten under a root.",
@@ -47,7 +49,8 @@ class LazyGroup(click.Group):
         """Import `rdcache.cli.NAME` and return its `command`."""
         if cmd_name not in COMMANDS:
             return None
-        command: click.Command = importlib.import_module(f"rdcache.cli.{cmd_name}").command
+        module = f"{cmd_name}_" if keyword.iskeyword(cmd_name) else cmd_name
+        command: click.Command = importlib.import_module(f"rdcache.cli.{module}").command
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

@@ -74,15 +74,22 @@ def _walk(file: h5py.File, parts: list[str]) -> Any:
     """What lies at the end of a path; None where nothing does."""
     found: Any = file
     for part in parts:
-        link = found.get(part, getlink=True) if isinstance(found, h5py.Group) else None
-        if link is None or part in (".", ".."):
+        if not has_link(found, part):
             return None
-        if not isinstance(link, h5py.HardLink):
+        # Not h5py's own `get`: it looks at what a link leads to, in another file too.
+        if found.id.links.get_info(part.encode()).type != h5py.h5l.TYPE_HARD:
             raise UnsafeFileError(
                 "links are not followed.", file=file.filename, link="/".join(parts)
             )
         found = found[part]
     return found
+
+
+def has_link(place: Any, name: str) -> bool:
+    """Whether a group has an entry of this name, wherever that leads to."""
+    if not isinstance(place, h5py.Group) or name in (".", ".."):
+        return False
+    return bool(place.id.links.exists(name.encode()))
 
 
 @contextmanager
