@@ -82,6 +82,7 @@ def extraction_facts(plan: ExtractionPlan, extraction: Extraction) -> dict[str, 
             {"uid": str(store.uids[sample]), "view": view} for sample, view in extraction.not_finite
         ],
         "promoted_to_float32": list(extraction.promoted),
+        "copied": extraction.copied,
         "leaks": plan.dataset.leaks.summary(),
         "seconds": round(extraction.seconds, 2),
         "bytes": store.nbytes,
@@ -111,6 +112,7 @@ def _print_extraction(plan: ExtractionPlan, extraction: Extraction) -> None:
     headline = {
         "extracted": "Extracted.",
         "resumed": "Resumed and completed.",
+        "joined": "Completed together with another process.",
         "unchanged": "Nothing to do: this store is complete already.",
     }[extraction.status]
     taps = ", ".join(
@@ -124,6 +126,8 @@ def _print_extraction(plan: ExtractionPlan, extraction: Extraction) -> None:
         "time": f"{extraction.seconds:.1f} s",
         "leaks": "\n".join(plan.dataset.leaks.summary()),
     }
+    if extraction.copied:
+        facts["copied"] = f"{extraction.copied} views of images from other stores of this teacher"
     if extraction.promoted:
         facts["float32"] = f"{', '.join(extraction.promoted)} (values too large for float16)"
     if extraction.not_finite:

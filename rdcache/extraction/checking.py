@@ -131,7 +131,7 @@ def compare_with_teacher(
     errors: dict[str, list[float]] = {tap: [] for tap in store.taps}
     cosines: dict[str, list[float]] = {tap: [] for tap in store.taps}
     for view, sample in (stored[number] for number in chosen):
-        now = next(forward.batches(view, int(sample), int(sample) + 1))
+        now = next(forward.batches(view, [int(sample)]))
         then = store.read([int(sample)], view)
         for tap in store.taps:
             a, b = then[tap].double().flatten(), now[tap].double().flatten()

@@ -43,14 +43,13 @@ class TeacherForward:
         self.batch_size = batch_size
         self.precision = precision
 
-    def batches(self, view: int, start: int, stop: int) -> Iterator[dict[str, torch.Tensor]]:
-        """Float32 tensors of samples [start, stop) of one view, on the CPU, in sample order."""
-        first_samples = range(start, stop, self.batch_size)
+    def batches(self, view: int, samples: Sequence[int]) -> Iterator[dict[str, torch.Tensor]]:
+        """Float32 tensors of samples of one view, on the CPU, in the order asked for."""
         with ThreadPoolExecutor(DECODING_THREADS, thread_name_prefix="decode") as pool:
             ahead: deque[list[Future[np.ndarray]]] = deque()
-            for first in first_samples:
-                last = min(first + self.batch_size, stop)
-                ahead.append([pool.submit(self._cut, view, i) for i in range(first, last)])
+            for first in range(0, len(samples), self.batch_size):
+                batch = samples[first : first + self.batch_size]
+                ahead.append([pool.submit(self._cut, view, sample) for sample in batch])
                 if len(ahead) > BATCHES_AHEAD:
                     yield self._forward(ahead.popleft())
             while ahead:

@@ -23,6 +23,7 @@ from rdcache.data import VIEW_COLUMNS
 from rdcache.errors import StoreIncompleteError, StoreNotFoundError, TeacherOutputError
 from rdcache.extraction.forward import TeacherForward
 from rdcache.extraction.plan import ExtractionPlan
+from rdcache.extraction.reuse import Donors, find_donors
 from rdcache.progress import Progress, ignore
 from rdcache.store import (
     NOT_FINITE,
@@ -54,6 +55,7 @@ class Extraction:
             or `unchanged` because a store of the same fingerprint was complete already.
         promoted: taps kept in float32 because their values do not fit float16.
         not_finite: (sample, view) pairs left out because the teacher gave NaN or Inf.
+        copied: samples of views that other stores of the same teacher already held.
         seconds: wall time of this call's own work.
     """
 
@@ -61,6 +63,7 @@ class Extraction:
     status: Status
     promoted: tuple[str, ...]
     not_finite: tuple[tuple[int, int], ...]
+    copied: int
     seconds: float
 
 
@@ -92,12 +95,14 @@ def run_extraction(plan: ExtractionPlan, on_progress: Progress = ignore) -> Extr
     )
     with Worker(claims_beside(plan.location), plan.config.who) as worker:
         status = await_turn(plan, worker, on_progress)
+        copied = 0
         if status == "unchanged":
             store = open_store(plan.location)
         else:
-            store = _fill(_open_writer(plan, forward, worker), forward, worker, plan, on_progress)
+            writer = _open_writer(plan, forward, worker)
+            store, copied = _fill(writer, forward, worker, plan, on_progress)
         worker.remove_traces()
-    return _describe(store, plan, status, began)
+    return _describe(store, plan, status, began, copied)
 
 
 def await_turn(plan: ExtractionPlan, worker: Worker, on_progress: Progress) -> Status:
@@ -121,19 +126,26 @@ def _fill(
     worker: Worker,
     plan: ExtractionPlan,
     on_progress: Progress,
-) -> Store:
-    """Write shards until none is missing, then declare the store complete, or see another do so."""
+) -> tuple[Store, int]:
+    """Write shards until none is missing, then declare the store complete, or see another do so.
+
+    Returns:
+        The store, and how many samples of views were copied from other stores.
+    """
+    copied = 0
     while True:
         writer = writer.renewed()
         if writer.missing():
             try:
-                _write_missing(writer, forward, worker, on_progress)
+                donors = find_donors(plan, writer.layout.taps)
+                _write_missing(writer, forward, donors, worker, on_progress)
+                copied += donors.given
             except Float16OverflowError as overflow:
                 writer = _widen(writer, overflow.tap, worker, plan)
         elif writer.manifest["complete"] is True and (store := _finished(plan)) is not None:
-            return store
+            return store, copied
         elif worker.claim(COMMIT):
-            return writer.commit({"provenance": provenance(plan)})
+            return writer.commit({"provenance": provenance(plan)}), copied
         else:
             time.sleep(POLL_SECONDS)
 
@@ -199,7 +211,7 @@ def _taps_beyond_float16(forward: TeacherForward, taps: Sequence[TapSpec]) -> se
     force the extraction to start over.
     """
     samples = min(forward.batch_size, len(forward.dataset))
-    outputs = next(forward.batches(view=0, start=0, stop=samples))
+    outputs = next(forward.batches(0, range(samples)))
     for name, values in outputs.items():
         finite = torch.isfinite(values.flatten(1)).all(1)
         if not finite.any():
@@ -224,7 +236,11 @@ def _widened(taps: Sequence[TapSpec], names: set[str]) -> tuple[TapSpec, ...]:
 
 
 def _write_missing(
-    writer: StoreWriter, forward: TeacherForward, worker: Worker, on_progress: Progress
+    writer: StoreWriter,
+    forward: TeacherForward,
+    donors: Donors,
+    worker: Worker,
+    on_progress: Progress,
 ) -> None:
     """Go once through the shards that are missing, and write those that nobody else is at."""
     total = sum(writer.layout.extents)
@@ -239,7 +255,7 @@ def _write_missing(
         def on_rows(rows: int, before: int = done) -> None:
             on_progress(before + rows, total, "images")
 
-        tensors, outcome = _computed(shard, writer, forward, on_rows)
+        tensors, outcome = _computed(shard, writer, forward, donors, on_rows)
         if writer.renewed() is not writer:
             return  # another worker has changed a tap's dtype meanwhile
         writer.write(shard, tensors, outcome)
@@ -250,26 +266,40 @@ def _write_missing(
 
 
 def _computed(
-    shard: ShardRef, writer: StoreWriter, forward: TeacherForward, on_rows: Callable[[int], None]
+    shard: ShardRef,
+    writer: StoreWriter,
+    forward: TeacherForward,
+    donors: Donors,
+    on_rows: Callable[[int], None],
 ) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """Run the teacher over a shard's samples: tensors by tap, and the outcome of each sample."""
+    """Tensors by tap, and the outcome of each sample of a shard: copied from other stores where
+    they have them, else from the teacher.
+    """
     count = shard.stop - shard.start
     tensors = {
         tap.name: np.empty((count, *tap.shape), tap.stored_dtype) for tap in writer.layout.taps
     }
     outcome = np.full(count, STORED, np.uint8)
-    row = 0
-    for outputs in forward.batches(shard.view, shard.start, shard.stop):
-        rows = slice(row, row + len(next(iter(outputs.values()))))
+    fresh = np.ones(count, bool)
+    uids = forward.dataset.uids[shard.start : shard.stop]
+    for donated in donors.of(uids, forward.view_parameters[shard.view, shard.start : shard.stop]):
+        for name, values in donated.tensors.items():
+            tensors[name][donated.positions] = values
+        fresh[donated.positions] = False
+    places = np.flatnonzero(fresh)
+    done = 0
+    for outputs in forward.batches(shard.view, (shard.start + places).tolist()):
+        rows = places[done : done + len(next(iter(outputs.values())))]
         for tap in writer.layout.taps:
-            _keep(outputs[tap.name], tap, tensors[tap.name][rows], outcome[rows])
-        row = rows.stop
-        on_rows(row)
+            tensors[tap.name][rows], finite = _as_stored(outputs[tap.name], tap)
+            outcome[rows[~finite]] = NOT_FINITE
+        done += len(rows)
+        on_rows(count - len(places) + done)
     return tensors, outcome
 
 
-def _keep(values: torch.Tensor, tap: TapSpec, rows: np.ndarray, outcome: np.ndarray) -> None:
-    """Convert one batch of a tap to its stored dtype; mark the samples with NaN or Inf."""
+def _as_stored(values: torch.Tensor, tap: TapSpec) -> tuple[np.ndarray, np.ndarray]:
+    """Convert one batch of a tap to its stored dtype, and say which samples are finite."""
     if tuple(values.shape[1:]) != tap.shape:
         raise TeacherOutputError(
             "the teacher's output has another shape than its tap declares.",
@@ -278,13 +308,12 @@ def _keep(values: torch.Tensor, tap: TapSpec, rows: np.ndarray, outcome: np.ndar
             got=tuple(values.shape[1:]),
         )
     finite = torch.isfinite(values.flatten(1)).all(1)
-    outcome[~finite.numpy()] = NOT_FINITE
     stored = values.to(getattr(torch, tap.dtype))
     if tap.dtype == "float16" and torch.isinf(stored[finite]).any():
         raise Float16OverflowError(tap.name)
     if tap.dtype == "bfloat16":
         stored = stored.view(torch.uint16)
-    rows[:] = stored.numpy()
+    return stored.numpy(), finite.numpy()
 
 
 def provenance(plan: ExtractionPlan) -> dict[str, Any]:
@@ -306,6 +335,7 @@ def _describe(
     plan: ExtractionPlan,
     status: Status,
     began: float,
+    copied: int = 0,
 ) -> Extraction:
     asked = {tap.name: tap.dtype for tap in plan.layout.taps}
     left_out = [
@@ -318,5 +348,6 @@ def _describe(
         status=status,
         promoted=tuple(name for name, tap in store.taps.items() if tap.dtype != asked[name]),
         not_finite=tuple(left_out),
+        copied=copied,
         seconds=time.perf_counter() - began,
     )

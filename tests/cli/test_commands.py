@@ -6,8 +6,9 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from click.testing import CliRunner
@@ -15,6 +16,9 @@ from small_inputs import Pooling
 from torch import nn
 
 from rdcache.cli import cli, run_command_line
+from rdcache.cli.extract import _print_extraction
+from rdcache.extraction import ExtractConfig, plan_extraction, run_extraction
+from rdcache.extraction.run import Status
 
 SMALL = ("--epochs", "2", "--image-size", "32", "--batch-size", "8", "--select", "last")
 
@@ -209,3 +213,13 @@ def test_help_answers_without_loading_torch() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "extract" in done.stdout
     assert done.stdout.strip().endswith("False")
+
+
+def test_every_way_an_extraction_can_end_has_a_headline(
+    capsys: pytest.CaptureFixture[str], teacher: str, folder: Path
+) -> None:
+    plan = plan_extraction(ExtractConfig(teacher=teacher, dataset=f"folder:{folder}"))
+    done = run_extraction(plan)
+    for status in get_args(Status):
+        _print_extraction(plan, replace(done, status=status, copied=7))
+        assert "7 views of images from other stores" in capsys.readouterr().out

@@ -83,9 +83,10 @@ def test_random_damage_is_found_and_never_read_for_good(store: Store) -> None:
             pass
         else:  # the damage is elsewhere: in a receipt, another view, or the space of a JSON file
             for tap, values in everything.items():
-                assert torch.equal(
-                    read[tap].view(torch.uint8), values.view(torch.uint8)
-                ), (path, tap)
+                assert torch.equal(read[tap].view(torch.uint8), values.view(torch.uint8)), (
+                    path,
+                    tap,
+                )
         path.write_bytes(good)
 
 

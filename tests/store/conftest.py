@@ -97,9 +97,7 @@ def contents(location: Path) -> dict[str, bytes]:
     if "zarr.json" in files:
         lines = files["zarr.json"].splitlines()
         mine = (b'"created"', b'"root"')
-        files["zarr.json"] = b"\n".join(
-            line for line in lines if not line.strip().startswith(mine)
-        )
+        files["zarr.json"] = b"\n".join(line for line in lines if not line.strip().startswith(mine))
     return files
 
 
