@@ -73,6 +73,7 @@ def _stores(root: Path | None) -> list[dict[str, object]]:
             "size": in_bytes(summary.nbytes),
             "complete": summary.complete,
             "made": summary.created,
+            "who": summary.who or "",
             "store": str(summary.location),
         }
         for summary in list_stores(default_root(root))

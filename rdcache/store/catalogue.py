@@ -22,6 +22,7 @@ class StoreSummary:
     Attributes:
         taps: names.
         created: when its extraction began, ISO 8601, UTC.
+        who: finished it, if they gave a name.
     """
 
     location: Path
@@ -34,6 +35,7 @@ class StoreSummary:
     taps: tuple[str, ...]
     nbytes: int
     created: str
+    who: str | None
 
 
 def default_root(explicit: Path | None = None) -> Path:
@@ -73,6 +75,7 @@ def _summary(location: Path) -> StoreSummary | None:
         taps=tuple(tap.name for tap in layout.taps),
         nbytes=layout.nbytes(),
         created=str(manifest.get("created", "")),
+        who=_who(manifest),
     )
 
 
@@ -81,6 +84,12 @@ def _name(manifest: Mapping[str, Any], fact: str, otherwise: str) -> str:
     value = manifest.get(fact)
     name = value.get("name") if isinstance(value, Mapping) else value
     return name if isinstance(name, str) else otherwise
+
+
+def _who(manifest: Mapping[str, Any]) -> str | None:
+    provenance = manifest.get("provenance")
+    who = provenance.get("who") if isinstance(provenance, Mapping) else None
+    return who if isinstance(who, str) else None
 
 
 def newest_store(

@@ -20,7 +20,7 @@ import rdcache
 from rdcache.data import cut_view
 from rdcache.errors import StoreWriteError, TeacherOutputError, UnknownNameError, UsageError
 from rdcache.extraction import ExtractConfig, ExtractionPlan, plan_extraction, run_extraction
-from rdcache.store import StoreWriter, open_store
+from rdcache.store import StoreWriter, list_stores, open_store
 
 Script = Callable[[nn.Module], str]
 
@@ -62,6 +62,15 @@ def test_the_same_extraction_again_changes_nothing(script: Script, folder: Path)
     second = run_extraction(plan_extraction(options))
     assert (first.status, second.status) == ("extracted", "unchanged")
     assert {path: path.stat().st_mtime_ns for path in second.store.location.rglob("*")} == before
+
+
+def test_who_extracted_is_told_only_if_they_want(script: Script, folder: Path) -> None:
+    teacher = script(Pooling(1.0))
+    shy = run_extraction(plan_extraction(config(teacher, folder, views="clean"))).store
+    named = config(teacher, folder, views="flip", who="Ada")
+    run_extraction(plan_extraction(named))
+    root = shy.location.parents[2]
+    assert [summary.who for summary in list_stores(root)] == [None, "Ada"]
 
 
 def test_anything_that_decides_the_numbers_makes_another_store(
