@@ -20,6 +20,7 @@ from rdcache.data import ImageDataset, Jitter, StudentInputs
 from rdcache.distillation.batches import BatchSource
 from rdcache.distillation.checkpoint import load_checkpoint, save_checkpoint
 from rdcache.distillation.config import DistillConfig, config_from_options
+from rdcache.distillation.folds import training_folds
 from rdcache.distillation.hardware import (
     autocast_enabled,
     autocast_for,
@@ -212,6 +213,7 @@ def create_trainer(
             config.class_weights,
         ),
         statistics=lambda tap: channel_statistics(store, tap),
+        folds=lambda count: torch.from_numpy(training_folds(store, training.rows, count, seed)),
         epochs=config.epochs,
         batch_size=config.batch_size,
     )

@@ -88,6 +88,8 @@ class MethodContext:
         classifier: the student's own linear layer, for methods that share it.
         task_loss: what the labels ask for.
         statistics: reads the channel statistics of a tap, by its name, from the store.
+        folds: deals the training samples out to so many folds: int64 (N,), a fold for each sample
+            of the store, -1 where it does not train.
         epochs: epochs of the co-training.
         batch_size: samples a batch.
     """
@@ -99,6 +101,7 @@ class MethodContext:
     classifier: nn.Linear
     task_loss: TaskLoss
     statistics: Callable[[str], ChannelStatistics]
+    folds: Callable[[int], torch.Tensor]
     epochs: int
     batch_size: int
 

@@ -6,7 +6,8 @@ with f_t = reprogrammer(tap), f_s the student's pooled features, and z = h(f) of
 classifier h. α, β decay to 0 during training. Where the paper is silent, there is an option;
 `docs/method.md` says what we chose and why. The preset `rd-paper` is this equation to the letter;
 in `rd`, the recommended one, CKA compares f_s with the teacher's own features: those that were
-reprogrammed soon tell no more about a training image than its label.
+reprogrammed soon tell no more about a training image than its label. With `folds`, p_t too comes from
+branches that have not seen the image (`crossfit.py`).
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from rdcache.methods.base import (
     TrainingProgress,
     require_batch_size,
 )
+from rdcache.methods.crossfit import CrossFittedBranches
 from rdcache.methods.registry import add_preset, register
 from rdcache.methods.reprogrammer import Reprogrammer, ReprogrammerConfig
 from rdcache.models import StudentOutput
@@ -80,24 +82,35 @@ class RDConfig(ReprogrammerConfig):
         description="What the student's features are compared with: the reprogrammed features, as "
         "in the paper, or the teacher's own, averaged over positions.",
     )
+    folds: int = Field(
+        default=0,
+        ge=0,
+        description="If not 0: the KL target of a training image comes from a teacher branch that "
+        "was trained, in a first stage, on the other folds. 0, as in the paper: from the branch "
+        "that trains beside the student.",
+    )
     teacher_ema: float = Field(
         default=0.0,
         ge=0,
         lt=1,
-        description="If not 0: the target of KL and CKA is the moving average of the teacher "
-        "branch with this decay per step.",
+        description="If not 0: the branch that trains beside the student teaches by its moving "
+        "average, with this decay per step.",
     )
     teacher_epochs: int = Field(
         default=0,
         ge=0,
-        description="Epochs of a first stage in which only the teacher branch trains, without any "
-        "forward pass of the student.",
+        description="Epochs of a first stage without any forward pass of the student: of the "
+        "branches of the folds, or, without folds, of the teacher branch.",
     )
 
     @model_validator(mode="after")
-    def _cka_moves_something(self) -> RDConfig:
+    def _options_go_together(self) -> RDConfig:
         if self.cka_target == "teacher" and self.cka_grad == "teacher":
             raise ValueError("the teacher's own features are frozen: cka_grad=student or both")
+        if self.folds == 1:
+            raise ValueError("folds is 0, for none, or at least 2")
+        if self.folds and not self.teacher_epochs:
+            raise ValueError("the branches of folds need teacher_epochs of at least 1")
         return self
 
 
@@ -141,6 +154,11 @@ class ReprogrammingDistillation(Method):
         self.branch = teacher_branch(config, context, share=config.share_classifier)
         self.tap = context.tap(config.tap).name
         self.taps = (self.tap,)
+        self.crossfit: CrossFittedBranches | None = None
+        if config.folds:
+            self.crossfit = CrossFittedBranches(
+                lambda: teacher_branch(config, context, share=False), context.folds(config.folds)
+            )
         self.average: MovingAverage | None = None
         if config.teacher_ema > 0:
             self.average = MovingAverage(self.branch, config.teacher_ema)
@@ -167,11 +185,7 @@ class ReprogrammingDistillation(Method):
             "ce": self.task_loss(student.logits, batch.target),
             "teacher_ce": config.alpha * decay * self.task_loss(logits, batch.target),
         }
-        if self.average is not None:
-            with torch.no_grad():
-                features, logits = self.average.averaged(batch.taps[self.tap])
-        if config.cka_target == "teacher":
-            features = self.branch.reprogrammer.own_features(batch.taps[self.tap])
+        features, logits = self._targets(batch, features, logits)
         if config.beta > 0:
             terms["kl"] = config.beta * decay * self._kl(student.logits, logits)
         if config.cka_weight > 0:
@@ -180,28 +194,52 @@ class ReprogrammingDistillation(Method):
         return terms
 
     def teacher_terms(self, batch: CachedBatch, progress: TrainingProgress) -> Terms:
-        """Compute the teacher branch's own cross-entropy."""
+        """Compute the cross-entropy of what the first stage trains."""
+        if self.crossfit is not None:
+            tap = batch.taps[self.tap]
+            return {"fold_ce": self.crossfit.loss(tap, batch.samples, batch.target, self.task_loss)}
         _, logits = self.branch(batch.taps[self.tap])
         return {"teacher_ce": self.task_loss(logits, batch.target)}
 
     def teacher_branch(self, taps: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the features that CKA compares with, (B, ·), and the logits of the branch, or of
-        its moving average where there is one.
+        """Return the features that CKA compares with, (B, ·), and the logits that KL has for its
+        target; of the branches of the folds, their mean.
         """
         branch = self.branch if self.average is None else self.average.averaged
         features, logits = branch(taps[self.tap])
+        if self.crossfit is not None:
+            logits = self.crossfit.mean_logits(taps[self.tap])
         if self.config.cka_target == "teacher":
             features = self.branch.reprogrammer.own_features(taps[self.tap])
         return features, logits
 
     def trainable_parameters(self, stage: StageName) -> Iterator[nn.Parameter]:
-        """List reprogrammer and classifier; the classifier is the student's own if shared."""
-        yield from self.branch.parameters()
+        """List the branches of the folds in the first stage, else reprogrammer and classifier; the
+        classifier is the student's own if shared.
+        """
+        if stage == "teacher" and self.crossfit is not None:
+            yield from self.crossfit.parameters()
+        else:
+            yield from self.branch.parameters()
 
     def after_step(self) -> None:
         """Move the averaged teacher branch."""
         if self.average is not None:
             self.average.update(self.branch)
+
+    def _targets(
+        self, batch: CachedBatch, features: torch.Tensor, logits: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Features (B, ·) for CKA and logits (B, C) for KL; in the paper those of the branch."""
+        tap = batch.taps[self.tap]
+        if self.average is not None:
+            with torch.no_grad():
+                features, logits = self.average.averaged(tap)
+        if self.crossfit is not None:
+            logits = self.crossfit.logits(tap, batch.samples)
+        if self.config.cka_target == "teacher":
+            features = self.branch.reprogrammer.own_features(tap)
+        return features, logits
 
     def _kl(self, student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
         student, teacher = with_gradients_to(self.config.kl_grad, student, teacher)
@@ -255,6 +293,7 @@ add_preset(
     options={
         "cka_estimator": "biased",
         "cka_target": "reprogrammed",
+        "folds": 0,
         "kl_grad": "both",
         "cka_grad": "both",
         "feature_norm": "none",

@@ -33,6 +33,7 @@ def context() -> Callable[..., MethodContext]:
             "classifier": nn.Linear(FEATURE_DIM, CLASSES),
             "task_loss": task_loss("multiclass", [4, 4, 4]),
             "statistics": lambda name: ChannelStatistics(torch.zeros(16), torch.ones(16)),
+            "folds": lambda count: torch.arange(BATCH) % count,
             "epochs": 10,
             "batch_size": BATCH,
         }
