@@ -141,6 +141,8 @@ class _Export:
         self.taps = {tap.name: self._tap(tap) for tap in layout.taps}
         names = read_attribute(self._array("view"), "columns")
         view_columns = [] if names is None else [str(name) for name in np.atleast_1d(names)]
+        documents = sorted(arrays.all_documents(layout, view_columns).items())
+        self._require_digest("metadata", *(document for _, document in documents))
         view_shape = (*per_sample, len(view_columns))
         self.content = StoreContent(
             layout,

@@ -29,7 +29,7 @@ from rdcache.errors import (
     UnknownNameError,
     UnsafeFileError,
 )
-from rdcache.store import Store, StoreLayout, Worker, claims_beside, open_store
+from rdcache.store import Store, StoreLayout, Worker, claims_beside, open_store, verify_store
 from rdcache.store.hdf5 import FeatureFileError
 from rdcache.store.hdf5_export import export_hdf5
 from rdcache.store.hdf5_import import exported_manifest, import_hdf5
@@ -79,6 +79,7 @@ def test_any_store_comes_back_byte_for_byte(layout: StoreLayout, data: st.DataOb
         assert again.manifest == store.manifest
         assert contents(there) == contents(here)
         assert (there / "zarr.json").read_bytes() == (here / "zarr.json").read_bytes()
+        assert verify_store(there) == []
 
 
 def test_the_file_is_read_without_rdcache(store: Store, file: Path) -> None:
@@ -240,6 +241,14 @@ def test_a_changed_column_is_noticed_before_anything_is_written(
     with pytest.raises(FeatureFileError, match="not hold the numbers that were exported"):
         import_hdf5(file, tmp_path / "new")
     assert not (tmp_path / "new").exists()
+
+
+def test_other_names_of_view_parameters_are_noticed(file: Path, tmp_path: Path) -> None:
+    with h5py.File(file, "r+") as content:
+        names = content["view"].attrs["columns"].tolist()
+        content["view"].attrs["columns"] = [*names[1:], names[0]]
+    with pytest.raises(FeatureFileError, match=r"differs in +metadata"):
+        import_hdf5(file, tmp_path / "new")
 
 
 @pytest.mark.parametrize("tap", TAPS, ids=lambda tap: tap.name)
