@@ -42,7 +42,7 @@ def command(store: Path, file: Path, overwrite: bool, as_json: bool) -> None:
     else:
         shown = {
             "file": file,
-            "samples": f"{opened.samples} × {opened.views} views",
+            "samples": f"{opened.samples} × {opened.views} view{'s' * (opened.views > 1)}",
             "taps": ", ".join(opened.taps),
             "size": in_bytes(file.stat().st_size),
             "next": f"rdcache import {file}    (on another machine, or under another root)",

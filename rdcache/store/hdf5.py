@@ -22,7 +22,7 @@ DTYPE_ATTRIBUTE = (
 )
 STORED_DTYPES = {"float16": "float16", "float32": "float32", "float64": "float32"}
 MOST_COMPRESSION = 1100  # deflate, the strongest filter of HDF5 itself, shrinks to 1/1032 at best
-CHUNK_CACHE = 256 * 2**20  # rows come in another order than they lie in, through large chunks
+CHUNK_CACHE = 64 * 2**20  # bytes a dataset: rows come in large chunks, in ascending order
 
 
 class FeatureFileError(RdcacheError, ValueError):
