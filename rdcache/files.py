@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -26,6 +27,7 @@ def write_whole(path: Path, write: Callable[[Path], None]) -> None:
             with partial.open("rb+") as file:
                 os.fsync(file.fileno())
             partial.replace(path)
+            sync_folder(path.parent)
         finally:
             partial.unlink(missing_ok=True)
     except OSError as error:
@@ -35,6 +37,16 @@ def write_whole(path: Path, write: Callable[[Path], None]) -> None:
             why=error.strerror or error,
             next="free some space or choose another place, and run the same command again",
         ) from error
+
+
+def sync_folder(folder: Path) -> None:
+    """Make changes of a folder durable; file systems without this notion are left alone."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def write_text(path: Path, text: str) -> None:

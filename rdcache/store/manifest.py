@@ -153,9 +153,10 @@ def fingerprint_of(manifest: Mapping[str, Any], location: Path) -> Fingerprint:
     try:
         fingerprint = Fingerprint(manifest["fingerprint"]["parts"])
         stated = manifest["fingerprint"]["digest"]
-    except (KeyError, TypeError):
+        digest = fingerprint.digest
+    except (KeyError, TypeError, ValueError):  # a number like 1e999 has no canonical form
         raise _not_whole(location) from None
-    if fingerprint.digest != stated:
+    if digest != stated:
         raise StoreFormatError("the manifest's fingerprint is not its digest.", store=location)
     return fingerprint
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from rdcache.errors import StoreWriteError
+from rdcache.files import sync_folder
 
 TEMPORARY = ".partial"
 ADVICE = {
@@ -55,7 +56,7 @@ class LocalObjects:
                 with contextlib.suppress(OSError):
                     temporary.unlink()
                 raise
-            _sync_folder(path.parent)
+            sync_folder(path.parent)
         except OSError as error:
             raise write_error(path, error) from error
 
@@ -124,7 +125,7 @@ class LocalObjects:
                 raise write_error(path, error) from error
             folders.add(path.parent)
         for folder in folders:
-            _sync_folder(folder)
+            sync_folder(folder)
 
     def names(self, prefix: str) -> set[str]:
         """Names of all finished objects below a folder."""
@@ -164,14 +165,4 @@ def _make_folder(folder: Path) -> None:
         return
     _make_folder(folder.parent)
     folder.mkdir(exist_ok=True)
-    _sync_folder(folder.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make changes of a folder durable; file systems without this notion are left alone."""
-    with contextlib.suppress(OSError):
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+    sync_folder(folder.parent)

@@ -108,8 +108,12 @@ def test_small_arrays_that_are_not_what_was_written_are_refused(store: Store, ar
 
 def test_json_that_only_python_reads_is_refused(store: Store) -> None:
     path = store.location / "zarr.json"
-    path.write_text(path.read_text().replace('"invented"', "NaN"))
+    text = path.read_text()
+    path.write_text(text.replace('"invented"', "NaN"))
     with pytest.raises(StoreFormatError, match="no JSON"):
+        open_store(store.location)
+    path.write_text(text.replace('"invented"', "1e999"))
+    with pytest.raises(StoreFormatError, match="not whole"):
         open_store(store.location)
 
 
