@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +16,9 @@ from rdcache.extraction.forward import TeacherForward
 from rdcache.extraction.plan import ExtractionPlan, plan_extraction
 from rdcache.extraction.run import run_extraction
 from rdcache.progress import Progress, ignore
-from rdcache.store import Problem, Store, open_store, read_manifest
+from rdcache.store import Problem, Store, StoreWriter, open_store, read_manifest
 from rdcache.store.arrays import receipt_object
-from rdcache.store.objects import LocalObjects
+from rdcache.store.manifest import fingerprint_of
 
 # Largest relative error ‖stored − now‖ / ‖now‖ of a sample: a few roundings of the stored format,
 # and what another machine's order of sums makes of it.
@@ -87,7 +87,6 @@ def plan_again(
             val_fraction=spec.val_fraction,
             drop_leaks=spec.drop_leaks,
             device=device,
-            root=location.parents[2],
             data_dir=data_dir,
         )
     except (KeyError, TypeError) as error:
@@ -96,14 +95,13 @@ def plan_again(
         ) from None
     plan = plan_extraction(config)
     if plan.fingerprint.digest != manifest["fingerprint"]["digest"]:
-        now, then = plan.fingerprint.parts, manifest["fingerprint"]["parts"]
-        differing = sorted(name for name in now.keys() | then if now.get(name) != then.get(name))
+        differing = plan.fingerprint.differences(fingerprint_of(manifest, location))
         raise StaleStoreError(
             "what this store was extracted from is not what it was.",
             store=location,
             differs_in=", ".join(differing),
         )
-    return plan
+    return replace(plan, location=location)  # wherever the store has been moved to
 
 
 def compare_with_teacher(
@@ -150,9 +148,10 @@ def mend_shards(
     plan: ExtractionPlan, problems: Iterable[Problem], on_progress: Progress = ignore
 ) -> Store:
     """Extract again the shards that have problems, and no other."""
-    objects = LocalObjects(plan.location)
+    writer = StoreWriter(plan.location, read_manifest(plan.location))
+    writer.reopen()
     broken = {problem.shard for problem in problems if problem.shard is not None}
-    objects.delete(sorted(receipt_object(shard) for shard in broken))
+    writer.objects.delete(sorted(receipt_object(shard) for shard in broken))
     run_extraction(plan, on_progress)
     return open_store(plan.location)
 

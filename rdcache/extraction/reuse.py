@@ -12,9 +12,15 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from rdcache.errors import CorruptShardError, StoreFormatError
+from rdcache.errors import (
+    CorruptShardError,
+    StoreFormatError,
+    StoreIncompleteError,
+    StoreNotFoundError,
+)
 from rdcache.extraction.plan import ExtractionPlan
-from rdcache.store import Store, TapSpec, list_stores, open_store
+from rdcache.store import Store, TapSpec, default_root, list_stores, open_store
+from rdcache.store.manifest import fingerprint_of, read_manifest
 
 # Parts of the fingerprint that may differ: which images there are, and which views of them.
 MAY_DIFFER = {"dataset", "views"}
@@ -77,18 +83,19 @@ class Donors:
 
 def find_donors(plan: ExtractionPlan, taps: Sequence[TapSpec]) -> Donors:
     """Open the complete stores under the plan's root that differ in images or views alone."""
-    own = plan.fingerprint.parts
+    own = plan.fingerprint
     donors = []
-    for summary in reversed(list_stores(plan.location.parents[2])):
+    for summary in reversed(list_stores(default_root(plan.config.root))):
         if not summary.complete or summary.location == plan.location:
             continue
         try:
+            other = fingerprint_of(read_manifest(summary.location), summary.location)
+            if not set(other.differences(own)) <= MAY_DIFFER:
+                continue
             store = open_store(summary.location)
-        except StoreFormatError:
-            continue
-        parts = store.fingerprint.parts
-        differing = {name for name in own.keys() | parts.keys() if own.get(name) != parts.get(name)}
-        if differing <= MAY_DIFFER and tuple(store.taps.values()) == tuple(taps):
+        except (StoreFormatError, StoreIncompleteError, StoreNotFoundError):
+            continue  # damaged, or changed by others since it was listed
+        if tuple(store.taps.values()) == tuple(taps):
             donors.append(store)
     return Donors(donors)
 

@@ -20,12 +20,13 @@ import torch
 
 import rdcache
 from rdcache.data import VIEW_COLUMNS
-from rdcache.errors import StoreIncompleteError, StoreNotFoundError, TeacherOutputError
+from rdcache.errors import StoreNotFoundError, TeacherOutputError
 from rdcache.extraction.forward import TeacherForward
 from rdcache.extraction.plan import ExtractionPlan
 from rdcache.extraction.reuse import Donors, find_donors
 from rdcache.progress import Progress, ignore
 from rdcache.store import (
+    EXTRACTION,
     NOT_FINITE,
     STORED,
     ShardRef,
@@ -35,13 +36,14 @@ from rdcache.store import (
     Worker,
     claims_beside,
     create_store,
+    finished_store,
     open_store,
     read_manifest,
 )
 
 Status = Literal["extracted", "resumed", "joined", "unchanged"]
 # Pieces of work that one of several processes claims, beside single shards.
-EXTRACTION, WIDENING, COMMIT = "extraction", "widening", "commit"
+WIDENING, COMMIT = "widening", "commit"
 POLL_SECONDS = 0.5
 FLOAT16_MAX = float(np.finfo(np.float16).max)
 
@@ -83,7 +85,7 @@ def run_extraction(plan: ExtractionPlan, on_progress: Progress = ignore) -> Extr
         TeacherOutputError: a whole first batch has no finite numbers.
     """
     began = time.perf_counter()
-    if (store := _finished(plan)) is not None:
+    if (store := finished_store(plan.location)) is not None:
         return _describe(store, plan, "unchanged", began)
     forward = TeacherForward(
         plan.teacher,
@@ -108,14 +110,14 @@ def run_extraction(plan: ExtractionPlan, on_progress: Progress = ignore) -> Extr
 def await_turn(plan: ExtractionPlan, worker: Worker, on_progress: Progress) -> Status:
     """Wait until the extraction is ours to do, or ours to join, or has been done by another."""
     while not worker.claim(EXTRACTION):
-        if _finished(plan) is not None:
+        if finished_store(plan.location) is not None:
             return "unchanged"
         if plan.config.join and _is_begun(plan.location):
             return "joined"
         who = worker.holder_name(EXTRACTION) or "another process"
         on_progress(0, 1, f"waiting for {who}, who extracts this store (--join to help)")
         time.sleep(POLL_SECONDS)
-    if _finished(plan) is not None:
+    if finished_store(plan.location) is not None:
         return "unchanged"
     return "resumed" if _is_begun(plan.location) else "extracted"
 
@@ -132,20 +134,20 @@ def _fill(
     Returns:
         The store, and how many samples of views were copied from other stores.
     """
-    copied = 0
+    donors = find_donors(plan, writer.layout.taps)
     while True:
-        writer = writer.renewed()
+        if (renewed := writer.renewed()) is not writer:
+            writer, donors = renewed, find_donors(plan, renewed.layout.taps)
         if writer.missing():
             try:
-                donors = find_donors(plan, writer.layout.taps)
                 _write_missing(writer, forward, donors, worker, on_progress)
-                copied += donors.given
             except Float16OverflowError as overflow:
                 writer = _widen(writer, overflow.tap, worker, plan)
-        elif writer.manifest["complete"] is True and (store := _finished(plan)) is not None:
-            return store, copied
+                donors = find_donors(plan, writer.layout.taps)
+        elif (store := finished_store(plan.location)) is not None:
+            return store, donors.given
         elif worker.claim(COMMIT):
-            return writer.commit({"provenance": provenance(plan)}), copied
+            return writer.commit({"provenance": provenance(plan)}), donors.given
         else:
             time.sleep(POLL_SECONDS)
 
@@ -163,15 +165,6 @@ def _widen(writer: StoreWriter, tap: str, worker: Worker, plan: ExtractionPlan) 
         return writer
     finally:
         worker.release(WIDENING)
-
-
-def _finished(plan: ExtractionPlan) -> Store | None:
-    """The plan's store, if it is complete and every shard has the length that it must have."""
-    try:
-        store = open_store(plan.location)
-    except (StoreNotFoundError, StoreIncompleteError):
-        return None
-    return None if StoreWriter(plan.location, store.manifest).missing() else store
 
 
 def _open_writer(plan: ExtractionPlan, forward: TeacherForward, worker: Worker) -> StoreWriter:

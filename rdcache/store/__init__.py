@@ -4,7 +4,7 @@ Knows arrays; knows no model and no image. `docs/store-format.md` describes what
 """
 
 from rdcache.store.catalogue import StoreSummary, default_root, list_stores, newest_store
-from rdcache.store.claims import Worker, claims_beside
+from rdcache.store.claims import EXTRACTION, Worker, claims_beside
 from rdcache.store.manifest import read_manifest
 from rdcache.store.objects import write_error
 from rdcache.store.reader import Store, open_store
@@ -19,9 +19,10 @@ from rdcache.store.spec import (
     TapSpec,
 )
 from rdcache.store.verification import Problem, verify_store
-from rdcache.store.writer import StoreWriter, create_store
+from rdcache.store.writer import StoreWriter, create_store, finished_store
 
 __all__ = [
+    "EXTRACTION",
     "NOT_FINITE",
     "SPLITS",
     "STORED",
@@ -38,6 +39,7 @@ __all__ = [
     "claims_beside",
     "create_store",
     "default_root",
+    "finished_store",
     "list_stores",
     "newest_store",
     "open_store",

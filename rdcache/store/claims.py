@@ -31,6 +31,7 @@ from rdcache.store.objects import LocalObjects
 
 PATIENCE = 60.0  # seconds without a sign of life after which a worker is given up
 BEATS_IN_PATIENCE = 6
+EXTRACTION = "extraction"  # the work of filling a store as a whole, whatever with
 
 
 def claims_beside(location: Path) -> LocalObjects:

@@ -10,20 +10,14 @@ from typing import Any, Literal
 
 import numpy as np
 
-from rdcache.errors import (
-    StaleStoreError,
-    StoreIncompleteError,
-    StoreNotFoundError,
-    StoreWriteError,
-)
+from rdcache.errors import StaleStoreError, StoreWriteError
 from rdcache.progress import Progress, ignore
-from rdcache.store.claims import Worker, claims_beside
+from rdcache.store.claims import EXTRACTION, Worker, claims_beside
 from rdcache.store.manifest import group_document
 from rdcache.store.reader import Store, open_store
 from rdcache.store.spec import Fingerprint, SampleTable, ShardRef, StoreLayout
-from rdcache.store.writer import StoreWriter, create_store
+from rdcache.store.writer import create_store, finished_store
 
-EXTRACTION = "extraction"  # the claim of those who fill a store, whatever with
 FillStatus = Literal["imported", "unchanged"]
 
 
@@ -57,7 +51,7 @@ def fill_store(
         StoreWriteError: the root cannot be written, or another process fills this store.
         StaleStoreError: another store, or part of one, lies here.
     """
-    if (store := _finished(location)) is not None and store.fingerprint == content.fingerprint:
+    if (store := finished_store(location)) is not None and store.fingerprint == content.fingerprint:
         return store, "unchanged"
     with _alone(location) as worker:
         writer = create_store(
@@ -87,15 +81,6 @@ def fill_store(
             writer.objects.put("zarr.json", group_document(manifest))
             store = open_store(location)
         return store, "imported"
-
-
-def _finished(location: Path) -> Store | None:
-    """The store that lies here, if it is complete and every shard has its length."""
-    try:
-        store = open_store(location)
-    except (StoreNotFoundError, StoreIncompleteError):
-        return None
-    return None if StoreWriter(location, store.manifest).missing() else store
 
 
 @contextmanager

@@ -16,6 +16,7 @@ ATTRIBUTE = "rdcache"
 # Entries that are ours to write; all others are facts of whoever fills the store.
 STRUCTURE = ("schema", "complete", "created", "fingerprint", "taps", "layout", "digests")
 ROOT = "root"
+COMMITTED = ("outcome", "receipt", "metadata")  # digests that only a complete store has
 AGAIN = "delete this store's folder and run its `rdcache extract` again"
 
 
@@ -55,6 +56,13 @@ def complete_manifest(
     structure["digests"] = {**manifest["digests"], **digests}
     whole = {**manifest, **facts, **structure, "complete": True}
     return {**whole, ROOT: root_of(whole)}
+
+
+def unfinished_manifest(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """The manifest of a finished store that is to be mended: without what its commit added."""
+    columns = {k: v for k, v in manifest["digests"].items() if k not in COMMITTED}
+    entries = {key: value for key, value in manifest.items() if key != ROOT}
+    return {**entries, "digests": columns, "complete": False}
 
 
 def root_of(manifest: Mapping[str, Any]) -> str:

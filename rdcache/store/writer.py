@@ -16,7 +16,13 @@ from typing import Any
 
 import numpy as np
 
-from rdcache.errors import StaleStoreError, StoreFormatError, StoreNotFoundError, UsageError
+from rdcache.errors import (
+    StaleStoreError,
+    StoreFormatError,
+    StoreIncompleteError,
+    StoreNotFoundError,
+    UsageError,
+)
 from rdcache.store import arrays
 from rdcache.store.claims import Worker
 from rdcache.store.manifest import (
@@ -26,6 +32,7 @@ from rdcache.store.manifest import (
     group_document,
     layout_of,
     read_manifest,
+    unfinished_manifest,
 )
 from rdcache.store.objects import LocalObjects
 from rdcache.store.reader import Store, incomplete_error, open_store
@@ -40,6 +47,15 @@ from rdcache.store.spec import (
     TapSpec,
 )
 from rdcache.store.verification import metadata_digest
+
+
+def finished_store(location: Path) -> Store | None:
+    """The store that lies here, if it is complete and every shard has its length."""
+    try:
+        store = open_store(location)
+    except (StoreNotFoundError, StoreIncompleteError):
+        return None
+    return None if StoreWriter(location, store.manifest).missing() else store
 
 
 def create_store(
@@ -84,7 +100,9 @@ def create_store(
         return writer_of(manifest)
     _require_same(location, manifest, layout, fingerprint)
     writer = writer_of(manifest)
-    if manifest.get("complete") is not True:
+    if manifest.get("complete") is True and writer.missing():
+        writer.reopen()
+    if writer.manifest["complete"] is not True:
         writer.objects.clean(worker.alive if worker else lambda token: False)
         writer.write_tap_documents()
     return writer
@@ -222,6 +240,13 @@ class StoreWriter:
         writer = StoreWriter(self.location, manifest, self.worker)
         writer.write_tap_documents()
         return writer
+
+    def reopen(self) -> None:
+        """Declare a complete store unfinished, so that what is mended is committed anew: another
+        machine may give other last bits, and with them other digests.
+        """
+        self.manifest = unfinished_manifest(self.manifest)
+        self.objects.put("zarr.json", group_document(self.manifest))
 
     def commit(self, facts: Mapping[str, Any]) -> Store:
         """Declare the store complete, with the last facts of its manifest.

@@ -13,7 +13,8 @@ from torch import nn
 from rdcache.errors import StaleStoreError
 from rdcache.extraction import ExtractConfig, plan_extraction, run_extraction
 from rdcache.extraction.checking import compare_with_teacher, mend_shards, plan_again
-from rdcache.store import Store, verify_store
+from rdcache.extraction.forward import TeacherForward
+from rdcache.store import Store, open_store, verify_store
 
 Script = Callable[[nn.Module], str]
 
@@ -74,3 +75,34 @@ def test_another_teacher_or_other_images_are_refused(script: Script, folder: Pat
     store = extracted(script(Pooling(1.0)), folder)
     with pytest.raises(StaleStoreError, match="weights"):
         plan_again(store.location, teacher=script(Pooling(2.0)), dataset=f"folder:{folder}")
+
+
+@pytest.mark.parametrize("array", ["taps/out0/c/1", "outcome/c/1", "receipt/c/1"])
+@pytest.mark.parametrize("lost", [False, True], ids=["flipped", "lost"])
+def test_a_moved_store_is_mended_where_it_lies_even_if_a_machine_gives_other_bits(
+    script: Script,
+    folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    array: str,
+    lost: bool,
+) -> None:
+    teacher = script(Pooling(1.0))
+    location = extracted(teacher, folder).location.rename(tmp_path / "moved")
+    chunk = next(path for path in (location / array).rglob("*") if path.is_file())
+    data = chunk.read_bytes()
+    chunk.unlink()
+    if not lost:
+        chunk.write_bytes(bytes([data[0] ^ 1]) + data[1:])
+    problems = verify_store(location)
+    assert any(problem.shard is not None and problem.shard.view == 1 for problem in problems)
+
+    forward = TeacherForward._forward
+    monkeypatch.setattr(
+        TeacherForward,
+        "_forward",
+        lambda self, images: {name: tap + 1 for name, tap in forward(self, images).items()},
+    )
+    mend_shards(plan_again(location, teacher=teacher, dataset=f"folder:{folder}"), problems)
+    assert verify_store(location) == []
+    assert open_store(location).complete
