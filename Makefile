@@ -8,13 +8,15 @@ STAMP  := $(VENV)/.installed
 
 setup: $(STAMP)
 
-$(STAMP): pyproject.toml constraints.txt
+$(STAMP): pyproject.toml constraints.txt | $(BIN)/uv
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[test,lint]'
+	@touch $@
+
+$(BIN)/uv:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
 	  echo "rdcache needs Python 3.11 or newer; '$(PYTHON)' is $$($(PYTHON) --version 2>&1). Try: make $(MAKECMDGOALS) PYTHON=python3.12" >&2; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@test -x $(BIN)/uv || $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt uv
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[test,lint]'
-	@touch $@
 
 demo: setup
 	$(BIN)/rdcache demo
@@ -31,8 +33,9 @@ format: setup
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# Newest versions that satisfy pyproject.toml, for every platform and Python we support.
-lock: setup
+# Newest versions that satisfy pyproject.toml, for every platform and Python we support. Needs no
+# setup: the old pins may not go with what pyproject.toml asks for now.
+lock: $(BIN)/uv
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --upgrade --no-header --no-annotate \
 	  --extra test --extra lint --no-emit-index-url pyproject.toml --output-file constraints.txt
 	@$(BIN)/python -c "from importlib.metadata import version; print('uv==' + version('uv'))" >> constraints.txt
