@@ -10,6 +10,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from rdcache.store.compression import codec_documents
 from rdcache.store.spec import SPLITS, ShardRef, StoreLayout, TapSpec
 
 UID_BYTES = 16
@@ -34,15 +35,17 @@ def encode(document: Mapping[str, Any]) -> bytes:
 
 
 def tap_document(layout: StoreLayout, tap: TapSpec) -> dict[str, Any]:
-    """A tap's array: axes (view, sample, *tap), a chunk for each sample, sharded, checksummed."""
+    """A tap's array: axes (view, sample, *tap), a chunk for each sample, sharded, compressed if it
+    is to be, checksummed.
+    """
     # zarr-python knows no bfloat16, so its bit patterns are stored as uint16 and named as such.
     as_bits = tap.dtype == "bfloat16"
-    little = {"name": "bytes", "configuration": {"endian": "little"}}
+    little = {"name": "bytes", "configuration": {"endian": "little"}}  # of the index
     sharding = {
         "name": "sharding_indexed",
         "configuration": {
             "chunk_shape": [1, 1, *tap.shape],
-            "codecs": [little, CHECKSUM],
+            "codecs": [_bytes(tap), *codec_documents(tap), CHECKSUM],
             "index_codecs": [little, CHECKSUM],
             "index_location": "end",
         },
@@ -57,8 +60,15 @@ def tap_document(layout: StoreLayout, tap: TapSpec) -> dict[str, Any]:
     )
 
 
+def _bytes(tap: TapSpec) -> dict[str, Any]:
+    """The codec of a tap's numbers; single bytes have no order."""
+    if tap.dtype == "int8":
+        return {"name": "bytes"}
+    return {"name": "bytes", "configuration": {"endian": "little"}}
+
+
 def column_documents(layout: StoreLayout, view_columns: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """The arrays that describe samples and views; each is one uncompressed chunk."""
+    """The arrays that describe samples, views and projections; each is one uncompressed chunk."""
     samples = layout.samples
     parameters = (layout.views, samples, len(view_columns))
     names = {"names": list(SPLITS)}
@@ -69,7 +79,20 @@ def column_documents(layout: StoreLayout, view_columns: Sequence[str]) -> dict[s
         "split": _column("int8", (samples,), ("sample",), names),
         "group": _column("int64", (samples,), ("sample",)),
         "view": _column("float64", parameters, ("view", "sample", "parameter"), columns),
+        **projection_documents(layout),
     }
+
+
+def projection_documents(layout: StoreLayout) -> dict[str, dict[str, Any]]:
+    """Mean and basis of each tap with fewer channels than the teacher's."""
+    documents = {}
+    for tap in layout.taps:
+        if tap.projected_from is not None:
+            channel, before = f"{tap.name}_channel", f"{tap.name}_teacher_channel"
+            shape = (tap.shape[tap.channel_axis], tap.projected_from)
+            documents[f"taps/{tap.name}.basis"] = _column("float32", shape, (channel, before))
+            documents[f"taps/{tap.name}.mean"] = _column("float32", shape[1:], (before,))
+    return documents
 
 
 def progress_documents(layout: StoreLayout) -> dict[str, dict[str, Any]]:

@@ -13,11 +13,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 
 from rdcache.errors import StoreFormatError
 from rdcache.store import arrays
 from rdcache.store.manifest import AGAIN
 from rdcache.store.objects import LocalObjects
+from rdcache.store.projection import Projection
 from rdcache.store.spec import SPLITS, StoreLayout
 
 
@@ -30,6 +32,7 @@ class Columns:
         labels, groups: int64 (N,).
         view_parameters: float64 (V, N, P).
         outcome: uint8 (V, N): 0 not extracted, 1 stored, 2 not finite.
+        projections: of the taps that have fewer channels than the teacher's.
     """
 
     uids: np.ndarray
@@ -39,6 +42,7 @@ class Columns:
     view_columns: tuple[str, ...]
     view_parameters: np.ndarray
     outcome: np.ndarray
+    projections: dict[str, Projection]
 
 
 def read_columns(
@@ -77,6 +81,14 @@ def read_columns(
         view_columns=view_columns,
         view_parameters=columns["view"],
         outcome=_read_outcome(objects, layout, digests.get("outcome"), complete=complete),
+        projections={
+            tap.name: Projection(
+                torch.from_numpy(columns[f"taps/{tap.name}.mean"]),
+                torch.from_numpy(columns[f"taps/{tap.name}.basis"]),
+            )
+            for tap in layout.taps
+            if tap.projected_from is not None
+        },
     )
 
 

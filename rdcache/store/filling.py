@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,6 +14,7 @@ from rdcache.errors import StaleStoreError, StoreWriteError
 from rdcache.progress import Progress, ignore
 from rdcache.store.claims import EXTRACTION, Worker, claims_beside
 from rdcache.store.manifest import group_document
+from rdcache.store.projection import Projection
 from rdcache.store.reader import Store, open_store
 from rdcache.store.spec import Fingerprint, SampleTable, ShardRef, StoreLayout
 from rdcache.store.writer import create_store, finished_store
@@ -31,6 +32,7 @@ class StoreContent:
     view_parameters: np.ndarray
     view_columns: Sequence[str]
     facts: Mapping[str, Any]
+    projections: Mapping[str, Projection] = field(default_factory=dict)
 
 
 def fill_store(
@@ -63,6 +65,7 @@ def fill_store(
             content.view_columns,
             content.facts,
             worker,
+            content.projections,
         )
         if writer.layout != content.layout:
             raise StaleStoreError(

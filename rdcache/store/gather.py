@@ -112,15 +112,21 @@ class MappedTap:
             raise self._corrupt(view, ref.start) from None
         present = table[:, 0] != shard.ABSENT
         offsets, lengths = table[present].T
-        length = self.tap.nbytes + shard.CHECKSUM_BYTES
-        # Unsigned numbers: compared before anything is added to them, so that nothing wraps.
-        last = data.size - tail - length
-        if last < 0 < len(offsets) or (lengths != length).any() or (offsets > max(last, 0)).any():
+        if not self._fit(offsets, lengths, data.size - tail):
             raise self._corrupt(view, ref.start)
         starts = np.full(chunks, -1, np.int64)
         starts[present] = offsets.astype(np.int64)
         self._starts[view, ref.start : ref.stop] = starts[: ref.stop - ref.start]
         return data
+
+    def _fit(self, offsets: np.ndarray, lengths: np.ndarray, room: int) -> bool:
+        """Whether all chunks have the length of a sample and lie within the first `room` bytes."""
+        length = self.tap.nbytes + shard.CHECKSUM_BYTES
+        # Unsigned numbers: compared before anything is added to them, so that nothing wraps.
+        last = room - length
+        return not (
+            last < 0 < len(offsets) or (lengths != length).any() or (offsets > max(last, 0)).any()
+        )
 
     def _corrupt(self, view: int, sample: int) -> CorruptShardError:
         index = sample // self.layout.shard_samples

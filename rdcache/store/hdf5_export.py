@@ -111,6 +111,10 @@ def _write_store(file: h5py.File, store: Store, on_progress: Progress) -> None:
     _write(file, "group", columns["group"], "sample")
     view = _write(file, "view", store.view_parameters, "view", "sample", "parameter")
     view.attrs["columns"] = store.view_columns
+    for name, projection in store.projections.items():
+        channel, before = f"{name}_channel", f"{name}_teacher_channel"
+        _write(file, f"taps/{name}.basis", projection.basis.numpy(), channel, before)
+        _write(file, f"taps/{name}.mean", projection.mean.numpy(), before)
     taps = {tap.name: _create_tap(file, layout, tap) for tap in layout.taps}
     outcome = np.zeros((layout.views, layout.samples), np.uint8)
     receipt_shape = (layout.views, layout.shards_per_view, len(layout.taps), arrays.DIGEST_BYTES)
@@ -122,7 +126,7 @@ def _write_store(file: h5py.File, store: Store, on_progress: Progress) -> None:
         for start, stop in runs(stored):
             samples = range(shard.start + start, shard.start + stop)
             for name, dataset in taps.items():
-                rows = store.read(samples, shard.view, [name], verify=True)[name]
+                rows = store.read_stored(samples, shard.view, [name], verify=True)[name]
                 dataset[shard.view, samples.start : samples.stop] = _as_stored(rows)
         outcome[shard.view, shard.start : shard.stop] = _object(
             objects, arrays.outcome_object(shard), layout.shard_samples

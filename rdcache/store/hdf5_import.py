@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import hashlib
 import json
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import h5py
 import numpy as np
+import torch
 
 from rdcache.errors import StoreFormatError
 from rdcache.progress import Progress, ignore
 from rdcache.store import arrays
+from rdcache.store.compression import compress
 from rdcache.store.filling import FillStatus, StoreContent, fill_store
 from rdcache.store.hdf5 import (
     MOST_COMPRESSION,
@@ -37,6 +40,7 @@ from rdcache.store.manifest import (
     layout_of,
     require_root,
 )
+from rdcache.store.projection import Projection
 from rdcache.store.reader import Store
 from rdcache.store.shard import encode_shard
 from rdcache.store.spec import (
@@ -151,6 +155,7 @@ class _Export:
             self._checked_column("view", view_shape, "<f8"),
             view_columns,
             {name: value for name, value in manifest.items() if name not in (*STRUCTURE, ROOT)},
+            self._projections(),
         )
 
     def shard(self, shard: ShardRef) -> tuple[dict[str, np.ndarray], np.ndarray]:
@@ -163,13 +168,20 @@ class _Export:
             for start, stop in runs(outcome == STORED):
                 place = np.s_[shard.view, shard.start + start : shard.start + stop]
                 rows[start:stop] = read_rows(dataset, place)
-            pieces = encode_shard(rows, outcome == STORED, self.layout.shard_samples)
+            packing = None if tap.codec == "none" else partial(compress, tap)
+            pieces = encode_shard(rows, outcome == STORED, self.layout.shard_samples, packing)
             digest = hashlib.sha256()
             for piece in pieces:
                 digest.update(piece)
             if digest.digest() != self.receipt[shard.view, shard.index, number].tobytes():
                 samples = f"samples {shard.start} to {shard.stop - 1}"
-                raise self._damaged(f"taps/{tap.name}, view {shard.view}, {samples}")
+                error = self._damaged(f"taps/{tap.name}, view {shard.view}, {samples}")
+                if packing is not None:
+                    error.facts["or"] = (
+                        f"the {tap.codec} of this machine compresses otherwise than that of the "
+                        "exporter: copy the store itself"
+                    )
+                raise error
             tensors[tap.name] = rows
         return tensors, outcome
 
@@ -188,6 +200,20 @@ class _Export:
         dataset = self._array(f"taps/{tap.name}", shape, tap.stored_dtype.newbyteorder("<").str)
         require_held(dataset, int(np.count_nonzero(self.outcome == STORED)) * tap.nbytes)
         return dataset
+
+    def _projections(self) -> dict[str, Projection]:
+        documents = arrays.projection_documents(self.layout)
+        columns = {
+            name: torch.from_numpy(self._checked_column(name, tuple(document["shape"]), "<f4"))
+            for name, document in documents.items()
+        }
+        return {
+            tap.name: Projection(
+                columns[f"taps/{tap.name}.mean"], columns[f"taps/{tap.name}.basis"]
+            )
+            for tap in self.layout.taps
+            if tap.projected_from is not None
+        }
 
     def _checked_column(self, name: str, shape: tuple[int, ...], dtype: str) -> np.ndarray:
         values = self._read(name, shape, dtype)

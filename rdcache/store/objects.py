@@ -106,6 +106,15 @@ class LocalObjects:
         except OSError:
             return None
 
+    def tail(self, name: str, nbytes: int) -> bytes | None:
+        """The last bytes of a large object; None where there is none, or it is shorter."""
+        try:
+            with (self.folder / name).open("rb") as file:
+                file.seek(-nbytes, os.SEEK_END)
+                return file.read(nbytes)
+        except OSError:
+            return None
+
     def exists(self, name: str) -> bool:
         """Whether there is such an object."""
         return (self.folder / name).is_file()

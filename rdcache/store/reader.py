@@ -1,7 +1,7 @@
 """Opening a store, and reading batches of cached tensors from it.
 
-A batch is gathered straight from the mapped shards (`gather.py`), so nothing here depends on
-zarr-python's speed; `Store.array` is the plain Zarr route, which gives the same bits.
+A batch is gathered straight from the mapped shards (`gather.py`; `compressed.py` where they are
+compressed), so nothing here depends on zarr-python's speed; `Store.array` is the plain Zarr route, which gives the same bits.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import zarr
 from rdcache.errors import StoreIncompleteError, UnknownNameError, UsageError
 from rdcache.store import arrays
 from rdcache.store.columns import read_columns
+from rdcache.store.compressed import CompressedTap
 from rdcache.store.gather import MappedTap
 from rdcache.store.manifest import (
     digests_of,
@@ -26,6 +27,7 @@ from rdcache.store.manifest import (
     require_root,
 )
 from rdcache.store.objects import LocalObjects
+from rdcache.store.quantisation import dequantise, with_scales
 from rdcache.store.spec import NOT_FINITE, STORED, Fingerprint, StoreLayout, TapSpec
 
 if TYPE_CHECKING:
@@ -72,7 +74,8 @@ class Store:
         location: its folder.
         manifest: its description of itself, a dictionary of JSON values.
         fingerprint: what decided its numbers.
-        taps: tap name → `TapSpec`.
+        taps: tap name → `TapSpec`; the scales of int8 taps are not among them.
+        projections: tap name → `Projection`, of taps with fewer channels than the teacher's.
         extents: for each view, how many leading samples it covers.
         uids, splits: arrays of str in sample order.
         labels, groups: int64 arrays in sample order; group -1 is none.
@@ -84,7 +87,7 @@ class Store:
         self.manifest = manifest
         self.layout: StoreLayout = layout_of(manifest, location)
         self.fingerprint: Fingerprint = fingerprint_of(manifest, location)
-        self.taps: dict[str, TapSpec] = {tap.name: tap for tap in self.layout.taps}
+        self.taps: dict[str, TapSpec] = {tap.name: tap for tap in self.layout.public}
         self.extents = self.layout.extents
         objects = LocalObjects(location)
         digests = digests_of(manifest, location)
@@ -93,10 +96,16 @@ class Store:
         self.labels, self.groups = columns.labels, columns.groups
         self.view_columns = columns.view_columns
         self.view_parameters = columns.view_parameters
+        self.projections = columns.projections
         self._outcome = columns.outcome
         if self.complete:
             require_root(manifest, location)
-        self._mapped = {tap.name: MappedTap(objects, self.layout, tap) for tap in self.layout.taps}
+        self._mapped = {
+            tap.name: (MappedTap if tap.codec == "none" else CompressedTap)(
+                objects, self.layout, tap
+            )
+            for tap in self.layout.taps
+        }
 
     @property
     def samples(self) -> int:
@@ -115,7 +124,7 @@ class Store:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all tap tensors."""
+        """Bytes of all tap tensors before compression."""
         return self.layout.nbytes()
 
     def __repr__(self) -> str:
@@ -123,7 +132,9 @@ class Store:
         return f"Store({str(self.location)!r}: {self.samples} samples, {self.views} views, {taps})"
 
     def array(self, tap: str) -> zarr.Array[Any]:
-        """The tap's Zarr array, axes (view, sample, *tap); bfloat16 as its bits in uint16."""
+        """The tap's Zarr array, axes (view, sample, *tap); bfloat16 as its bits in uint16, int8 not
+        yet multiplied with its scales, which are the array `<tap>.scale` beside it.
+        """
         name = f"taps/{self._tap(tap).name}"
         return zarr.open_array(self.location.as_posix(), path=name, mode="r", zarr_format=3)
 
@@ -156,14 +167,37 @@ class Store:
             verify: compare every payload with its crc32c.
 
         Returns:
-            Tap name → tensor (len(samples), *tap) in the stored dtype, in the order asked for.
+            Tap name → tensor (len(samples), *tap) in the stored dtype, of int8 taps in float32
+            again, in the order asked for.
 
         Raises:
             UsageError: a number out of range, or a pair that was not extracted.
             UnknownNameError: a tap the store does not have.
             CorruptShardError: a shard that is missing, damaged, or does not match its checksum.
         """
-        names = list(self.taps) if taps is None else [self._tap(name).name for name in taps]
+        specs = [self._tap(name) for name in (self.taps if taps is None else taps)]
+        needed = [tap.name for tap in with_scales(specs)]
+        stored = self.read_stored(samples, views, needed, verify=verify)
+        return {
+            tap.name: stored[tap.name]
+            if tap.scales is None
+            else dequantise(stored[tap.name], stored[tap.scales.name], tap)
+            for tap in specs
+        }
+
+    def read_stored(
+        self,
+        samples: Sequence[int],
+        views: Sequence[int] | int,
+        taps: Sequence[str] | None = None,
+        *,
+        verify: bool = False,
+    ) -> dict[str, torch.Tensor]:
+        """Read a batch as it lies in the store: int8 taps as int8, beside their scales.
+
+        Args and errors are those of `read`.
+        """
+        names = list(self._mapped) if taps is None else taps
         rows, sides = self._pairs(samples, views)
         self._require_stored(rows, sides)
         if verify:

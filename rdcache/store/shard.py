@@ -1,6 +1,6 @@
 """One shard of a tap as bytes, in the layout of Zarr v3's sharding codec.
 
-Payloads of the inner chunks (one sample each: raw little-endian bytes, then their crc32c) lie one
+Payloads of the inner chunks (one sample each: its bytes, then their crc32c) lie one
 after the other; at the end comes the index: offset and length of each chunk as uint64, both
 2**64-1 for a chunk that is absent, and the index's own crc32c.
 """
@@ -8,6 +8,8 @@ after the other; at the end comes the index: offset and length of each chunk as 
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import google_crc32c
 import numpy as np
@@ -16,26 +18,40 @@ from rdcache.errors import CorruptShardError
 
 ABSENT = np.uint64(2**64 - 1)
 CHECKSUM_BYTES = 4
+THREADS = 4
 
 
-def encode_shard(rows: np.ndarray, present: np.ndarray, chunks: int) -> list[bytes | memoryview]:
+def encode_shard(
+    rows: np.ndarray,
+    present: np.ndarray,
+    chunks: int,
+    compress: Callable[[np.ndarray], np.ndarray] | None = None,
+) -> list[bytes | memoryview]:
     """Lay out a shard.
 
     Args:
         rows: (n, *tap) C-contiguous little-endian samples, n ≤ chunks.
         present: bool (n,); rows that are not present are left absent.
         chunks: how many inner chunks a full shard has.
+        compress: what is done to the bytes of each row, uint8 (n,).
 
     Returns:
-        The pieces of the object, in order; payloads are views of `rows`, not copies.
+        The pieces of the object, in order; uncompressed payloads are views of `rows`, not copies.
     """
     raw = np.ascontiguousarray(rows).reshape(len(rows), -1).view(np.uint8)
     index = np.full((chunks, 2), ABSENT, "<u8")
-    length = raw.shape[1] + CHECKSUM_BYTES
+    numbers = np.flatnonzero(present)
+    payloads = [raw[number] for number in numbers]
+    if compress is not None:
+        with ThreadPoolExecutor(THREADS, thread_name_prefix="compress") as pool:
+            payloads = list(pool.map(compress, payloads))
     pieces: list[bytes | memoryview] = []
-    for place, number in enumerate(np.flatnonzero(present)):
-        pieces += [raw[number].data, _checksum(raw[number])]
-        index[number] = place * length, length
+    offset = 0
+    for number, payload in zip(numbers, payloads, strict=True):
+        length = len(payload) + CHECKSUM_BYTES
+        pieces += [payload.data, _checksum(payload)]
+        index[number] = offset, length
+        offset += length
     table = index.tobytes()
     return [*pieces, table, _checksum(table)]
 
@@ -66,6 +82,22 @@ def index_bytes(chunks: int) -> int:
 def shard_bytes(sample: int, present: int, chunks: int) -> int:
     """Length of a shard object with `present` samples of `sample` bytes."""
     return present * (sample + CHECKSUM_BYTES) + index_bytes(chunks)
+
+
+def is_whole(tail: bytes, size: int, present: int) -> bool:
+    """Whether a compressed shard of `size` bytes is as long as its own index says.
+
+    Args:
+        tail: the index.
+        present: how many samples it has to hold.
+    """
+    try:
+        table = decode_index(tail, (len(tail) - CHECKSUM_BYTES) // 16)
+    except CorruptShardError:
+        return False
+    lengths = table[table[:, 0] != ABSENT, 1]
+    # Of a hostile index the sum may wrap; that it lies within the object is the reader's question.
+    return len(lengths) == present and int(lengths.sum()) + len(tail) == size
 
 
 def matches(payload: np.ndarray, stated: np.ndarray) -> bool:

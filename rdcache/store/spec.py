@@ -27,7 +27,8 @@ AXES: dict[str, tuple[str, ...]] = {
     "vector": ("channel",),
     "logits": ("class",),
 }
-DTYPES = {"float16": 2, "bfloat16": 2, "float32": 4}
+DTYPES = {"float16": 2, "bfloat16": 2, "float32": 4, "int8": 1}
+CODECS = ("none", "zstd", "blosc")
 SHARD_BYTES = 128 * 2**20
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 UID = re.compile(r"[0-9a-f]{32}")
@@ -39,13 +40,18 @@ class TapSpec:
 
     Attributes:
         shape: without view and sample, channels first: (2048, 7, 7), tokens (196, 768), (768,).
-        dtype: as stored: `float16`, `bfloat16` or `float32`.
+        dtype: as stored: `float16`, `bfloat16`, `float32`, or `int8` with `scales` beside it.
+        codec: how each sample is compressed, without loss: `none`, `zstd` or `blosc`.
+        projected_from: how many channels the teacher gives, where fewer are stored: coordinates
+            in a basis that the store holds.
     """
 
     name: str
     kind: TapKind
     shape: tuple[int, ...]
     dtype: str = "float16"
+    codec: str = "none"
+    projected_from: int | None = None
 
     def __post_init__(self) -> None:
         valid = (
@@ -55,13 +61,38 @@ class TapSpec:
             and len(self.shape) == len(AXES[self.kind])
             and all(isinstance(side, int) and side > 0 for side in self.shape)
             and self.dtype in DTYPES
+            and self.codec in CODECS
+            and self._projects_to_fewer()
         )
         if not valid:
             raise StoreFormatError("this is no description of a tap.", tap=self.to_dict())
 
+    def _projects_to_fewer(self) -> bool:
+        before = self.projected_from
+        fewer = isinstance(before, int) and before > self.shape[self.channel_axis]
+        return before is None or (fewer and self.kind != "logits")
+
+    @property
+    def channel_axis(self) -> int:
+        """Which axis of `shape` counts channels."""
+        return -1 if self.kind == "tokens" else 0
+
+    @property
+    def scales(self) -> TapSpec | None:
+        """The companion of an int8 tap: what each channel of a sample is to be multiplied with.
+
+        One float32 a channel; of a vector or logits one for the whole sample, as a scale for each
+        number would be the number itself.
+        """
+        if self.dtype != "int8":
+            return None
+        single = len(self.shape) == 1
+        count = 1 if single else self.shape[self.channel_axis]
+        return TapSpec(f"{self.name}.scale", "vector", (count,), "float32")
+
     @property
     def nbytes(self) -> int:
-        """Bytes of one sample of one view."""
+        """Bytes of one sample of one view, before compression."""
         return DTYPES[self.dtype] * math.prod(self.shape)
 
     @property
@@ -78,17 +109,29 @@ class TapSpec:
 
     def to_dict(self) -> dict[str, Any]:
         """All attributes as JSON values."""
-        return {
+        values: dict[str, Any] = {
             "name": self.name,
             "kind": self.kind,
             "shape": list(self.shape),
             "dtype": self.dtype,
         }
+        if self.codec != "none":
+            values["codec"] = self.codec
+        if self.projected_from is not None:
+            values["projected_from"] = self.projected_from
+        return values
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> TapSpec:
         """Read back what `to_dict` gave."""
-        return cls(values["name"], values["kind"], tuple(values["shape"]), values["dtype"])
+        return cls(
+            values["name"],
+            values["kind"],
+            tuple(values["shape"]),
+            values["dtype"],
+            values.get("codec", "none"),
+            values.get("projected_from"),
+        )
 
 
 @dataclass(frozen=True)
@@ -132,6 +175,8 @@ class StoreLayout:
             raise StoreFormatError("a store needs at least one view and one sample.")
         if any(not 0 <= extent <= self.samples for extent in self.extents):
             raise StoreFormatError("a view covers more samples than there are.")
+        if any(tap.scales not in (None, *self.taps) for tap in self.taps):
+            raise StoreFormatError("an int8 tap needs its scales beside it.", taps=names)
 
     @classmethod
     def plan(
@@ -149,6 +194,12 @@ class StoreLayout:
             taps=tuple(taps),
             shard_samples=min(1 << (fitting.bit_length() - 1), needed),
         )
+
+    @property
+    def public(self) -> tuple[TapSpec, ...]:
+        """The taps that are asked for by name: all but the scales of others."""
+        companions = {tap.scales for tap in self.taps}
+        return tuple(tap for tap in self.taps if tap not in companions)
 
     @property
     def views(self) -> int:
@@ -174,7 +225,7 @@ class StoreLayout:
         ]
 
     def nbytes(self) -> int:
-        """Bytes of all tap tensors, without indexes and checksums."""
+        """Bytes of all tap tensors before compression, without indexes and checksums."""
         return sum(self.extents) * sum(tap.nbytes for tap in self.taps)
 
     def to_dict(self) -> dict[str, Any]:

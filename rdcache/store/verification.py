@@ -20,6 +20,7 @@ from rdcache.errors import CorruptShardError, StoreFormatError
 from rdcache.progress import Progress, ignore
 from rdcache.store import arrays, shard
 from rdcache.store.columns import read_view_columns
+from rdcache.store.compression import decompress
 from rdcache.store.manifest import (
     digests_of,
     fingerprint_of,
@@ -179,12 +180,20 @@ def _content_problem(
     present = table[:, 0] != shard.ABSENT
     if len(outcome) != len(present) or not np.array_equal(present, outcome == STORED):
         return "does not hold the samples that its outcomes name"
+    row = np.empty(tap.nbytes, np.uint8)
     for position in np.flatnonzero(present):
-        start = int(table[position, 0])
-        payload = data[start : start + tap.nbytes]
-        stated = data[start + tap.nbytes : start + tap.nbytes + shard.CHECKSUM_BYTES]
-        if not shard.matches(payload, stated):
-            return f"holds sample {ref.start + int(position)} with a wrong checksum"
+        start, length = map(int, table[position])
+        end = start + length - shard.CHECKSUM_BYTES
+        sample = ref.start + int(position)
+        if not shard.matches(data[start:end], data[end : end + shard.CHECKSUM_BYTES]):
+            return f"holds sample {sample} with a wrong checksum"
+        try:
+            if tap.codec != "none":
+                decompress(tap, data[start:end], row)
+            elif end - start != tap.nbytes:
+                raise ValueError("not the length of a sample")
+        except ValueError:
+            return f"holds sample {sample} with another length than its tap's"
     return None
 
 

@@ -25,6 +25,7 @@ from rdcache.errors import (
 )
 from rdcache.store import arrays
 from rdcache.store.claims import Worker
+from rdcache.store.compression import compress
 from rdcache.store.manifest import (
     build_manifest,
     complete_manifest,
@@ -35,8 +36,9 @@ from rdcache.store.manifest import (
     unfinished_manifest,
 )
 from rdcache.store.objects import LocalObjects
+from rdcache.store.projection import Projection
 from rdcache.store.reader import Store, incomplete_error, open_store
-from rdcache.store.shard import encode_shard, shard_bytes
+from rdcache.store.shard import encode_shard, index_bytes, is_whole, shard_bytes
 from rdcache.store.spec import (
     NOT_FINITE,
     STORED,
@@ -67,6 +69,7 @@ def create_store(
     view_columns: Sequence[str],
     facts: Mapping[str, Any],
     worker: Worker | None = None,
+    projections: Mapping[str, Projection] | None = None,
 ) -> StoreWriter:
     """Create a store, or reopen one of the same fingerprint as it was laid out, to fill it.
 
@@ -75,6 +78,8 @@ def create_store(
         location: the folder that is, or becomes, the Zarr group.
         view_parameters: float64 (views, samples, columns).
         facts: further entries of the manifest, JSON values.
+        projections: of the taps with fewer channels than the teacher's; a store that is there
+            keeps its own.
 
     Raises:
         StaleStoreError: a store of another fingerprint, or of other samples, lies there.
@@ -93,7 +98,7 @@ def create_store(
                 next="choose another --root",
             ) from None
         created = datetime.now(UTC).isoformat(timespec="seconds")
-        columns = _columns(layout, samples, view_parameters, view_columns)
+        columns = _columns(layout, samples, view_parameters, view_columns, projections or {})
         digests = {name: sha256(data).hexdigest() for name, (_, data) in columns.items()}
         manifest = build_manifest(layout, fingerprint, created, digests, facts)
         _begin(objects, layout, manifest, columns, view_columns)
@@ -152,10 +157,17 @@ class StoreWriter:
         outcome = self.objects.get(arrays.outcome_object(shard), self.layout.shard_samples)
         present = 0 if outcome is None else outcome.count(STORED)
         return outcome is not None and all(
-            self.objects.size(arrays.tap_object(tap, shard.view, shard.index))
-            == shard_bytes(tap.nbytes, present, self.layout.shard_samples)
+            self._has_length(tap, arrays.tap_object(tap, shard.view, shard.index), present)
             for tap in self.layout.taps
         )
+
+    def _has_length(self, tap: TapSpec, name: str, present: int) -> bool:
+        """Whether one object is as long as its samples make it, if it is compressed by its index."""
+        size, chunks = self.objects.size(name), self.layout.shard_samples
+        if tap.codec == "none" or size is None:
+            return size == shard_bytes(tap.nbytes, present, chunks)
+        tail = self.objects.tail(name, index_bytes(chunks))
+        return tail is not None and is_whole(tail, size, present)
 
     def write(
         self, shard: ShardRef, tensors: Mapping[str, np.ndarray], outcome: np.ndarray
@@ -207,7 +219,8 @@ class StoreWriter:
     ) -> bytes:
         """Write one object and return its sha256."""
         little = rows.astype(tap.stored_dtype.newbyteorder("<"), copy=False)
-        pieces = encode_shard(little, present, self.layout.shard_samples)
+        packing = None if tap.codec == "none" else partial(compress, tap)
+        pieces = encode_shard(little, present, self.layout.shard_samples, packing)
         digest = sha256()
         for piece in pieces:
             digest.update(piece)
@@ -300,8 +313,9 @@ def _columns(
     samples: SampleTable,
     view_parameters: np.ndarray,
     view_columns: Sequence[str],
+    projections: Mapping[str, Projection],
 ) -> dict[str, tuple[str, bytes]]:
-    """The arrays that describe samples and views: name → (name of the only chunk, its bytes)."""
+    """The arrays that describe samples, views and projections: name → (name of the only chunk, its bytes)."""
     parameters = np.ascontiguousarray(view_parameters, np.float64)
     expected = (layout.views, layout.samples, len(view_columns))
     if parameters.shape != expected or not view_columns or len(samples.uids) != layout.samples:
@@ -311,8 +325,13 @@ def _columns(
             got=f"{len(samples.uids)} samples, view parameters {parameters.shape}",
         )
     values = {**samples.columns(), "view": parameters}
+    for tap, projection in projections.items():
+        values[f"taps/{tap}.basis"] = projection.basis.numpy()
+        values[f"taps/{tap}.mean"] = projection.mean.numpy()
     chunks = {}
     for name, document in arrays.column_documents(layout, view_columns).items():
+        if name not in values or list(values[name].shape) != document["shape"]:
+            raise StoreFormatError("a projection does not fit the layout.", array=name)
         little = values[name].astype(np.dtype(document["data_type"]).newbyteorder("<"))
         chunks[name] = (arrays.column_object(document, name), little.tobytes())
     return chunks
@@ -338,6 +357,11 @@ def _require_same(
 
 
 def _without_dtypes(layout: StoreLayout) -> StoreLayout:
-    """What may not change in a store; its taps' dtypes and its shard size are its own affair."""
-    taps = tuple(replace(tap, dtype="float32") for tap in layout.taps)
+    """What may not change in a store. Its taps' codecs and float dtypes and its shard size are its
+    own affair.
+    """
+    taps = tuple(
+        replace(tap, codec="none", dtype="int8" if tap.dtype == "int8" else "float32")
+        for tap in layout.taps
+    )
     return replace(layout, taps=taps, shard_samples=1)
