@@ -1,7 +1,7 @@
 """Fewer channels: a tap's channel vectors as coordinates in a basis that the store holds.
 
-With the mean m (C,) and the basis W (k, C), whose rows are orthonormal, x is stored as W(x − m), and
-Wᵀy + m is what can be got back.
+With the mean m (C,) and the basis W (k, C), whose rows are orthonormal, x is stored as
+y = W(x − m), and Wᵀy + m is what can be got back.
 """
 
 from __future__ import annotations

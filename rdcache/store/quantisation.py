@@ -49,7 +49,7 @@ def with_scales(taps: Iterable[TapSpec]) -> tuple[TapSpec, ...]:
 def quantised(
     batch: Mapping[str, torch.Tensor], taps: Iterable[TapSpec]
 ) -> dict[str, torch.Tensor]:
-    """A batch of a teacher's taps, those of dtype int8 as such and with their scales beside them."""
+    """A batch of float32 taps, those of dtype int8 rounded and with their scales beside them."""
     result = dict(batch)
     for tap in taps:
         if tap.scales is not None:

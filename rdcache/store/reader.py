@@ -1,7 +1,8 @@
 """Opening a store, and reading batches of cached tensors from it.
 
-A batch is gathered straight from the mapped shards (`gather.py`; `compressed.py` where they are
-compressed), so nothing here depends on zarr-python's speed; `Store.array` is the plain Zarr route, which gives the same bits.
+A batch is gathered straight from the mapped shards (`gather.py`, or `compressed.py`), so
+nothing here depends on zarr-python's speed; `Store.array` is the plain Zarr route, which gives the
+same bits.
 """
 
 from __future__ import annotations

@@ -162,7 +162,7 @@ class StoreWriter:
         )
 
     def _has_length(self, tap: TapSpec, name: str, present: int) -> bool:
-        """Whether one object is as long as its samples make it, if it is compressed by its index."""
+        """Whether one object is as long as its samples, or its own index, make it."""
         size, chunks = self.objects.size(name), self.layout.shard_samples
         if tap.codec == "none" or size is None:
             return size == shard_bytes(tap.nbytes, present, chunks)
@@ -315,7 +315,7 @@ def _columns(
     view_columns: Sequence[str],
     projections: Mapping[str, Projection],
 ) -> dict[str, tuple[str, bytes]]:
-    """The arrays that describe samples, views and projections: name → (name of the only chunk, its bytes)."""
+    """The arrays that are one chunk each: name → (name of the chunk, its bytes)."""
     parameters = np.ascontiguousarray(view_parameters, np.float64)
     expected = (layout.views, layout.samples, len(view_columns))
     if parameters.shape != expected or not view_columns or len(samples.uids) != layout.samples:

@@ -1,4 +1,4 @@
-"""Compressed, quantised and projected taps: the same bits for everybody, and nothing taken on trust."""
+"""Compressed taps: the same bits for everybody, and nothing taken on trust."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def compressed(codec: str) -> StoreLayout:
 def forge(store: Store, payload: bytes) -> None:
     """Put a payload with a right checksum into the place of the first sample of a shard."""
     chunks = store.layout.shard_samples
-    chunk = payload + struct.pack(">I", google_crc32c.value(payload))[::-1]
+    chunk = payload + struct.pack("<I", google_crc32c.value(payload))
     table = np.full((chunks, 2), 2**64 - 1, "<u8")
     table[0] = 0, len(chunk)
     index = table.tobytes()
@@ -161,13 +161,12 @@ def bombs(codec: str) -> dict[str, bytes]:
     }
 
 
-@pytest.mark.parametrize("codec", CODECS)
-@pytest.mark.parametrize("kind", ["large", "lie", "two", "unknown", "cut", "other"])
+@pytest.mark.parametrize(
+    ("codec", "kind"), [(codec, kind) for codec in CODECS for kind in bombs(codec)]
+)
 def test_a_payload_of_another_length_is_refused_without_being_decompressed(
     build: Callable[..., Store], codec: str, kind: str
 ) -> None:
-    if kind not in bombs(codec):
-        pytest.skip("of the other codec")
     store = build(layout=compressed(codec))
     forge(store, bombs(codec)[kind])
     reader = open_store(store.location)

@@ -71,10 +71,8 @@ def test_what_comes_back_is_within_half_a_step(data: st.DataObject, name: str) -
     back = dequantise(rounded, scales, tap).double().numpy()
     steps = channel_maxima(values.astype(np.float64), tap) / 127
     smallest = np.finfo(np.float32).tiny
-    near = np.abs(values - back) <= np.where(
-        steps < smallest * 1.001, 127 * smallest, steps * 0.50001
-    )
-    assert near.all()
+    allowed = np.where(steps < smallest * 1.001, 127 * smallest, steps * 0.50001)
+    assert (np.abs(values - back) <= allowed).all()
     assert rounded.abs().max() <= 127
     assert ((back == 0) | (np.sign(back) == np.sign(values))).all()
 
