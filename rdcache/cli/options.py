@@ -18,8 +18,28 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
 from rdcache.errors import UsageError
+from rdcache.store.locations import as_location
 
 Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+class _LocationType(click.ParamType):
+    """A folder, or an address in a bucket."""
+
+    name = "LOCATION"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> Any:
+        """Tell folders from addresses."""
+        return as_location(value)
+
+
+LOCATION = _LocationType()
+root = click.option(
+    "--root", type=LOCATION, help="Where stores are kept: a folder, or s3://BUCKET/FOLDER, …"
+)
+data_dir = click.option(
+    "--data-dir", type=click.Path(path_type=Path), help="Where datasets are looked for."
+)
 
 
 def from_model(model: type[BaseModel], **renamed: str) -> Callable[[Command], Command]:

@@ -16,7 +16,7 @@ from rdcache.extraction.forward import TeacherForward
 from rdcache.extraction.plan import ExtractionPlan, plan_extraction
 from rdcache.extraction.run import run_extraction
 from rdcache.progress import Progress, ignore
-from rdcache.store import Problem, Store, StoreWriter, open_store, read_manifest
+from rdcache.store import Location, Problem, Store, StoreWriter, open_store, read_manifest
 from rdcache.store.arrays import receipt_object
 from rdcache.store.manifest import fingerprint_of
 
@@ -49,7 +49,7 @@ class TapAgreement:
 
 
 def plan_again(
-    location: Path,
+    location: Location,
     *,
     teacher: str | None = None,
     dataset: str | None = None,

@@ -25,9 +25,9 @@ from rdcache.data import (
     view_parameters,
 )
 from rdcache.errors import DatasetError, StoreFormatError, UsageError
+from rdcache.extraction.config import RootOption
 from rdcache.extraction.feature_files import BagFolder, FeatureFile, FeatureSource
 from rdcache.extraction.matching import NO_ROW, match_rows, require_all, some
-from rdcache.extraction.plan import folder_name
 from rdcache.models.taps import default_tap
 from rdcache.progress import Progress, ignore
 from rdcache.store import (
@@ -39,7 +39,7 @@ from rdcache.store import (
     Store,
     StoreLayout,
     TapSpec,
-    default_root,
+    store_location,
 )
 from rdcache.store.filling import FillStatus, StoreContent, fill_store
 from rdcache.store.hdf5 import FeatureFileError, open_hdf5
@@ -93,10 +93,7 @@ class ImportConfig(BaseModel):
     drop_leaks: bool = Field(
         default=False, description="Leave out test images that also occur in train or val."
     )
-    root: Path | None = Field(
-        default=None,
-        description="Where stores are kept (default: RDCACHE_ROOT, else the user's cache folder).",
-    )
+    root: RootOption = None
     data_dir: Path | None = Field(
         default=None,
         description="Where datasets are looked for (default: RDCACHE_DATA, else `data`).",
@@ -185,12 +182,8 @@ def _import_export(
     if not isinstance(dataset, str) or not isinstance(teacher, str):
         raise StoreFormatError("the manifest names no dataset and teacher.", file=path)
     digest = fingerprint_of(manifest, path).digest
-    location = _location(config.root, dataset, teacher, digest)
+    location = store_location(config.root, dataset, teacher, digest)
     return Imported(*import_hdf5(path, location, on_progress))
-
-
-def _location(root: Path | None, dataset: str, teacher: str, digest: str) -> Path:
-    return default_root(root) / folder_name(dataset) / folder_name(teacher) / digest[:12]
 
 
 def _import_features(
@@ -211,7 +204,7 @@ def _import_features(
     _require_numbers(path, source, rows)
     content = _content(source, dataset, config)
     teacher = config.teacher_name or ""
-    location = _location(config.root, dataset.name, teacher, content.fingerprint.digest)
+    location = store_location(config.root, dataset.name, teacher, content.fingerprint.digest)
 
     def shard_of(shard: ShardRef) -> tuple[dict[str, np.ndarray], np.ndarray]:
         return _shard(source, rows[shard.start : shard.stop])

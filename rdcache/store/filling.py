@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -13,6 +12,7 @@ import numpy as np
 from rdcache.errors import StaleStoreError, StoreWriteError
 from rdcache.progress import Progress, ignore
 from rdcache.store.claims import EXTRACTION, Worker, claims_beside
+from rdcache.store.locations import Location
 from rdcache.store.manifest import group_document
 from rdcache.store.projection import Projection
 from rdcache.store.reader import Store, open_store
@@ -36,7 +36,7 @@ class StoreContent:
 
 
 def fill_store(
-    location: Path,
+    location: Location,
     content: StoreContent,
     shard_of: Callable[[ShardRef], tuple[dict[str, np.ndarray], np.ndarray]],
     on_progress: Progress = ignore,
@@ -87,7 +87,7 @@ def fill_store(
 
 
 @contextmanager
-def _alone(location: Path) -> Iterator[Worker]:
+def _alone(location: Location) -> Iterator[Worker]:
     """Keep others from filling this store at the same time."""
     with Worker(claims_beside(location)) as worker:
         try:

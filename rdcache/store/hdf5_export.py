@@ -17,7 +17,7 @@ from rdcache.progress import Progress, ignore
 from rdcache.store import arrays
 from rdcache.store.hdf5 import DTYPE_ATTRIBUTE, runs
 from rdcache.store.manifest import ATTRIBUTE
-from rdcache.store.objects import LocalObjects
+from rdcache.store.objects import ReadableObjects
 from rdcache.store.reader import Store
 from rdcache.store.spec import SPLITS, SampleTable, StoreLayout, TapSpec
 
@@ -119,7 +119,7 @@ def _write_store(file: h5py.File, store: Store, on_progress: Progress) -> None:
     outcome = np.zeros((layout.views, layout.samples), np.uint8)
     receipt_shape = (layout.views, layout.shards_per_view, len(layout.taps), arrays.DIGEST_BYTES)
     receipt = np.zeros(receipt_shape, np.uint8)
-    objects = LocalObjects(store.location)
+    objects = store.objects
     done, total = 0, sum(layout.extents)
     for shard in layout.shards():
         stored = store.available(range(shard.start, shard.stop), shard.view)
@@ -175,10 +175,10 @@ def _as_stored(rows: torch.Tensor) -> np.ndarray:
     return values
 
 
-def _object(objects: LocalObjects, name: str, nbytes: int) -> np.ndarray:
+def _object(objects: ReadableObjects, name: str, nbytes: int) -> np.ndarray:
     data = objects.get(name, nbytes)
     if data is None:
         raise CorruptShardError(
-            "an object of this store is missing or cut short.", store=objects.folder, file=name
+            "an object of this store is missing or cut short.", store=objects.location, file=name
         )
     return np.frombuffer(data, np.uint8)

@@ -31,6 +31,7 @@ from rdcache.store.hdf5 import (
     require_held,
     runs,
 )
+from rdcache.store.locations import Location
 from rdcache.store.manifest import (
     ATTRIBUTE,
     ROOT,
@@ -72,7 +73,7 @@ def exported_manifest(path: Path) -> dict[str, Any] | None:
 
 
 def import_hdf5(
-    path: Path, location: Path, on_progress: Progress = ignore
+    path: Path, location: Location, on_progress: Progress = ignore
 ) -> tuple[Store, FillStatus]:
     """Write the store that was exported, or what is still missing of it.
 
