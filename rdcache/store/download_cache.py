@@ -263,7 +263,7 @@ class CachedObjects:
             return _unpacked(kept)
         require_online(self.location)
         sizes = self.remote.sizes("")
-        # More than bases, and a few numbers for each image and view, is nothing that we have written.
+        # More than bases and a few numbers for each image and view is not what we have written.
         bases = sum(
             4 * tap.shape[tap.channel_axis] * (tap.projected_from or 0) for tap in self.layout.taps
         )
