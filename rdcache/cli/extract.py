@@ -2,32 +2,61 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 import click
 
 from rdcache.cli import options
-from rdcache.cli.output import in_bytes, json_option, print_facts, print_json, progress
+from rdcache.cli.output import (
+    described,
+    fidelity_lines,
+    in_bytes,
+    json_option,
+    print_facts,
+    print_json,
+    print_table,
+    progress,
+)
+from rdcache.errors import UsageError
 from rdcache.extraction import (
     ExtractConfig,
     Extraction,
     ExtractionPlan,
+    comparison,
     plan_extraction,
     run_extraction,
 )
+from rdcache.store import Store
+from rdcache.store.quantisation import with_scales
 
 
 @click.command(epilog="Example:  rdcache extract --teacher pmc-clip --dataset isic")
 @options.from_model(ExtractConfig)
+@click.option(
+    "--compare-codecs",
+    is_flag=True,
+    help="With --dry-run: measure on 64 images what each way of keeping the taps saves and costs.",
+)
 @click.option("--dry-run", is_flag=True, help="Print what would be written, and write nothing.")
 @json_option
-def command(config: ExtractConfig, dry_run: bool, as_json: bool) -> None:
+def command(config: ExtractConfig, compare_codecs: bool, dry_run: bool, as_json: bool) -> None:
     """Run a frozen teacher once over a dataset and keep its tensors.
 
     A store that is complete already is left as it is; one that was interrupted is resumed.
     """
+    if compare_codecs and not dry_run:
+        raise UsageError("--compare-codecs writes nothing: give it with --dry-run.")
     with progress("Scanning") as bar:
         plan = plan_extraction(config, bar)
+    if compare_codecs:
+        with progress("Measuring") as bar:
+            comparisons = comparison.compare_codecs(plan, bar)
+        if as_json:
+            print_json({**plan_facts(plan), "codecs": comparison_facts(comparisons)})
+        else:
+            _print_comparisons(comparisons)
+        return
     if dry_run:
         (print_json if as_json else _print_plan)(plan_facts(plan))
         plan.require_space(plan.layout.nbytes())
@@ -54,9 +83,10 @@ def plan_facts(plan: ExtractionPlan) -> dict[str, Any]:
             tap.name: {
                 "shape": list(tap.shape),
                 "dtype": tap.dtype,
-                "bytes": tap.nbytes * plan.forwards,
+                **({"codec": tap.codec} if tap.codec != "none" else {}),
+                "bytes": sum(it.nbytes for it in with_scales([tap])) * plan.forwards,
             }
-            for tap in layout.taps
+            for tap in layout.public
         },
         "bytes": layout.nbytes(),
         "free_bytes": plan.free_bytes(),
@@ -84,9 +114,54 @@ def extraction_facts(plan: ExtractionPlan, extraction: Extraction) -> dict[str, 
         "promoted_to_float32": list(extraction.promoted),
         "copied": extraction.copied,
         "leaks": plan.dataset.leaks.summary(),
+        "fidelity": store.manifest.get("fidelity", {}),
         "seconds": round(extraction.seconds, 2),
         "bytes": store.nbytes,
     }
+
+
+def comparison_facts(comparisons: list[comparison.TapComparison]) -> dict[str, Any]:
+    """What `--json` says of each tap's candidates."""
+    return {
+        it.tap.name: {
+            "samples": it.samples,
+            "candidates": [asdict(candidate) for candidate in it.candidates],
+            "recommended": it.recommended,
+            "why": it.why,
+        }
+        for it in comparisons
+    }
+
+
+def _print_comparisons(comparisons: list[comparison.TapComparison]) -> None:
+    columns = ("kept as", "bytes", "ratio", "encode", "decode", "cosine", "CKA", "options")
+    for it in comparisons:
+        rows = [
+            (
+                candidate.name,
+                in_bytes(candidate.nbytes),
+                f"{candidate.ratio:.2f}",
+                f"{candidate.encode_mb_s:.0f} MB/s",
+                f"{candidate.decode_mb_s:.0f} MB/s",
+                f"{candidate.cosine:.4f}",
+                "" if candidate.cka is None else f"{candidate.cka:.4f}",
+                candidate.options,
+            )
+            for candidate in it.candidates
+        ]
+        shape = "×".join(map(str, it.tap.shape))
+        print_table(f"{it.tap.name} {shape}, {it.samples} training images", columns, rows)
+        click.echo(f"Recommended for {it.tap.name}: {it.recommended} ({it.why}).\n")
+
+
+def _other_codecs(plan: ExtractionPlan, store: Store) -> str:
+    """That the store was there already, compressed otherwise than it would be now."""
+    differing = [
+        f"{it.kept.name} is {store.taps[it.kept.name].codec}"
+        for it in plan.kept
+        if store.taps[it.kept.name].codec != it.kept.codec
+    ]
+    return f"{', '.join(differing)}: the store was begun so, and keeps it" if differing else ""
 
 
 def _print_plan(facts: dict[str, Any]) -> None:
@@ -115,17 +190,18 @@ def _print_extraction(plan: ExtractionPlan, extraction: Extraction) -> None:
         "joined": "Completed together with another process.",
         "unchanged": "Nothing to do: this store is complete already.",
     }[extraction.status]
-    taps = ", ".join(
-        f"{name} {'×'.join(map(str, tap.shape))} {tap.dtype}" for name, tap in store.taps.items()
-    )
     facts: dict[str, object] = {
         "store": store.location,
         "samples": f"{store.samples} × {store.views} views (views beyond the first: train only)",
-        "taps": taps,
+        "taps": "\n".join(map(described, store.taps.values())),
         "size": in_bytes(store.nbytes),
         "time": f"{extraction.seconds:.1f} s",
         "leaks": "\n".join(plan.dataset.leaks.summary()),
     }
+    if fidelity := fidelity_lines(store.manifest):
+        facts["fidelity"] = "\n".join(fidelity)
+    if codecs := _other_codecs(plan, store):
+        facts["codec"] = codecs
     if extraction.copied:
         facts["copied"] = f"{extraction.copied} views of images from other stores of this teacher"
     if extraction.promoted:

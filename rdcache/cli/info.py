@@ -5,7 +5,14 @@ from __future__ import annotations
 import click
 
 from rdcache.cli import options
-from rdcache.cli.output import in_bytes, json_option, print_facts, print_json
+from rdcache.cli.output import (
+    described,
+    fidelity_lines,
+    in_bytes,
+    json_option,
+    print_facts,
+    print_json,
+)
 from rdcache.store import Store, newest_store, open_store
 from rdcache.store.locations import Location
 
@@ -26,10 +33,7 @@ def command(store: Location | None, root: Location | None, as_json: bool) -> Non
 def _facts(store: Store) -> dict[str, object]:
     manifest = store.manifest
     dataset, teacher = manifest["dataset"], manifest["teacher"]
-    taps = [
-        f"{name}  {'×'.join(map(str, tap.shape))} {tap.dtype}, {in_bytes(tap.nbytes)} a sample"
-        for name, tap in store.taps.items()
-    ]
+    taps = [f"{described(tap)}, {in_bytes(tap.nbytes)} a sample" for tap in store.taps.values()]
     splits = [f"{split} {sum(by_class.values())}" for split, by_class in dataset["counts"].items()]
     return {
         "complete": "yes" if store.complete else "no: run the same `rdcache extract` again",
@@ -39,6 +43,7 @@ def _facts(store: Store) -> dict[str, object]:
         "samples": f"{store.samples} ({', '.join(splits)})",
         "views": f"{store.views} ({manifest['views']['kind']})",
         "taps": "\n".join(taps),
+        **({"fidelity": "\n".join(lines)} if (lines := fidelity_lines(manifest)) else {}),
         "size": in_bytes(store.nbytes),
         "made": manifest["created"],
         "by": ", ".join(

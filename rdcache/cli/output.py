@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console
@@ -24,6 +24,9 @@ from rich.table import Table
 from rich.text import Text
 
 from rdcache.progress import Progress
+
+if TYPE_CHECKING:
+    from rdcache.store import TapSpec
 
 PLAIN_LINE_SECONDS = 15.0
 
@@ -68,6 +71,28 @@ def in_bytes(count: float) -> str:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
         count /= 1000
     return f"{count:.1f} TB"
+
+
+def described(tap: TapSpec) -> str:
+    """A tap as people read it.
+
+    >>> from rdcache.store import TapSpec
+    >>> described(TapSpec("s4", "map2d", (64, 7, 7), "int8", "zstd", 1280))
+    's4 64×7×7 int8 zstd, projected from 1280 channels'
+    """
+    codec = "" if tap.codec == "none" else f" {tap.codec}"
+    before = f", projected from {tap.projected_from} channels" if tap.projected_from else ""
+    return f"{tap.name} {'×'.join(map(str, tap.shape))} {tap.dtype}{codec}{before}"
+
+
+def fidelity_lines(manifest: Mapping[str, Any]) -> list[str]:
+    """How near stored taps are to the teacher's, one line for each that is not kept as it was."""
+    return [
+        f"{tap}: cosine {it['cosine']:.4f}, "
+        + ("" if it["cka"] is None else f"CKA {it['cka']:.4f}, ")
+        + f"{it['ratio']:.1f} times smaller than in float16"
+        for tap, it in manifest.get("fidelity", {}).items()
+    ]
 
 
 def in_percent(summary: Mapping[str, float]) -> str:

@@ -12,17 +12,17 @@ import torch
 from rdcache.data import DatasetSpec
 from rdcache.errors import StaleStoreError, StoreFormatError
 from rdcache.extraction.config import ExtractConfig
-from rdcache.extraction.forward import TeacherForward
+from rdcache.extraction.forward import forward_of
 from rdcache.extraction.plan import ExtractionPlan, plan_extraction
 from rdcache.extraction.run import run_extraction
 from rdcache.progress import Progress, ignore
 from rdcache.store import Location, Problem, Store, StoreWriter, open_store, read_manifest
 from rdcache.store.arrays import receipt_object
-from rdcache.store.manifest import fingerprint_of
+from rdcache.store.manifest import fingerprint_of, layout_of
 
 # Largest relative error ‖stored − now‖ / ‖now‖ of a sample: a few roundings of the stored format,
 # and what another machine's order of sums makes of it.
-TOLERANCES = {"float32": 1e-3, "float16": 2e-3, "bfloat16": 1e-2}
+TOLERANCES = {"float32": 1e-3, "float16": 2e-3, "bfloat16": 1e-2, "int8": 1e-1}
 TOLERANCE_OF_BFLOAT16_ARITHMETIC = 5e-2
 
 
@@ -77,10 +77,12 @@ def plan_again(
         config = ExtractConfig(
             teacher=teacher or manifest["teacher"]["name"],
             dataset=dataset or spec.name,
-            taps=tuple(tap["name"] for tap in manifest["taps"]),
+            taps=tuple(tap.name for tap in layout_of(manifest, location).public),
             views=kind,
             fit=views["fit"],
             dtype=parts["dtype"],
+            pool=parts.get("pool", ()),
+            project=parts.get("project", ()),
             precision=parts["precision"],
             weights=weights,
             seed=spec.seed,
@@ -118,18 +120,13 @@ def compare_with_teacher(
         for sample in np.flatnonzero(store.available(range(extent), view))
     ]
     chosen = np.random.default_rng(seed).permutation(len(stored))[:count]
-    forward = TeacherForward(
-        plan.teacher,
-        plan.dataset,
-        plan.view_parameters,
-        tuple(store.taps),
-        1,
-        plan.config.precision,
-    )
+    forward = forward_of(plan, tuple(store.taps), batch_size=1)
     errors: dict[str, list[float]] = {tap: [] for tap in store.taps}
     cosines: dict[str, list[float]] = {tap: [] for tap in store.taps}
     for view, sample in (stored[number] for number in chosen):
         now = next(forward.batches(view, [int(sample)]))
+        for name, projection in store.projections.items():
+            now[name] = projection.project(now[name], store.taps[name])
         then = store.read([int(sample)], view)
         for tap in store.taps:
             a, b = then[tap].double().flatten(), now[tap].double().flatten()

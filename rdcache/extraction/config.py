@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -15,6 +16,16 @@ def _root(value: Any) -> Any:
     return value if value is None else as_location(value)
 
 
+def _words(value: Any) -> Any:
+    """`s4=int8,pooled=float16`, or a mapping from taps to values, as (`s4=int8`, …)."""
+    if isinstance(value, Mapping):
+        return tuple(f"{tap}={its}" for tap, its in value.items())
+    if isinstance(value, str | int):
+        return tuple(word.strip() for word in str(value).split(",") if word.strip())
+    return value
+
+
+PerTap = Annotated[tuple[str, ...], BeforeValidator(_words)]
 RootOption = Annotated[
     Location | None,
     BeforeValidator(_root),
@@ -46,9 +57,25 @@ class ExtractConfig(BaseModel):
         default="squash",
         description="The clean view: the whole image squashed to a square, or its central square.",
     )
-    dtype: Literal["float16", "bfloat16", "float32"] = Field(
-        default="float16",
-        description="Stored number format. A tap that overflows float16 is kept in float32.",
+    dtype: PerTap = Field(
+        default=("float16",),
+        description="Stored number format: float16, bfloat16, float32, or int8 with a scale for "
+        "each sample and channel; for all taps, or as TAP=FORMAT. A tap that overflows float16 is "
+        "kept in float32.",
+    )
+    codec: PerTap = Field(
+        default=("none",),
+        description="Lossless compression: none, zstd (smallest) or blosc (fastest); for all taps, "
+        "or as TAP=CODEC. A store that is there keeps its own.",
+    )
+    pool: PerTap = Field(
+        default=(),
+        description="Pool a map to fewer positions by adaptive averages, as s4=4 or s4=4x6.",
+    )
+    project: PerTap = Field(
+        default=(),
+        description="Project a tap's channels onto the first principal directions, as s4=256; the "
+        "basis is kept in the store.",
     )
     precision: Literal["float32", "bfloat16"] = Field(
         default="float32", description="Arithmetic of the teacher's forward pass."

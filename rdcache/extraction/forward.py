@@ -6,14 +6,19 @@ While the teacher works on one batch, a small pool of threads decodes and cuts t
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from rdcache.data import ImageDataset, cut_view
+from rdcache.extraction.reduction import pooled
 from rdcache.models import Teacher
+
+if TYPE_CHECKING:
+    from rdcache.extraction.plan import ExtractionPlan
 
 BATCHES_AHEAD = 3
 DECODING_THREADS = 4
@@ -25,6 +30,7 @@ class TeacherForward:
     Args:
         view_parameters: float64 (views, samples, 6), columns `rdcache.data.VIEW_COLUMNS`.
         precision: `float32`, or `bfloat16` for autocast arithmetic.
+        pools: of the maps that are pooled, positions along each axis.
     """
 
     def __init__(
@@ -35,6 +41,7 @@ class TeacherForward:
         taps: Sequence[str],
         batch_size: int,
         precision: str,
+        pools: Mapping[str, tuple[int, ...]] | None = None,
     ) -> None:
         self.teacher = teacher
         self.dataset = dataset
@@ -42,6 +49,7 @@ class TeacherForward:
         self.taps = tuple(taps)
         self.batch_size = batch_size
         self.precision = precision
+        self.pools = dict(pools or {})
 
     def batches(self, view: int, samples: Sequence[int]) -> Iterator[dict[str, torch.Tensor]]:
         """Float32 tensors of samples of one view, on the CPU, in the order asked for."""
@@ -73,4 +81,27 @@ class TeacherForward:
             device.type, dtype=torch.bfloat16, enabled=self.precision == "bfloat16"
         ):
             outputs = self.teacher.forward_taps(normalised, self.taps)
-        return {name: output.float().cpu() for name, output in outputs.items()}
+        return {
+            name: pooled(output.float(), self.pools.get(name)).cpu()
+            for name, output in outputs.items()
+        }
+
+
+def forward_of(
+    plan: ExtractionPlan, taps: Sequence[str] | None = None, batch_size: int | None = None
+) -> TeacherForward:
+    """The plan's teacher over its images and views.
+
+    Args:
+        taps: names; by default all that the plan keeps.
+        batch_size: by default the plan's.
+    """
+    return TeacherForward(
+        plan.teacher,
+        plan.dataset,
+        plan.view_parameters,
+        [it.kept.name for it in plan.kept] if taps is None else taps,
+        batch_size or plan.config.batch_size,
+        plan.config.precision,
+        {it.kept.name: it.pool for it in plan.kept if it.pool is not None},
+    )

@@ -7,7 +7,7 @@ the place of the store; `rdcache extract --dry-run` prints it. Running it is `ru
 from __future__ import annotations
 
 import shutil
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,9 @@ from rdcache.data import (
     view_parameters,
 )
 from rdcache.errors import StoreWriteError, UnknownNameError
+from rdcache.extraction.basis import require_vectors
 from rdcache.extraction.config import ExtractConfig
+from rdcache.extraction.reduction import KeptTap, deciding_parts, kept_taps
 from rdcache.models import Teacher, load_teacher
 from rdcache.progress import Progress, ignore
 from rdcache.store import (
@@ -34,6 +36,7 @@ from rdcache.store import (
     store_location,
     write_error,
 )
+from rdcache.store.quantisation import with_scales
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,7 @@ class ExtractionPlan:
     Attributes:
         view_parameters: float64 (views, samples, 6), columns `rdcache.data.VIEW_COLUMNS`.
         location: the folder the store is, or will be.
+        kept: each tap as the teacher gives it and as it is kept.
     """
 
     config: ExtractConfig
@@ -53,6 +57,12 @@ class ExtractionPlan:
     layout: StoreLayout
     fingerprint: Fingerprint
     location: Location
+    kept: tuple[KeptTap, ...]
+
+    @property
+    def training(self) -> np.ndarray:
+        """Numbers of the training samples."""
+        return np.flatnonzero(self.dataset.splits == "train")
 
     @property
     def forwards(self) -> int:
@@ -118,7 +128,7 @@ class ExtractionPlan:
                 "architecture": self.teacher.architecture,
                 "weights": self.teacher.weights.to_dict(),
                 "preprocessing": self.teacher.preprocessing.to_dict(),
-                "default_tap": default_tap(self.teacher, tuple(t.name for t in self.layout.taps)),
+                "default_tap": default_tap(self.teacher, tuple(it.kept.name for it in self.kept)),
             },
             "views": self.view_spec.to_dict(),
         }
@@ -134,7 +144,8 @@ def plan_extraction(config: ExtractConfig, on_progress: Progress = ignore) -> Ex
     teacher = load_teacher(
         config.teacher, weights=config.weights, data_dir=config.data_dir, device=config.device
     )
-    taps = chosen_taps(teacher, config)
+    kept = kept_taps(config, chosen_taps(teacher, config))
+    taps = tuple(it.kept for it in kept)
     dataset = load_dataset(
         DatasetSpec(
             name=config.dataset,
@@ -148,6 +159,7 @@ def plan_extraction(config: ExtractConfig, on_progress: Progress = ignore) -> Ex
     )
     view_spec = ViewSpec.parse(config.views, symmetry=dataset.symmetry, fit=config.fit)
     training = int(np.count_nonzero(dataset.splits == "train"))
+    require_vectors(kept, training)
     extents = (len(dataset), *([training] * (view_spec.count - 1)))
     fingerprint = Fingerprint(
         {
@@ -156,7 +168,7 @@ def plan_extraction(config: ExtractConfig, on_progress: Progress = ignore) -> Ex
             "preprocessing": teacher.preprocessing.to_dict(),
             "precision": config.precision,
             "taps": [[tap.name, tap.kind, list(tap.shape)] for tap in taps],
-            "dtype": config.dtype,
+            **deciding_parts(kept),
             "dataset": dataset.digest,
             "views": view_spec.to_dict(),
         }
@@ -168,20 +180,21 @@ def plan_extraction(config: ExtractConfig, on_progress: Progress = ignore) -> Ex
         teacher=teacher,
         view_spec=view_spec,
         view_parameters=view_parameters(view_spec, dataset.uids, sizes),
-        layout=StoreLayout.plan(taps, extents),
+        layout=StoreLayout.plan(with_scales(taps), extents),
         fingerprint=fingerprint,
         location=store_location(config.root, dataset.name, teacher.name, fingerprint.digest),
+        kept=kept,
     )
 
 
 def chosen_taps(teacher: Teacher, config: ExtractConfig) -> tuple[TapSpec, ...]:
-    """The taps asked for, in the stored dtype; by default what RD and a linear probe need."""
+    """The taps asked for, as the teacher gives them; by default what RD and a linear probe need."""
     usual = [teacher.default_tap, *(name for name in ("pooled",) if name in teacher.taps)]
     names = tuple(dict.fromkeys(config.taps or usual))
     for name in names:
         if name not in teacher.taps:
             raise UnknownNameError.of(f"tap of {teacher.name}", name, teacher.taps)
-    return tuple(replace(teacher.taps[name], dtype=config.dtype) for name in names)
+    return tuple(teacher.taps[name] for name in names)
 
 
 def default_tap(teacher: Teacher, kept: tuple[str, ...]) -> str:

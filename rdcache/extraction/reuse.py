@@ -6,8 +6,9 @@ not change is copied from the stores that have it, so that the teacher runs over
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,8 +20,8 @@ from rdcache.errors import (
     StoreNotFoundError,
 )
 from rdcache.extraction.plan import ExtractionPlan
-from rdcache.store import Store, TapSpec, default_root, list_stores, open_store
-from rdcache.store.manifest import fingerprint_of, read_manifest
+from rdcache.store import Location, Store, TapSpec, default_root, list_stores, open_store
+from rdcache.store.manifest import digests_of, fingerprint_of, read_manifest
 
 # Parts of the fingerprint that may differ: which images there are, and which views of them.
 MAY_DIFFER = {"dataset", "views"}
@@ -73,7 +74,7 @@ class Donors:
                 if not len(positions):
                     continue
                 try:
-                    read = store.read(rows[positions].tolist(), view, verify=True)
+                    read = store.read_stored(rows[positions].tolist(), view, verify=True)
                 except CorruptShardError:
                     continue  # the teacher gives it again
                 wanted[positions] = False
@@ -84,6 +85,7 @@ class Donors:
 def find_donors(plan: ExtractionPlan, taps: Sequence[TapSpec]) -> Donors:
     """Open the complete stores under the plan's root that differ in images or views alone."""
     own = plan.fingerprint
+    bases = _bases(read_manifest(plan.location), plan.location)
     donors = []
     for summary in reversed(list_stores(default_root(plan.config.root))):
         if not summary.complete or summary.location == plan.location:
@@ -93,11 +95,23 @@ def find_donors(plan: ExtractionPlan, taps: Sequence[TapSpec]) -> Donors:
             if not set(other.differences(own)) <= MAY_DIFFER:
                 continue
             store = open_store(summary.location)
+            same = _bases(store.manifest, store.location) == bases
         except (StoreFormatError, StoreIncompleteError, StoreNotFoundError):
             continue  # damaged, or changed by others since it was listed
-        if tuple(store.taps.values()) == tuple(taps):
+        if same and _numbers(store.layout.taps) == _numbers(taps):
             donors.append(store)
     return Donors(donors)
+
+
+def _numbers(taps: Sequence[TapSpec]) -> list[TapSpec]:
+    """What decides the numbers of taps: all but their codecs."""
+    return [replace(tap, codec="none") for tap in taps]
+
+
+def _bases(manifest: Mapping[str, Any], location: Location) -> dict[str, str]:
+    """The digests of a store's bases; other training samples may have given other ones."""
+    digests = digests_of(manifest, location)
+    return {name: digest for name, digest in digests.items() if name.startswith("taps/")}
 
 
 def _as_stored(values: torch.Tensor) -> np.ndarray:

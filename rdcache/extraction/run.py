@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -20,8 +20,11 @@ import torch
 import rdcache
 from rdcache.data import VIEW_COLUMNS
 from rdcache.errors import StoreNotFoundError, TeacherOutputError
-from rdcache.extraction.forward import TeacherForward
+from rdcache.extraction.basis import fit_projections
+from rdcache.extraction.fidelity import measure_fidelity
+from rdcache.extraction.forward import TeacherForward, forward_of
 from rdcache.extraction.plan import ExtractionPlan
+from rdcache.extraction.reduction import as_laid_out
 from rdcache.extraction.reuse import Donors, find_donors
 from rdcache.progress import Progress, ignore
 from rdcache.store import (
@@ -40,6 +43,7 @@ from rdcache.store import (
     open_store,
     read_manifest,
 )
+from rdcache.store.projection import Projection
 
 Status = Literal["extracted", "resumed", "joined", "unchanged"]
 # Pieces of work that one of several processes claims, beside single shards.
@@ -87,14 +91,7 @@ def run_extraction(plan: ExtractionPlan, on_progress: Progress = ignore) -> Extr
     began = time.perf_counter()
     if (store := finished_store(plan.location)) is not None:
         return _describe(store, plan, "unchanged", began)
-    forward = TeacherForward(
-        plan.teacher,
-        plan.dataset,
-        plan.view_parameters,
-        [tap.name for tap in plan.layout.taps],
-        plan.config.batch_size,
-        plan.config.precision,
-    )
+    forward = forward_of(plan)
     with Worker(claims_beside(plan.location), plan.config.who) as worker:
         status = await_turn(plan, worker, on_progress)
         copied = 0
@@ -147,7 +144,8 @@ def _fill(
         elif (store := finished_store(plan.location)) is not None:
             return store, donors.given
         elif worker.claim(COMMIT):
-            return writer.commit({"provenance": provenance(plan)}), donors.given
+            facts = {"provenance": provenance(plan), **measure_fidelity(plan, writer)}
+            return writer.commit(facts), donors.given
         else:
             time.sleep(POLL_SECONDS)
 
@@ -169,9 +167,10 @@ def _widen(writer: StoreWriter, tap: str, worker: Worker, plan: ExtractionPlan) 
 
 def _open_writer(plan: ExtractionPlan, forward: TeacherForward, worker: Worker) -> StoreWriter:
     """Create the store, or reopen one that lacks shards."""
-    layout = plan.layout
+    layout, projections = plan.layout, {}
     if not _is_begun(plan.location):
-        wide = _taps_beyond_float16(forward, layout.taps)
+        projections = fit_projections(forward, layout.taps, plan.training)
+        wide = _taps_beyond_float16(forward, layout.taps, projections)
         layout = replace(layout, taps=_widened(layout.taps, wide))
         plan.require_space(layout.nbytes())
     writer = create_store(
@@ -183,6 +182,7 @@ def _open_writer(plan: ExtractionPlan, forward: TeacherForward, worker: Worker) 
         VIEW_COLUMNS,
         plan.facts(),
         worker,
+        projections,
     )
     shard_bytes = sum(tap.nbytes for tap in writer.layout.taps)
     plan.require_space(sum(shard.stop - shard.start for shard in writer.missing()) * shard_bytes)
@@ -197,7 +197,9 @@ def _is_begun(location: Location) -> bool:
     return True
 
 
-def _taps_beyond_float16(forward: TeacherForward, taps: Sequence[TapSpec]) -> set[str]:
+def _taps_beyond_float16(
+    forward: TeacherForward, taps: Sequence[TapSpec], projections: Mapping[str, Projection]
+) -> set[str]:
     """Look at the first batch: which taps come near the largest float16, 65504?
 
     Half of it is the limit, so that a later image with somewhat larger activations does not
@@ -215,8 +217,9 @@ def _taps_beyond_float16(forward: TeacherForward, taps: Sequence[TapSpec]) -> se
                 next="check the weight file"
                 + (", or try --precision float32" if forward.precision != "float32" else ""),
             )
+    outputs = as_laid_out(outputs, taps, projections)
     largest = {
-        name: values.nan_to_num(0.0, 0.0, 0.0).abs().max().item()
+        name: values.float().nan_to_num(0.0, 0.0, 0.0).abs().max().item()
         for name, values in outputs.items()
     }
     return {
@@ -281,7 +284,8 @@ def _computed(
         fresh[donated.positions] = False
     places = np.flatnonzero(fresh)
     done = 0
-    for outputs in forward.batches(shard.view, (shard.start + places).tolist()):
+    for given in forward.batches(shard.view, (shard.start + places).tolist()):
+        outputs = as_laid_out(given, writer.layout.taps, writer.projections)
         rows = places[done : done + len(next(iter(outputs.values())))]
         for tap in writer.layout.taps:
             tensors[tap.name][rows], finite = _as_stored(outputs[tap.name], tap)

@@ -70,6 +70,7 @@ def read_columns(
     columns = {
         name: _column(objects, name, document, digests.get(name))
         for name, document in documents.items()
+        if not name.startswith("taps/")
     }
     if not np.isin(columns["split"], range(len(SPLITS))).all():
         raise StoreFormatError("a sample is of no known split.", store=objects.location)
@@ -81,15 +82,27 @@ def read_columns(
         view_columns=view_columns,
         view_parameters=columns["view"],
         outcome=_read_outcome(objects, layout, digests.get("outcome"), complete=complete),
-        projections={
-            tap.name: Projection(
-                torch.from_numpy(columns[f"taps/{tap.name}.mean"]),
-                torch.from_numpy(columns[f"taps/{tap.name}.basis"]),
-            )
-            for tap in layout.taps
-            if tap.projected_from is not None
-        },
+        projections=read_projections(objects, layout, digests),
     )
+
+
+def read_projections(
+    objects: ReadableObjects, layout: StoreLayout, digests: Mapping[str, str]
+) -> dict[str, Projection]:
+    """Mean and basis of each tap with fewer channels than the teacher's.
+
+    Raises:
+        StoreFormatError: they are missing, or do not match their digests.
+    """
+    columns = {
+        name: torch.from_numpy(_column(objects, name, document, digests.get(name)))
+        for name, document in arrays.projection_documents(layout).items()
+    }
+    return {
+        tap.name: Projection(columns[f"taps/{tap.name}.mean"], columns[f"taps/{tap.name}.basis"])
+        for tap in layout.taps
+        if tap.projected_from is not None
+    }
 
 
 def _read_outcome(

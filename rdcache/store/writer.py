@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
-from functools import partial
+from functools import cached_property, partial
 from hashlib import sha256
 from typing import Any
 
@@ -24,11 +24,13 @@ from rdcache.errors import (
 )
 from rdcache.store import arrays
 from rdcache.store.claims import Worker
+from rdcache.store.columns import read_projections
 from rdcache.store.compression import compress
 from rdcache.store.locations import Location
 from rdcache.store.manifest import (
     build_manifest,
     complete_manifest,
+    digests_of,
     fingerprint_of,
     group_document,
     layout_of,
@@ -129,6 +131,16 @@ class StoreWriter:
         self.worker = worker
         self.layout = layout_of(manifest, location)
         self.objects = objects_at(location, worker.token if worker else None)
+
+    @cached_property
+    def projections(self) -> dict[str, Projection]:
+        """Of the taps with fewer channels than the teacher's, as they were stored at the beginning:
+        the same for everybody who writes.
+
+        Raises:
+            StoreFormatError: they are missing or damaged.
+        """
+        return read_projections(self.objects, self.layout, digests_of(self.manifest, self.location))
 
     def missing(self) -> list[ShardRef]:
         """Shards without a receipt, or with an object that is gone or of another length, in the
