@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 import torch
 
 from rdcache.store import Store, StoreLayout, TapSpec
+from rdcache.store.quantisation import with_scales
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "store-format.md"
 SNIPPETS = re.findall(r"```python\n(.*?)```", DOCUMENT.read_text(encoding="utf-8"), re.DOTALL)
@@ -20,6 +22,7 @@ LAYOUT = StoreLayout(
     taps=(
         TapSpec("s4", "map2d", (3, 2, 2), "float16"),
         TapSpec("tokens", "tokens", (4, 5), "bfloat16"),
+        *with_scales([TapSpec("s3", "map2d", (2, 3, 3), "int8", "zstd")]),
     ),
     shard_samples=4,
 )
@@ -44,7 +47,7 @@ def documented(build: Callable[..., Store]) -> Store:
 
 
 def test_every_snippet_runs(documented: Store) -> None:
-    assert len(SNIPPETS) == 7
+    assert len(SNIPPETS) == 8
     for text in SNIPPETS:
         run(text, documented)
 
@@ -71,6 +74,19 @@ def test_the_reader_without_zarr_knows_what_is_absent(documented: Store) -> None
     read_sample = run(snippet("def read_"), documented)["read_sample"]
     assert read_sample(documented.location, "s4", 0, 5) is None
     assert read_sample(documented.location, "s4", 1, 3) is not None
+
+
+@pytest.mark.parametrize("codec", ["none", "zstd", "blosc"])
+def test_the_reader_without_zarr_decompresses(build: Callable[..., Store], codec: str) -> None:
+    taps = tuple(replace(tap, codec=codec) for tap in LAYOUT.taps[:2])
+    store = build(layout=replace(LAYOUT, taps=taps))
+    features = torch.from_numpy(run(snippet("def read_"), store)["features"])
+    assert torch.equal(features, store.read([2, 3, 4], 0, ["s4"])["s4"])
+
+
+def test_int8_numbers_are_multiplied_with_their_scales(documented: Store) -> None:
+    features = torch.from_numpy(run(snippet("taps/s3.scale"), documented)["features"])
+    assert torch.equal(features, documented.read([2, 3, 4], 0, ["s3"])["s3"])
 
 
 def test_the_check_finds_a_changed_byte_and_names_its_object(documented: Store) -> None:
