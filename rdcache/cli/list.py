@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from rdcache.cli import options
 from rdcache.cli.output import in_bytes, json_option, print_json, print_table
-from rdcache.store.locations import Location
+
+if TYPE_CHECKING:
+    from rdcache.store import Location
 
 KINDS = ("stores", "teachers", "datasets", "students", "methods")
 
