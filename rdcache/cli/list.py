@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from rdcache.cli import options
-from rdcache.cli.output import in_bytes, json_option, print_json, print_table
-from rdcache.store.locations import Location
+from rdcache.cli.output import in_age, in_bytes, json_option, print_json, print_table
+
+if TYPE_CHECKING:
+    from rdcache.store import Location
 
 KINDS = ("stores", "teachers", "datasets", "students", "methods")
 
@@ -75,6 +78,7 @@ def _stores(root: Location | None) -> list[dict[str, object]]:
             "size": in_bytes(summary.nbytes),
             "complete": summary.complete,
             "made": summary.created,
+            "age": in_age(summary.created),
             "who": summary.who or "",
             "store": str(summary.location),
         }

@@ -18,7 +18,6 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
 from rdcache.errors import UsageError
-from rdcache.store.locations import as_location
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -30,6 +29,8 @@ class _LocationType(click.ParamType):
 
     def convert(self, value: Any, param: Any, ctx: Any) -> Any:
         """Tell folders from addresses."""
+        from rdcache.store.locations import as_location  # with it comes torch
+
         return as_location(value)
 
 
@@ -40,6 +41,29 @@ root = click.option(
 data_dir = click.option(
     "--data-dir", type=click.Path(path_type=Path), help="Where datasets are looked for."
 )
+
+
+def part(command: Command) -> Command:
+    """Decorate a command with the options that choose a part of a store."""
+    for decorate in reversed(
+        (
+            click.option("--taps", type=_CommaSeparated(str), help="Copy these taps only."),
+            click.option(
+                "--views",
+                type=click.IntRange(min=1),
+                metavar="K",
+                help="Copy the first K views only, the clean one included.",
+            ),
+            click.option(
+                "--split",
+                "splits",
+                type=_CommaSeparated(str),
+                help="Copy these of train, val, test only.",
+            ),
+        )
+    ):
+        command = decorate(command)
+    return command
 
 
 def from_model(model: type[BaseModel], **renamed: str) -> Callable[[Command], Command]:

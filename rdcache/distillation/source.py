@@ -59,6 +59,8 @@ def open_dataset(store: Store, place: str | None, data_dir: Path | None) -> Imag
         spec = replace(spec, name=place)
     dataset = load_dataset(spec, data_dir)
     require_unchanged(store, dataset)
+    if splits := store.manifest["dataset"].get("splits"):  # a part that `rdcache pull` has made
+        dataset = dataset.of_splits(splits)
     classes = np.unique(np.asarray(dataset.labels)[np.asarray(dataset.splits) == "train"])
     if len(classes) < 2:
         raise DatasetError(

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from rdcache.data import DatasetSpec
-from rdcache.errors import StaleStoreError, StoreFormatError
+from rdcache.errors import StaleStoreError, StoreFormatError, UsageError
 from rdcache.extraction.config import ExtractConfig
 from rdcache.extraction.forward import forward_of
 from rdcache.extraction.plan import ExtractionPlan, plan_extraction
@@ -70,6 +70,12 @@ def plan_again(
         RdcacheError: see `plan_extraction`.
     """
     manifest = read_manifest(location)
+    if "splits" in fingerprint_of(manifest, location).parts:
+        raise UsageError(
+            "this store holds only some splits of a dataset, as `rdcache pull --split` made it.",
+            store=location,
+            next="pull it again, or ask the store that it is a part of",
+        )
     try:
         spec = DatasetSpec.from_dict(manifest["dataset"]["spec"])
         views, parts = manifest["views"], manifest["fingerprint"]["parts"]

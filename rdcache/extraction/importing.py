@@ -38,10 +38,11 @@ from rdcache.store import (
     ShardRef,
     Store,
     StoreLayout,
+    StoreWriter,
     TapSpec,
     store_location,
 )
-from rdcache.store.filling import FillStatus, StoreContent, fill_store
+from rdcache.store.filling import StoreContent, fill_store
 from rdcache.store.hdf5 import FeatureFileError, open_hdf5
 from rdcache.store.hdf5_import import exported_manifest, import_hdf5
 from rdcache.store.manifest import fingerprint_of
@@ -111,7 +112,7 @@ class Imported:
     """
 
     store: Store
-    status: FillStatus
+    status: Literal["imported", "unchanged"]
     missing: tuple[str, ...] = ()
     not_finite: tuple[str, ...] = ()
     unmatched: tuple[str, ...] = ()
@@ -183,7 +184,8 @@ def _import_export(
         raise StoreFormatError("the manifest names no dataset and teacher.", file=path)
     digest = fingerprint_of(manifest, path).digest
     location = store_location(config.root, dataset, teacher, digest)
-    return Imported(*import_hdf5(path, location, on_progress))
+    store, filled = import_hdf5(path, location, on_progress)
+    return Imported(store, "imported" if filled else "unchanged")
 
 
 def _import_features(
@@ -206,14 +208,14 @@ def _import_features(
     teacher = config.teacher_name or ""
     location = store_location(config.root, dataset.name, teacher, content.fingerprint.digest)
 
-    def shard_of(shard: ShardRef) -> tuple[dict[str, np.ndarray], np.ndarray]:
-        return _shard(source, rows[shard.start : shard.stop])
+    def fill(writer: StoreWriter, shard: ShardRef) -> None:
+        writer.write(shard, *_shard(source, rows[shard.start : shard.stop]))
 
-    store, status = fill_store(location, content, shard_of, on_progress)
+    store, filled = fill_store(location, content, fill, on_progress)
     stored = store.available(range(store.samples), 0)
     return Imported(
         store,
-        status,
+        "imported" if filled else "unchanged",
         missing=tuple(sample.uid for sample in missing),
         not_finite=tuple(map(str, store.uids[~stored & (rows != NO_ROW)])),
         unmatched=tuple(unmatched),

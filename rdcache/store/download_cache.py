@@ -4,8 +4,8 @@ A shard is downloaded whole when it is first touched, compared with its receipt,
 own digest, so that no file of the cache can be stale, two stores that hold the same shard share it,
 and a damaged download never gets in. When room is needed, what was used longest ago goes.
 
-The cache is one folder for all processes of a user. `RDCACHE_CACHE` names it, `RDCACHE_CACHE_SIZE`
-limits it, and with `RDCACHE_OFFLINE=1` nothing but the cache is asked.
+The cache is one folder for all processes of a user: `downloads` in the one that `RDCACHE_CACHE`
+names. `RDCACHE_CACHE_SIZE` limits it, and with `RDCACHE_OFFLINE=1` nothing but the cache is asked.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import platformdirs
 
 from rdcache.errors import BucketError, CorruptShardError, FileWriteError, UsageError
+from rdcache.files import user_cache
 from rdcache.store import arrays
 from rdcache.store.locations import RemotePath
 from rdcache.store.manifest import digests_of, layout_of, manifest_in, require_root
@@ -59,12 +59,8 @@ class DownloadCache:
         Raises:
             UsageError: the size is none.
         """
-        folder = os.environ.get("RDCACHE_CACHE")
-        default = Path(platformdirs.user_cache_dir("rdcache")) / "downloads"
-        return cls(
-            Path(folder).expanduser() if folder else default,
-            parse_size(os.environ.get("RDCACHE_CACHE_SIZE", DEFAULT_SIZE)),
-        )
+        limit = os.environ.get("RDCACHE_CACHE_SIZE") or DEFAULT_SIZE
+        return cls(user_cache() / "downloads", parse_size(limit))
 
     def read(self, key: str) -> bytes | None:
         """A small file, None where it is not kept."""
@@ -138,8 +134,8 @@ class DownloadCache:
             raise UsageError(
                 "the download cache is smaller than one file of this store.",
                 folder=self.folder,
-                limit=f"{self.limit / 1e9:.2f} GB",
-                needed=f"{size / 1e9:.2f} GB",
+                limit=f"{self.limit / 1e6:.1f} MB",
+                needed=f"{size / 1e6:.1f} MB",
                 next="let RDCACHE_CACHE_SIZE allow more, or `rdcache pull` the store",
             )
         files = sorted(self._files())
@@ -375,7 +371,7 @@ def _write(path: Path, data: bytes) -> None:
 
 def _packed(objects: Mapping[str, bytes]) -> bytes:
     file = io.BytesIO()
-    with zipfile.ZipFile(file, "w") as archive:
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, content in objects.items():
             archive.writestr(name, content)
     return file.getvalue()

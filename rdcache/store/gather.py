@@ -18,6 +18,12 @@ from rdcache.store.objects import ReadableObjects
 from rdcache.store.spec import StoreLayout, TapSpec
 
 
+def as_stored(tensors: torch.Tensor) -> np.ndarray:
+    """Tensors as the numbers that a store holds: bfloat16, which NumPy lacks, as bits in uint16."""
+    as_bits = tensors.view(torch.uint16) if tensors.dtype == torch.bfloat16 else tensors
+    return as_bits.numpy()
+
+
 class MappedTap:
     """All shards of one tap, mapped as they are first touched.
 

@@ -30,7 +30,7 @@ from rdcache.store.manifest import (
 )
 from rdcache.store.objects import ReadableObjects, objects_at
 from rdcache.store.quantisation import dequantise, with_scales
-from rdcache.store.spec import NOT_FINITE, STORED, Fingerprint, StoreLayout, TapSpec
+from rdcache.store.spec import NOT_FINITE, STORED, Fingerprint, SampleTable, StoreLayout, TapSpec
 
 if TYPE_CHECKING:
     import dask.array
@@ -171,6 +171,12 @@ class Store:
 
         array = self.array(tap)
         return dask.array.from_zarr(array, chunks=array.shards)
+
+    def sample_table(self) -> SampleTable:
+        """The columns of the samples, as a store is made of them."""
+        return SampleTable(
+            tuple(map(str, self.uids)), self.labels, tuple(map(str, self.splits)), self.groups
+        )
 
     def available(self, samples: Sequence[int], views: Sequence[int] | int) -> np.ndarray:
         """For each (sample, view) pair, whether its tensors are stored: bool (len(samples),)."""

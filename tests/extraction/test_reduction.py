@@ -24,9 +24,10 @@ from rdcache.extraction import ExtractConfig, plan_extraction, run_extraction
 from rdcache.extraction.basis import Moments
 from rdcache.extraction.checking import compare_with_teacher, mend_shards, plan_again
 from rdcache.extraction.fidelity import similarity
-from rdcache.store import Store, TapSpec, open_store, verify_store
+from rdcache.store import RemotePath, Store, TapSpec, open_store, verify_store
 from rdcache.store.hdf5_export import export_hdf5
 from rdcache.store.hdf5_import import import_hdf5
+from rdcache.store.transfer import Part, copy_store
 
 Script = Callable[[nn.Module], str]
 EVERYTHING = {"dtype": "int8", "codec": "zstd", "pool": "out0=2", "project": "out0=2"}
@@ -234,6 +235,39 @@ def test_such_a_store_goes_through_hdf5_byte_for_byte(
     imported, _ = import_hdf5(tmp_path / "out.h5", tmp_path / "imported")
     assert files(imported.location) == files(store.location)
     assert imported.manifest == store.manifest
+
+
+def test_a_part_of_such_a_store_is_what_an_extraction_of_it_makes(
+    teacher: str, folder: Path, tmp_path: Path
+) -> None:
+    options = {**EVERYTHING, "dtype": "out0=int8"}
+    store = extracted(teacher, folder, **options)
+    copy = copy_store(store.location, tmp_path / "copy", Part(taps=("out0",))).store
+    alone = extracted(teacher, folder, root=tmp_path / "alone", taps=("out0",), **options)
+    assert copy.fingerprint == alone.fingerprint
+    assert files(copy.location) == files(alone.location)
+    assert copy.manifest["fidelity"] == alone.manifest["fidelity"]
+    vectors = copy_store(store.location, tmp_path / "copy", Part(taps=("out1",))).store
+    plain = plan_extraction(config(teacher, folder, taps=("out1",)))
+    assert vectors.fingerprint == plain.fingerprint
+    training = copy_store(store.location, tmp_path / "copy", Part(splits=("train",))).store
+    rows = range(training.samples)
+    assert torch.equal(training.read(rows, 1)["out0"], store.read(rows, 1)["out0"])
+    assert verify_store(training.location) == []
+
+
+def test_such_a_store_is_extracted_into_a_bucket(
+    teacher: str, folder: Path, bucket: RemotePath
+) -> None:
+    store = extracted(teacher, folder, root=bucket, **EVERYTHING)
+    local = extracted(teacher, folder, **EVERYTHING)
+    assert (
+        store.location == bucket / local.location.relative_to(local.location.parents[2]).as_posix()
+    )
+    assert all(torch.equal(it, numbers(local)[tap]) for tap, it in numbers(store).items())
+    again = run_extraction(plan_extraction(config(teacher, folder, root=bucket, **EVERYTHING)))
+    assert again.status == "unchanged"
+    assert verify_store(store.location) == []
 
 
 def test_a_student_learns_from_such_a_store(teacher: str, folder: Path, tmp_path: Path) -> None:
