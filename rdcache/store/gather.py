@@ -7,6 +7,7 @@ Knows objects, offsets and bytes; which samples may be read is the reader's ques
 from __future__ import annotations
 
 import os
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -45,6 +46,7 @@ class MappedTap:
 
     def _forget(self) -> None:
         self._process = os.getpid()
+        self._lock = Lock()
         self._maps: dict[int, np.ndarray] = {}
         # Where each sample's payload begins in its shard; -1 where there is none.
         self._starts = np.full((self.layout.views, self.layout.samples), -1, np.int64)
@@ -96,11 +98,12 @@ class MappedTap:
             self._forget()
         per_view, size = self.layout.shards_per_view, self.layout.shard_samples
         keys = (views * per_view + samples // size).tolist()
-        if new := set(keys) - self._maps.keys():
-            self._maps |= {key: self._map(*divmod(key, per_view)) for key in new}
-        sources = [self._maps[key] for key in keys]
-        if new:
-            self._let_go(per_view)
+        with self._lock:  # threads may share a tap
+            if new := set(keys) - self._maps.keys():
+                self._maps |= {key: self._map(*divmod(key, per_view)) for key in new}
+            sources = [self._maps[key] for key in keys]
+            if new:
+                self._let_go(per_view)
         starts = self._starts[views, samples]
         if (starts < 0).any():
             first = int(np.argmin(starts))
