@@ -261,9 +261,7 @@ def test_such_a_store_is_extracted_into_a_bucket(
 ) -> None:
     store = extracted(teacher, folder, root=bucket, **EVERYTHING)
     local = extracted(teacher, folder, **EVERYTHING)
-    assert (
-        store.location == bucket / local.location.relative_to(local.location.parents[2]).as_posix()
-    )
+    assert store.fingerprint == local.fingerprint
     assert all(torch.equal(it, numbers(local)[tap]) for tap, it in numbers(store).items())
     again = run_extraction(plan_extraction(config(teacher, folder, root=bucket, **EVERYTHING)))
     assert again.status == "unchanged"
