@@ -48,11 +48,13 @@ def connected(plan: ExtractionPlan, worker: Worker, on_progress: Progress) -> It
         ClusterError: nobody answers, or no worker starts.
     """
     scheduler = plan.config.scheduler or ""
-    with _quiet():
-        here = re.fullmatch(LOCAL_WORKERS, scheduler)
-        with _started(int(here[1])) if here else _reached(scheduler) as client:
-            with client.as_current():
-                yield Cluster(client, plan, worker, on_progress)
+    here = re.fullmatch(LOCAL_WORKERS, scheduler)
+    with (
+        _quiet(),
+        _started(int(here[1])) if here else _reached(scheduler) as client,
+        client.as_current(),
+    ):
+        yield Cluster(client, plan, worker, on_progress)
 
 
 @contextmanager
