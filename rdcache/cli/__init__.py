@@ -29,6 +29,8 @@ COMMANDS = {
     "info": "Describe one store.",
     "diff": "Say why two stores are two.",
     "verify": "Compare every byte of a store with its digests, or with its teacher.",
+    "push": "Copy a store to a root that others share: a bucket, or a folder.",
+    "pull": "Copy a store, or a part of it, from a bucket.",
     "export": "Write a store as one HDF5 file.",
     "import": "Make a store of an HDF5 file: an exported store, or features from elsewhere.",
     "du": "Say how much each store takes on the disk.",

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import click
 
+from rdcache.cli import options
 from rdcache.cli.output import in_bytes, json_option, print_facts, print_json
 from rdcache.store import Store, newest_store, open_store
+from rdcache.store.locations import Location
 
 
 @click.command(epilog="Example:  rdcache info ~/.cache/rdcache/stores/isic/pmc-clip/3f9c21d0a4b7")
-@click.argument("store", required=False)
-@click.option("--root", type=click.Path(path_type=Path), help="Where stores are kept.")
+@click.argument("store", required=False, type=options.LOCATION)
+@options.root
 @json_option
-def command(store: str | None, root: Path | None, as_json: bool) -> None:
-    """Describe STORE, a path; without it, the newest complete store under the root."""
+def command(store: Location | None, root: Location | None, as_json: bool) -> None:
+    """Describe STORE; without it, the newest complete store under the root."""
     opened = open_store(store or newest_store(root), allow_incomplete=True)
     if as_json:
         print_json(opened.manifest)

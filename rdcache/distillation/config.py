@@ -10,6 +10,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from rdcache.errors import UsageError
+from rdcache.extraction.config import RootOption
 from rdcache.methods import ClassWeights, find_method
 
 # What decides where and how fast a run is made, but not what comes out of it.
@@ -117,10 +118,7 @@ class DistillConfig(BaseModel):
         default=1, gt=0, description="Epochs between checkpoints, from which --resume goes on."
     )
     out: Path = Field(default=Path("runs"), description="Where runs are kept.")
-    root: Path | None = Field(
-        default=None,
-        description="Where stores are kept (default: RDCACHE_ROOT, else the user's cache folder).",
-    )
+    root: RootOption = None
     data_dir: Path | None = Field(
         default=None,
         description="Where datasets are looked for (default: RDCACHE_DATA, else `data`).",

@@ -9,15 +9,15 @@ import numpy as np
 
 from rdcache.data import DatasetSpec, ImageDataset, load_dataset, portable_name
 from rdcache.errors import DatasetError, StaleStoreError, UsageError
-from rdcache.store import Store, newest_store, open_store
+from rdcache.store import Location, Store, newest_store, open_store
 
 SHOWN_UIDS = 3
 
 
 def choose_store(
-    location: Store | Path | str | None = None,
+    location: Store | Location | str | None = None,
     *,
-    root: Path | None = None,
+    root: Location | None = None,
     dataset: str | None = None,
     teacher: str | None = None,
 ) -> Store:
@@ -59,6 +59,8 @@ def open_dataset(store: Store, place: str | None, data_dir: Path | None) -> Imag
         spec = replace(spec, name=place)
     dataset = load_dataset(spec, data_dir)
     require_unchanged(store, dataset)
+    if splits := store.manifest["dataset"].get("splits"):  # a part that `rdcache pull` has made
+        dataset = dataset.of_splits(splits)
     classes = np.unique(np.asarray(dataset.labels)[np.asarray(dataset.splits) == "train"])
     if len(classes) < 2:
         raise DatasetError(

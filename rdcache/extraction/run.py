@@ -13,7 +13,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -37,6 +36,7 @@ from rdcache.store import (
     EXTRACTION,
     NOT_FINITE,
     STORED,
+    Location,
     ShardRef,
     Store,
     StoreWriter,
@@ -197,7 +197,7 @@ def _open_writer(plan: ExtractionPlan, forward: TeacherForward, worker: Worker) 
     return writer
 
 
-def _is_begun(location: Path) -> bool:
+def _is_begun(location: Location) -> bool:
     try:
         read_manifest(location)
     except StoreNotFoundError:

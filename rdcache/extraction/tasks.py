@@ -21,6 +21,7 @@ from rdcache.extraction.reuse import Donors, find_donors
 from rdcache.extraction.run import computed, device_name, forward_of
 from rdcache.store import (
     Fingerprint,
+    Location,
     StoreWriter,
     TapSpec,
     Worker,
@@ -47,7 +48,7 @@ class Job:
     """
 
     config: ExtractConfig
-    location: Path
+    location: Location
     fingerprint: Fingerprint
     token: str
     threads: int
@@ -58,7 +59,7 @@ class Job:
         """The driver's own plan, for others."""
         return cls(
             config=_for_elsewhere(plan.config),
-            location=plan.location.absolute(),
+            location=_absolute(plan.location),
             fingerprint=plan.fingerprint,
             token=token,
             threads=torch.get_num_threads(),
@@ -165,7 +166,7 @@ def _for_elsewhere(config: ExtractConfig) -> ExtractConfig:
     weights = config.weights
     return config.model_copy(
         update={
-            "root": default_root(config.root).absolute(),
+            "root": _absolute(default_root(config.root)),
             "data_dir": default_data_dir(config.data_dir).absolute(),
             "teacher": _with_absolute_path(config.teacher),
             "dataset": _with_absolute_path(config.dataset),
@@ -174,6 +175,10 @@ def _for_elsewhere(config: ExtractConfig) -> ExtractConfig:
             else weights,
         }
     )
+
+
+def _absolute(location: Location) -> Location:
+    return location.absolute() if isinstance(location, Path) else location
 
 
 def _with_absolute_path(name: str) -> str:

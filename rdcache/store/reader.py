@@ -6,8 +6,8 @@ zarr-python's speed; `Store.array` is the plain Zarr route, which gives the same
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,6 +18,7 @@ from rdcache.errors import StoreIncompleteError, UnknownNameError, UsageError
 from rdcache.store import arrays
 from rdcache.store.columns import read_columns
 from rdcache.store.gather import MappedTap
+from rdcache.store.locations import Location, RemotePath, as_location
 from rdcache.store.manifest import (
     digests_of,
     fingerprint_of,
@@ -25,37 +26,56 @@ from rdcache.store.manifest import (
     read_manifest,
     require_root,
 )
-from rdcache.store.objects import LocalObjects
-from rdcache.store.spec import NOT_FINITE, STORED, Fingerprint, StoreLayout, TapSpec
+from rdcache.store.objects import ReadableObjects, objects_at
+from rdcache.store.spec import NOT_FINITE, STORED, Fingerprint, SampleTable, StoreLayout, TapSpec
 
 if TYPE_CHECKING:
     import dask.array
 
 
-def open_store(location: str | Path, *, allow_incomplete: bool = False) -> Store:
-    """Open a store for reading.
+def open_store(
+    location: str | os.PathLike[str] | RemotePath, *, allow_incomplete: bool = False
+) -> Store:
+    """Open a store for reading, in a folder or a bucket; see `download_cache.py` for the latter.
 
     Args:
+        location: a folder, or an address such as `s3://team/rdcache/isic/pmc-clip/0123456789ab`.
         allow_incomplete: open one whose extraction has not finished, for a look at it.
 
     Raises:
         StoreNotFoundError: no store lies there.
         StoreFormatError: another schema, or arrays that contradict the manifest.
         StoreIncompleteError: its extraction has not finished.
+        BucketError: the bucket does not answer.
     """
-    location = Path(location)
-    manifest = read_manifest(location)
+    place = as_location(location)
+    if isinstance(place, RemotePath):
+        objects, manifest = _through_the_cache(place)
+    else:
+        objects, manifest = objects_at(place), read_manifest(place)
     # Of a store under way nothing else is looked at: a crash may have left its arrays between two
     # versions, which the next extraction puts right.
     if manifest.get("complete") is not True and not allow_incomplete:
-        shards = layout_of(manifest, location).shards()
-        receipts = LocalObjects(location).names("receipt/c")
+        shards = layout_of(manifest, place).shards()
+        receipts = objects.sizes("receipt/c")
         there = sum(arrays.receipt_object(shard) in receipts for shard in shards)
-        raise incomplete_error(location, there, len(shards))
-    return Store(location, manifest)
+        raise incomplete_error(place, there, len(shards))
+    return Store(objects, manifest)
 
 
-def incomplete_error(location: Path, there: int, total: int) -> StoreIncompleteError:
+def _through_the_cache(location: RemotePath) -> tuple[ReadableObjects, dict[str, Any]]:
+    """Objects and manifest of a store in a bucket; one that is not complete is not kept."""
+    objects = objects_at(location)
+    from rdcache.store import download_cache  # it needs obstore, as `objects_at` has found out
+
+    cache = download_cache.DownloadCache.of_environment()
+    manifest = download_cache.remembered_manifest(location, cache)
+    if manifest.get("complete") is not True:
+        return objects, manifest
+    return download_cache.open_cached(location, manifest, cache), manifest
+
+
+def incomplete_error(location: Location, there: int, total: int) -> StoreIncompleteError:
     """Say how much of a store is there and how to go on."""
     return StoreIncompleteError(
         f"this store is incomplete: {there} of {total} shards are there.",
@@ -69,7 +89,8 @@ class Store:
     anew in each process.
 
     Attributes:
-        location: its folder.
+        location: its folder, or its address in a bucket.
+        objects: what it is read through.
         manifest: its description of itself, a dictionary of JSON values.
         fingerprint: what decided its numbers.
         taps: tap name → `TapSpec`.
@@ -79,14 +100,14 @@ class Store:
         view_parameters: float64 (views, samples, columns); `view_columns` names the columns.
     """
 
-    def __init__(self, location: Path, manifest: dict[str, Any]) -> None:
-        self.location = location
+    def __init__(self, objects: ReadableObjects, manifest: dict[str, Any]) -> None:
+        self.objects = objects
+        self.location = location = objects.location
         self.manifest = manifest
         self.layout: StoreLayout = layout_of(manifest, location)
         self.fingerprint: Fingerprint = fingerprint_of(manifest, location)
         self.taps: dict[str, TapSpec] = {tap.name: tap for tap in self.layout.taps}
         self.extents = self.layout.extents
-        objects = LocalObjects(location)
         digests = digests_of(manifest, location)
         columns = read_columns(objects, self.layout, digests, complete=self.complete)
         self.uids, self.splits = columns.uids, columns.splits
@@ -125,6 +146,11 @@ class Store:
     def array(self, tap: str) -> zarr.Array[Any]:
         """The tap's Zarr array, axes (view, sample, *tap); bfloat16 as its bits in uint16."""
         name = f"taps/{self._tap(tap).name}"
+        if isinstance(self.location, RemotePath):
+            from rdcache.store.remote import RemoteObjects
+
+            store = RemoteObjects(self.location).zarr_store()
+            return zarr.open_array(store, path=name, mode="r", zarr_format=3)
         return zarr.open_array(self.location.as_posix(), path=name, mode="r", zarr_format=3)
 
     def dask(self, tap: str) -> dask.array.Array:
@@ -133,6 +159,12 @@ class Store:
 
         array = self.array(tap)
         return dask.array.from_zarr(array, chunks=array.shards)
+
+    def sample_table(self) -> SampleTable:
+        """The columns of the samples, as a store is made of them."""
+        return SampleTable(
+            tuple(map(str, self.uids)), self.labels, tuple(map(str, self.splits)), self.groups
+        )
 
     def available(self, samples: Sequence[int], views: Sequence[int] | int) -> np.ndarray:
         """For each (sample, view) pair, whether its tensors are stored: bool (len(samples),)."""
