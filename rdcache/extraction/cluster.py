@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from rdcache.errors import ClusterError, RdcacheError, StoreWriteError, UsageError
+from rdcache.errors import ClusterError, StoreWriteError, UsageError
 from rdcache.extraction.config import LOCAL_WORKERS
 from rdcache.extraction.plan import ExtractionPlan
 from rdcache.extraction.run import claim_on
@@ -37,6 +37,9 @@ except ModuleNotFoundError as missing:
 CONNECT_SECONDS = 10.0
 SIGHT_SECONDS = 60.0  # network file systems show what others wrote within that time
 TASKS_A_THREAD = 2  # one under way and one that waits, so that no worker waits for the driver
+# A terminal sends Ctrl-C to the workers as well, but it is the driver that ends them.
+IGNORE_CTRL_C = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)"
+NOT_UNDERSTOOD = "Error during deserialization"  # how Dask's own sentence begins
 WORKERS_LOST = (KilledWorker, CommClosedError, CancelledError)
 
 
@@ -73,6 +76,7 @@ def _started(count: int) -> Iterator[Client]:
             protocol="tls://",
             security=security,
             silence_logs=logging.CRITICAL,
+            preload=[IGNORE_CTRL_C],
         )
     except (OSError, RuntimeError, TimeoutError) as error:
         raise ClusterError(
@@ -122,7 +126,7 @@ class Cluster:
 
         Raises:
             Float16OverflowError: a tap must be kept in float32.
-            ClusterError: the scheduler is gone, or workers die again and again.
+            ClusterError: the scheduler is gone, workers die again and again, or lack rdcache.
             StoreWriteError: the workers write, but not where the driver looks.
         """
         missing = writer.missing()
@@ -130,6 +134,14 @@ class Cluster:
             written = self._hand_out(writer, missing)
         except WORKERS_LOST as error:
             raise _lost(error, writer) from None
+        except (ModuleNotFoundError, RuntimeError) as error:
+            if isinstance(error, ModuleNotFoundError) or NOT_UNDERSTOOD in str(error):
+                raise ClusterError(
+                    "the scheduler or a worker does not know rdcache, or not this version of it.",
+                    why=str(error).partition(".")[0],
+                    next="install the same versions on every machine, the scheduler's too",
+                ) from None
+            raise
         if written:
             self._see(writer, written)
         else:
@@ -200,17 +212,19 @@ def _finished(tasks: dict[Future, ShardRef]) -> list[Future]:
         return []
 
 
-def _lost(error: BaseException, writer: StoreWriter) -> RdcacheError:
+def _lost(error: BaseException, writer: StoreWriter) -> ClusterError:
     missing, total = len(writer.missing()), len(writer.layout.shards())
-    dying = isinstance(error, KilledWorker)
-    return ClusterError(
-        "the workers die again and again." if dying else "the Dask scheduler is gone.",
-        why="several of them died over the same shard, perhaps for lack of memory"
-        if dying
-        else error,
-        done=f"{total - missing} of {total} shards",
-        next="run the same command again: it goes on from there",
-    )
+    facts = {
+        "done": f"{total - missing} of {total} shards",
+        "next": "run the same command again: it goes on from there",
+    }
+    if isinstance(error, KilledWorker):
+        return ClusterError(
+            "the workers die again and again.",
+            why="several of them died over the same shard, perhaps for lack of memory",
+            **facts,
+        )
+    return ClusterError("the connection to the Dask scheduler is lost.", **facts)
 
 
 @contextmanager

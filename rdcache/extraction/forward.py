@@ -8,12 +8,16 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from rdcache.data import ImageDataset, cut_view
 from rdcache.models import Teacher
+
+if TYPE_CHECKING:
+    from rdcache.extraction.plan import ExtractionPlan
 
 BATCHES_AHEAD = 3
 DECODING_THREADS = 4
@@ -74,3 +78,15 @@ class TeacherForward:
         ):
             outputs = self.teacher.forward_taps(normalised, self.taps)
         return {name: output.float().cpu() for name, output in outputs.items()}
+
+
+def forward_of(plan: ExtractionPlan) -> TeacherForward:
+    """The plan's teacher over its images and views."""
+    return TeacherForward(
+        plan.teacher,
+        plan.dataset,
+        plan.view_parameters,
+        [tap.name for tap in plan.layout.taps],
+        plan.config.batch_size,
+        plan.config.precision,
+    )

@@ -21,7 +21,7 @@ import torch
 import rdcache
 from rdcache.data import VIEW_COLUMNS
 from rdcache.errors import StoreNotFoundError, TeacherOutputError
-from rdcache.extraction.forward import TeacherForward
+from rdcache.extraction.forward import TeacherForward, forward_of
 from rdcache.extraction.plan import ExtractionPlan
 from rdcache.extraction.reuse import Donors, find_donors
 from rdcache.extraction.widening import (
@@ -112,18 +112,6 @@ def await_turn(plan: ExtractionPlan, worker: Worker, on_progress: Progress) -> S
     if finished_store(plan.location) is not None:
         return "unchanged"
     return "resumed" if _is_begun(plan.location) else "extracted"
-
-
-def forward_of(plan: ExtractionPlan) -> TeacherForward:
-    """The plan's teacher over its images and views."""
-    return TeacherForward(
-        plan.teacher,
-        plan.dataset,
-        plan.view_parameters,
-        [tap.name for tap in plan.layout.taps],
-        plan.config.batch_size,
-        plan.config.precision,
-    )
 
 
 class Crew(Protocol):

@@ -15,10 +15,10 @@ import rdcache
 from rdcache.data import default_data_dir
 from rdcache.errors import RdcacheError, StaleStoreError, StoreNotFoundError
 from rdcache.extraction.config import ExtractConfig
-from rdcache.extraction.forward import TeacherForward
+from rdcache.extraction.forward import TeacherForward, forward_of
 from rdcache.extraction.plan import ExtractionPlan, plan_extraction
 from rdcache.extraction.reuse import Donors, find_donors
-from rdcache.extraction.run import computed, device_name, forward_of
+from rdcache.extraction.run import computed, device_name
 from rdcache.store import (
     Fingerprint,
     Location,

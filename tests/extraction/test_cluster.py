@@ -230,6 +230,24 @@ def test_without_dask_the_package_is_named(
         run_extraction(plan)
 
 
+@pytest.mark.parametrize(
+    "failure",
+    [
+        "ModuleNotFoundError('No module named rdcache')",
+        "RuntimeError('Error during deserialization of the task graph. This often …')",
+    ],
+)
+def test_machines_without_rdcache_are_one_sentence(
+    script: Script, folder: Path, scheduler: str, failure: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(self: on_cluster.Cluster, shard: object) -> object:
+        return self._client.submit(exec, f"raise {failure}", {}, pure=False)
+
+    monkeypatch.setattr(on_cluster.Cluster, "_submit", fail)
+    with pytest.raises(ClusterError, match="does not know rdcache"):
+        run_extraction(planned(script(Pooling(1.0)), folder, scheduler=scheduler))
+
+
 def test_workers_that_die_again_and_again_are_one_sentence(
     script: Script, folder: Path, scheduler: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
