@@ -29,7 +29,7 @@ from rdcache.errors import (
 from rdcache.extraction import ExtractConfig, ExtractionPlan, plan_extraction, run_extraction
 from rdcache.extraction import cluster as on_cluster
 from rdcache.extraction.tasks import Job, write_shard
-from rdcache.store import Store, StoreWriter
+from rdcache.store import RemotePath, Store, StoreWriter
 
 Script = Callable[[nn.Module], str]
 
@@ -158,6 +158,17 @@ def test_another_process_may_join(script: Script, folder: Path, scheduler: str) 
     assert set(statuses) <= {"extracted", "joined", "unchanged"}
     assert len(statuses) == 2
     assert not list(first.location.rglob("*.partial"))
+
+
+def test_workers_write_straight_into_a_bucket(
+    script: Script, folder: Path, bucket: RemotePath
+) -> None:
+    teacher, everyone = script(Pooling(1.0)), range(40)
+    alone = run_extraction(planned(teacher, folder, views="clean")).store
+    plan = planned(teacher, folder, views="clean", root=bucket / "root", scheduler="local:1")
+    together = run_extraction(plan).store
+    assert together.manifest["digests"] == alone.manifest["digests"]
+    assert torch.equal(together.read(everyone, 0)["out0"], alone.read(everyone, 0)["out0"])
 
 
 def test_other_weights_on_a_worker_are_named(script: Script, folder: Path, scheduler: str) -> None:
