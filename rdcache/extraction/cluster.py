@@ -72,7 +72,7 @@ def _started(count: int) -> Iterator[Client]:
             threads_per_worker=1,
             processes=True,
             memory_limit=None,  # the teacher takes what it takes
-            dashboard_address=None,
+            dashboard_address="127.0.0.1:0",  # any free port
             protocol="tls://",
             security=security,
             silence_logs=logging.CRITICAL,

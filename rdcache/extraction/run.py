@@ -158,6 +158,7 @@ def _fill(writer: StoreWriter, crew: Crew, worker: Worker, plan: ExtractionPlan)
         elif (store := finished_store(plan.location)) is not None:
             return store
         elif worker.claim(COMMIT):
+            writer.objects.clean(worker.alive)  # of workers that were killed beside this one
             return writer.commit({"provenance": provenance(plan, crew.devices)})
         else:
             time.sleep(POLL_SECONDS)

@@ -42,7 +42,7 @@ def scheduler(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         patch.chdir(tmp_path_factory.mktemp("elsewhere"))
         with (
             dask.config.set({"distributed.scheduler.allowed-failures": 0}),
-            LocalCluster(2, threads_per_worker=1, dashboard_address=None) as cluster,
+            LocalCluster(2, threads_per_worker=1, dashboard_address="127.0.0.1:0") as cluster,
         ):
             yield cluster.scheduler_address
 
