@@ -146,5 +146,9 @@ class TrainingError(RdcacheError, ArithmeticError):
     """A loss that is no longer a finite number."""
 
 
+class ClusterError(RdcacheError, ConnectionError):
+    """A Dask scheduler that does not answer, or workers that do not stay alive."""
+
+
 class RunNotFoundError(RdcacheError, FileNotFoundError):
     """No finished run in this folder."""

@@ -22,6 +22,17 @@ class Pooling(nn.Module):
         return pooled, pooled.mean(dim=[2, 3])
 
 
+class Projection(nn.Module):
+    """A product whose last bits depend on how many threads add it up."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(3 * 224 * 224, 8))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return images.flatten(1) @ self.weight
+
+
 class NanOnDark(nn.Module):
     """Gives NaN for images that are black everywhere."""
 

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 
 from rdcache.store import Location, as_location
+
+LOCAL_WORKERS = r"local:([1-9]\d{0,3})"
+SCHEDULER_ADDRESS = r"(tcp|tls)://\S+:\d+"
 
 
 def _root(value: Any) -> Any:
@@ -105,6 +109,12 @@ class ExtractConfig(BaseModel):
         description="Where another process extracts the same store, work on other shards of it "
         "instead of waiting.",
     )
+    scheduler: str | None = Field(
+        default=None,
+        description="Work on several machines or processes: the address of a Dask scheduler, as "
+        "in tcp://host:8786, or local:N for N processes on this machine (default: this process "
+        "alone).",
+    )
     who: str | None = Field(
         default_factory=lambda: os.environ.get("RDCACHE_WHO"),
         description="Your name for colleagues who see this store or wait for it (default: "
@@ -117,3 +127,10 @@ class ExtractConfig(BaseModel):
         description="Where datasets and weights are looked for (default: RDCACHE_DATA, else "
         "`data`).",
     )
+
+    @field_validator("scheduler")
+    @classmethod
+    def _is_scheduler(cls, value: str | None) -> str | None:
+        if value is None or re.fullmatch(f"{LOCAL_WORKERS}|{SCHEDULER_ADDRESS}", value):
+            return value
+        raise ValueError("should be an address like tcp://host:8786, or local:N")

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -26,6 +27,13 @@ from rdcache.extraction.forward import TeacherForward, forward_of
 from rdcache.extraction.plan import ExtractionPlan
 from rdcache.extraction.reduction import as_laid_out
 from rdcache.extraction.reuse import Donors, find_donors
+from rdcache.extraction.widening import (
+    POLL_SECONDS,
+    Float16OverflowError,
+    taps_beyond_float16,
+    widen,
+    widened,
+)
 from rdcache.progress import Progress, ignore
 from rdcache.store import (
     EXTRACTION,
@@ -46,10 +54,7 @@ from rdcache.store import (
 from rdcache.store.projection import Projection
 
 Status = Literal["extracted", "resumed", "joined", "unchanged"]
-# Pieces of work that one of several processes claims, beside single shards.
-WIDENING, COMMIT = "widening", "commit"
-POLL_SECONDS = 0.5
-FLOAT16_MAX = float(np.finfo(np.float16).max)
+COMMIT = "commit"
 
 
 @dataclass(frozen=True)
@@ -73,20 +78,13 @@ class Extraction:
     seconds: float
 
 
-class Float16OverflowError(ArithmeticError):
-    """Finite values of a tap became infinite in float16, so the tap must be kept in float32."""
-
-    def __init__(self, tap: str) -> None:
-        super().__init__(tap)
-        self.tap = tap
-
-
 def run_extraction(plan: ExtractionPlan, on_progress: Progress = ignore) -> Extraction:
     """Write what the plan's store still lacks, alone or beside others who do the same.
 
     Raises:
         StoreWriteError: the root cannot be written, or the space does not suffice.
         TeacherOutputError: a whole first batch has no finite numbers.
+        ClusterError: the scheduler does not answer, or its workers keep dying.
     """
     began = time.perf_counter()
     if (store := finished_store(plan.location)) is not None:
@@ -98,8 +96,9 @@ def run_extraction(plan: ExtractionPlan, on_progress: Progress = ignore) -> Extr
         if status == "unchanged":
             store = open_store(plan.location)
         else:
-            writer = _open_writer(plan, forward, worker)
-            store, copied = _fill(writer, forward, worker, plan, on_progress)
+            with _crew(plan, forward, worker, on_progress) as crew:
+                store = _fill(_open_writer(plan, forward, worker), crew, worker, plan)
+                copied = crew.copied
         worker.remove_traces()
     return _describe(store, plan, status, began, copied)
 
@@ -119,59 +118,65 @@ def await_turn(plan: ExtractionPlan, worker: Worker, on_progress: Progress) -> S
     return "resumed" if _is_begun(plan.location) else "extracted"
 
 
-def _fill(
-    writer: StoreWriter,
-    forward: TeacherForward,
-    worker: Worker,
-    plan: ExtractionPlan,
-    on_progress: Progress,
-) -> tuple[Store, int]:
-    """Write shards until none is missing, then declare the store complete, or see another do so.
+class Crew(Protocol):
+    """Who writes the shards that a store lacks: this process, or the workers of a cluster."""
 
-    Returns:
-        The store, and how many samples of views were copied from other stores.
-    """
-    donors = find_donors(plan, writer.layout.taps)
+    @property
+    def copied(self) -> int:
+        """Samples of views that were copied from other stores."""
+
+    @property
+    def devices(self) -> set[str]:
+        """What the others were computed on."""
+
+    def write_missing(self, writer: StoreWriter) -> None:
+        """Go once through the shards that are missing, and write those that nobody else is at.
+
+        Raises:
+            Float16OverflowError: a tap must be kept in float32.
+        """
+
+
+@contextmanager
+def _crew(
+    plan: ExtractionPlan, forward: TeacherForward, worker: Worker, on_progress: Progress
+) -> Iterator[Crew]:
+    if plan.config.scheduler is None:
+        yield ThisProcess(plan, forward, worker, on_progress)
+    else:
+        from rdcache.extraction.cluster import connected  # builds on this module
+
+        with connected(plan, worker, on_progress) as cluster:
+            yield cluster
+
+
+def _fill(writer: StoreWriter, crew: Crew, worker: Worker, plan: ExtractionPlan) -> Store:
+    """Write shards until none is missing, then declare the store complete, or see another do so."""
     while True:
-        if (renewed := writer.renewed()) is not writer:
-            writer, donors = renewed, find_donors(plan, renewed.layout.taps)
+        writer = writer.renewed()
         if writer.missing():
             try:
-                _write_missing(writer, forward, donors, worker, on_progress)
+                crew.write_missing(writer)
             except Float16OverflowError as overflow:
-                writer = _widen(writer, overflow.tap, worker, plan)
-                donors = find_donors(plan, writer.layout.taps)
+                writer = widen(writer, overflow.tap, worker, plan)
         elif (store := finished_store(plan.location)) is not None:
-            return store, donors.given
+            return store
         elif worker.claim(COMMIT):
-            facts = {"provenance": provenance(plan), **measure_fidelity(plan, writer)}
-            return writer.commit(facts), donors.given
+            writer.objects.clean(worker.alive)  # of workers that were killed beside this one
+            done = {"provenance": provenance(plan, crew.devices), **measure_fidelity(plan, writer)}
+            return writer.commit(done)
         else:
             time.sleep(POLL_SECONDS)
 
 
-def _widen(writer: StoreWriter, tap: str, worker: Worker, plan: ExtractionPlan) -> StoreWriter:
-    """Begin anew with a tap in float32, unless another has just done so."""
-    while not worker.claim(WIDENING):
-        time.sleep(POLL_SECONDS)
-    try:
-        writer = writer.renewed()
-        layout = replace(writer.layout, taps=_widened(writer.layout.taps, {tap}))
-        if layout != writer.layout:
-            plan.require_space(layout.nbytes() - writer.layout.nbytes())
-            writer = writer.restart_with(layout.taps)
-        return writer
-    finally:
-        worker.release(WIDENING)
-
-
 def _open_writer(plan: ExtractionPlan, forward: TeacherForward, worker: Worker) -> StoreWriter:
     """Create the store, or reopen one that lacks shards."""
-    layout, projections = plan.layout, {}
+    layout = plan.layout
+    projections: dict[str, Projection] = {}
     if not _is_begun(plan.location):
         projections = fit_projections(forward, layout.taps, plan.training)
-        wide = _taps_beyond_float16(forward, layout.taps, projections)
-        layout = replace(layout, taps=_widened(layout.taps, wide))
+        wide = taps_beyond_float16(forward, layout.taps, projections)
+        layout = replace(layout, taps=widened(layout.taps, wide))
         plan.require_space(layout.nbytes())
     writer = create_store(
         plan.location,
@@ -197,76 +202,67 @@ def _is_begun(location: Location) -> bool:
     return True
 
 
-def _taps_beyond_float16(
-    forward: TeacherForward, taps: Sequence[TapSpec], projections: Mapping[str, Projection]
-) -> set[str]:
-    """Look at the first batch: which taps come near the largest float16, 65504?
+class ThisProcess:
+    """The crew of one: the teacher runs here."""
 
-    Half of it is the limit, so that a later image with somewhat larger activations does not
-    force the extraction to start over.
-    """
-    samples = min(forward.batch_size, len(forward.dataset))
-    outputs = next(forward.batches(0, range(samples)))
-    for name, values in outputs.items():
-        finite = torch.isfinite(values.flatten(1)).all(1)
-        if not finite.any():
-            raise TeacherOutputError(
-                f"{forward.teacher.name} gives NaN or Inf for every image of the first batch.",
-                tap=name,
-                images=samples,
-                next="check the weight file"
-                + (", or try --precision float32" if forward.precision != "float32" else ""),
-            )
-    outputs = as_laid_out(outputs, taps, projections)
-    largest = {
-        name: values.float().nan_to_num(0.0, 0.0, 0.0).abs().max().item()
-        for name, values in outputs.items()
-    }
-    return {
-        tap.name for tap in taps if tap.dtype == "float16" and largest[tap.name] > FLOAT16_MAX / 2
-    }
+    def __init__(
+        self,
+        plan: ExtractionPlan,
+        forward: TeacherForward,
+        worker: Worker,
+        on_progress: Progress,
+    ) -> None:
+        self.plan = plan
+        self.forward = forward
+        self.worker = worker
+        self.on_progress = on_progress
+        self.devices = {device_name(plan)}
+        self._donors = Donors([])
+        self._taps: tuple[TapSpec, ...] = ()
 
+    @property
+    def copied(self) -> int:
+        """Samples of views that were copied from other stores."""
+        return self._donors.given
 
-def _widened(taps: Sequence[TapSpec], names: set[str]) -> tuple[TapSpec, ...]:
-    return tuple(replace(tap, dtype="float32") if tap.name in names else tap for tap in taps)
+    def write_missing(self, writer: StoreWriter) -> None:
+        """Go once through the shards that are missing, and write those that nobody else is at."""
+        if writer.layout.taps != self._taps:
+            self._taps = writer.layout.taps
+            self._donors = find_donors(self.plan, self._taps)
+        total = sum(writer.layout.extents)
+        missing = writer.missing()
+        done = total - sum(shard.stop - shard.start for shard in missing)
+        self.on_progress(done, total, "images")
+        wrote = False
+        for shard in missing:
+            if not self.worker.claim(claim_on(shard)) or not writer.lacks(shard):
+                continue
 
+            def on_rows(rows: int, before: int = done) -> None:
+                self.on_progress(before + rows, total, "images")
 
-def _write_missing(
-    writer: StoreWriter,
-    forward: TeacherForward,
-    donors: Donors,
-    worker: Worker,
-    on_progress: Progress,
-) -> None:
-    """Go once through the shards that are missing, and write those that nobody else is at."""
-    total = sum(writer.layout.extents)
-    missing = writer.missing()
-    done = total - sum(shard.stop - shard.start for shard in missing)
-    on_progress(done, total, "images")
-    wrote = False
-    for shard in missing:
-        if not worker.claim(f"shard-{shard.view}-{shard.index}") or not writer.lacks(shard):
-            continue
-
-        def on_rows(rows: int, before: int = done) -> None:
-            on_progress(before + rows, total, "images")
-
-        tensors, outcome = _computed(shard, writer, forward, donors, on_rows)
-        if writer.renewed() is not writer:
-            return  # another worker has changed a tap's dtype meanwhile
-        writer.write(shard, tensors, outcome)
-        done += shard.stop - shard.start
-        wrote = True
-    if not wrote:
-        time.sleep(POLL_SECONDS)  # the others are at all of them
+            tensors, outcome = computed(shard, writer, self.forward, self._donors, on_rows)
+            if writer.renewed() is not writer:
+                return  # another worker has changed a tap's dtype meanwhile
+            writer.write(shard, tensors, outcome)
+            done += shard.stop - shard.start
+            wrote = True
+        if not wrote:
+            time.sleep(POLL_SECONDS)  # the others are at all of them
 
 
-def _computed(
+def claim_on(shard: ShardRef) -> str:
+    """The name under which a shard is claimed."""
+    return f"shard-{shard.view}-{shard.index}"
+
+
+def computed(
     shard: ShardRef,
     writer: StoreWriter,
     forward: TeacherForward,
     donors: Donors,
-    on_rows: Callable[[int], None],
+    on_rows: Callable[[int], None] = lambda rows: None,
 ) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """Tensors by tap, and the outcome of each sample of a shard: copied from other stores where
     they have them, else from the teacher.
@@ -313,18 +309,23 @@ def _as_stored(values: torch.Tensor, tap: TapSpec) -> tuple[np.ndarray, np.ndarr
     return stored.numpy(), finite.numpy()
 
 
-def provenance(plan: ExtractionPlan) -> dict[str, Any]:
+def provenance(plan: ExtractionPlan, devices: set[str]) -> dict[str, Any]:
     """With what, where and when the tensors were computed."""
-    device = plan.teacher.device
     return {
         "rdcache": rdcache.__version__,
         "python": platform.python_version(),
         **{name: version(name) for name in ("torch", "timm", "numpy", "zarr", "pillow")},
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "device": ", ".join(sorted(devices)) or device_name(plan),
         "precision": plan.config.precision,
         **({"who": plan.config.who} if plan.config.who else {}),
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
     }
+
+
+def device_name(plan: ExtractionPlan) -> str:
+    """What the teacher runs on here."""
+    device = plan.teacher.device
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
 def _describe(

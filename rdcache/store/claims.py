@@ -63,18 +63,23 @@ class Worker:
         objects: the folder of claims, beside the store and not in it.
         name: shown to those who wait.
         patience: seconds; the same for all workers of a store.
+        token: of the worker on whose behalf this one acts, without a life of its own.
 
     Attributes:
         token: what its claims bear.
     """
 
     def __init__(
-        self, objects: Objects, name: str | None = None, patience: float = PATIENCE
+        self,
+        objects: Objects,
+        name: str | None = None,
+        patience: float = PATIENCE,
+        token: str | None = None,
     ) -> None:
         self.objects = objects
         self.name = name
         self.patience = patience
-        self.token = secrets.token_hex(8)
+        self.token = token or secrets.token_hex(8)
         self._beat = 0
         self._leaving = threading.Event()
         self._thread = threading.Thread(target=self._live, name="sign-of-life", daemon=True)
