@@ -88,6 +88,17 @@ def test_the_store_is_the_one_that_a_single_process_makes(
     assert seen[-1] == (plan.forwards, plan.forwards, "images")
 
 
+def test_workers_project_onto_the_basis_that_the_store_holds(
+    script: Script, folder: Path, tmp_path: Path, scheduler: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    teacher = script(Pooling(1.0))
+    options = {"dtype": "int8", "codec": "zstd", "pool": "out0=2", "project": "out0=2"}
+    monkeypatch.setattr("rdcache.extraction.basis.PROBE", 10)  # of this process, not of the workers
+    alone = planned(teacher, folder, root=tmp_path / "alone", **options)
+    together = planned(teacher, folder, root=tmp_path / "b", scheduler=scheduler, **options)
+    assert chunks(run_extraction(together).store) == chunks(run_extraction(alone).store)
+
+
 def test_workers_compute_with_as_many_threads_as_the_driver(
     script: Script, folder: Path, tmp_path: Path, scheduler: str
 ) -> None:
