@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from rdcache.cli.options import signature_option
 from rdcache.cli.output import in_bytes, json_option, print_facts, print_json, progress
 from rdcache.store import open_store
 from rdcache.store.hdf5_export import export_hdf5
@@ -17,13 +18,16 @@ from rdcache.store.hdf5_export import export_hdf5
 @click.argument("store", type=click.Path(path_type=Path))
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--overwrite", is_flag=True, help="Replace FILE if it is there already.")
+@signature_option
 @json_option
-def command(store: Path, file: Path, overwrite: bool, as_json: bool) -> None:
+def command(
+    store: Path, file: Path, overwrite: bool, require_signature: Path | None, as_json: bool
+) -> None:
     """Write STORE, a path, as one HDF5 FILE, which `rdcache import` makes the same store again.
 
     Every number is compared with its checksum on the way.
     """
-    opened = open_store(store)
+    opened = open_store(store, require_signature=require_signature)
     with progress("Exporting") as bar:
         export_hdf5(opened, file, overwrite=overwrite, on_progress=bar)
     facts = {

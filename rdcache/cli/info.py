@@ -6,21 +6,38 @@ from pathlib import Path
 
 import click
 
+from rdcache.cli.options import signature_option
 from rdcache.cli.output import in_bytes, json_option, print_facts, print_json
 from rdcache.store import Store, newest_store, open_store
+from rdcache.store.signatures import fingerprint, signatures_of
 
 
 @click.command(epilog="Example:  rdcache info ~/.cache/rdcache/stores/isic/pmc-clip/3f9c21d0a4b7")
 @click.argument("store", required=False)
 @click.option("--root", type=click.Path(path_type=Path), help="Where stores are kept.")
+@signature_option
 @json_option
-def command(store: str | None, root: Path | None, as_json: bool) -> None:
+def command(
+    store: str | None, root: Path | None, require_signature: Path | None, as_json: bool
+) -> None:
     """Describe STORE, a path; without it, the newest complete store under the root."""
-    opened = open_store(store or newest_store(root), allow_incomplete=True)
+    opened = open_store(
+        store or newest_store(root), allow_incomplete=True, require_signature=require_signature
+    )
     if as_json:
         print_json(opened.manifest)
     else:
-        print_facts(f"{opened.location}", _facts(opened))
+        print_facts(f"{opened.location}", _facts(opened) | _signers(opened, require_signature))
+
+
+def _signers(store: Store, checked: Path | None) -> dict[str, object]:
+    """Who signed the store, by their keys; what nobody has checked is not said to be true."""
+    signers = ", ".join(map(fingerprint, signatures_of(store.manifest)))
+    if checked is not None:
+        return {"signed": f"by {checked}, which fits (all keys: {signers})"}
+    if signers:
+        return {"signed": f"it says by {signers}; --require-signature KEY checks that"}
+    return {}
 
 
 def _facts(store: Store) -> dict[str, object]:

@@ -22,6 +22,16 @@ from rdcache.errors import UsageError
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
+signature_option = click.option(
+    "--require-signature",
+    type=click.Path(path_type=Path),
+    envvar="RDCACHE_REQUIRE_SIGNATURE",
+    metavar="KEY",
+    help="Refuse a store that is not signed by this public key (default: "
+    "RDCACHE_REQUIRE_SIGNATURE, else none).",
+)
+
+
 def from_model(model: type[BaseModel], **renamed: str) -> Callable[[Command], Command]:
     """Decorate a command so that it is called with `config`, an instance of `model`.
 

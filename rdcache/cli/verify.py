@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from rdcache.cli.options import signature_option
 from rdcache.cli.output import json_option, print_json, print_table, progress
 from rdcache.extraction.checking import (
     TapAgreement,
@@ -31,6 +32,7 @@ from rdcache.store import Problem, open_store, read_manifest, verify_store
 @click.option("--data-dir", type=click.Path(path_type=Path), help="Where datasets are looked for.")
 @click.option("--weights", help="Weight file of the teacher, if one was given to extract.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1.")
+@signature_option
 @json_option
 def command(
     store: Path,
@@ -41,11 +43,12 @@ def command(
     data_dir: Path | None,
     weights: str | None,
     device: str,
+    require_signature: Path | None,
     as_json: bool,
 ) -> int:
     """Compare every byte of STORE with its digests and checksums; exit with 1 if any is wrong."""
     with progress("Verifying") as bar:
-        problems = verify_store(store, bar)
+        problems = verify_store(store, bar, require_signature)
         plan = None
         if against_teacher or (repair and problems):
             plan = plan_again(
@@ -58,10 +61,12 @@ def command(
             )
         if plan is not None and repair and any(problem.shard for problem in problems):
             mend_shards(plan, problems, bar)
-            problems = verify_store(store, bar)
+            problems = verify_store(store, bar, require_signature)
         agreements: list[TapAgreement] = []
         if plan is not None and against_teacher and not problems:
-            agreements = compare_with_teacher(open_store(store), plan, against_teacher)
+            agreements = compare_with_teacher(
+                open_store(store, require_signature=require_signature), plan, against_teacher
+            )
     ok = not problems and all(agreement.ok for agreement in agreements)
     if as_json:
         print_json(
@@ -74,7 +79,7 @@ def command(
             }
         )
     else:
-        _print(store, problems, agreements, repair)
+        _print(store, problems, agreements, repair and require_signature is None)
     return 0 if ok else 1
 
 

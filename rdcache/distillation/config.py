@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from rdcache.errors import UsageError
 from rdcache.methods import ClassWeights, find_method
+from rdcache.store.signatures import required_signature
 
 # What decides where and how fast a run is made, but not what comes out of it.
 CIRCUMSTANCES = {
@@ -23,6 +24,7 @@ CIRCUMSTANCES = {
     "out",
     "root",
     "data_dir",
+    "require_signature",
 }
 
 
@@ -124,6 +126,11 @@ class DistillConfig(BaseModel):
     data_dir: Path | None = Field(
         default=None,
         description="Where datasets are looked for (default: RDCACHE_DATA, else `data`).",
+    )
+    require_signature: Path | None = Field(
+        default_factory=required_signature,
+        description="Public key (PEM): refuse a store that is not signed by it (default: "
+        "RDCACHE_REQUIRE_SIGNATURE, else none).",
     )
 
     def resolved(self) -> DistillConfig:

@@ -99,7 +99,13 @@ def distill_seeds(
     if resume and overwrite:
         raise UsageError("a run can be gone on with (--resume) or overwritten, not both.")
     config = config.resolved()
-    opened = choose_store(store, root=config.root, dataset=config.dataset, teacher=config.teacher)
+    opened = choose_store(
+        store,
+        root=config.root,
+        dataset=config.dataset,
+        teacher=config.teacher,
+        require_signature=config.require_signature,
+    )
     config = _as_computed(config, opened)
     folders = {seed: run_folder(opened, config, seed) for seed in config.seeds}
     for folder in folders.values():

@@ -20,20 +20,26 @@ def choose_store(
     root: Path | None = None,
     dataset: str | None = None,
     teacher: str | None = None,
+    require_signature: Path | None = None,
 ) -> Store:
     """Open the store that is given, or the newest complete one under the root that fits.
 
     Raises:
         StoreNotFoundError: there is none.
         UsageError: the store that is given is of another dataset or teacher.
+        SignatureError: it is not signed by the key that is required.
     """
     if location is not None:
-        store = location if isinstance(location, Store) else open_store(location)
+        store = location
+        if not isinstance(store, Store) or require_signature is not None:
+            place = store.location if isinstance(store, Store) else store
+            store = open_store(place, require_signature=require_signature)
         _require_named(store, "teacher", teacher)
         if dataset is not None and ":" not in dataset:
             _require_named(store, "dataset", dataset)
         return store
-    return open_store(newest_store(root, dataset and portable_name(dataset), teacher))
+    newest = newest_store(root, dataset and portable_name(dataset), teacher)
+    return open_store(newest, require_signature=require_signature)
 
 
 def _require_named(store: Store, what: str, name: str | None) -> None:

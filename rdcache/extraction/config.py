@@ -8,6 +8,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from rdcache.store.signatures import required_signature
+
 
 class ExtractConfig(BaseModel):
     """Options of phase 1. Field descriptions are the help texts of the command line."""
@@ -76,4 +78,9 @@ class ExtractConfig(BaseModel):
         default=None,
         description="Where datasets and weights are looked for (default: RDCACHE_DATA, else "
         "`data`).",
+    )
+    require_signature: Path | None = Field(
+        default_factory=required_signature,
+        description="Public key (PEM): copy tensors only from stores that are signed by it "
+        "(default: RDCACHE_REQUIRE_SIGNATURE, else none).",
     )

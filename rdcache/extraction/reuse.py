@@ -14,6 +14,7 @@ import torch
 
 from rdcache.errors import (
     CorruptShardError,
+    SignatureError,
     StoreFormatError,
     StoreIncompleteError,
     StoreNotFoundError,
@@ -92,9 +93,9 @@ def find_donors(plan: ExtractionPlan, taps: Sequence[TapSpec]) -> Donors:
             other = fingerprint_of(read_manifest(summary.location), summary.location)
             if not set(other.differences(own)) <= MAY_DIFFER:
                 continue
-            store = open_store(summary.location)
-        except (StoreFormatError, StoreIncompleteError, StoreNotFoundError):
-            continue  # damaged, or changed by others since it was listed
+            store = open_store(summary.location, require_signature=plan.config.require_signature)
+        except (StoreFormatError, StoreIncompleteError, StoreNotFoundError, SignatureError):
+            continue  # damaged, not trusted, or changed by others since it was listed
         if tuple(store.taps.values()) == tuple(taps):
             donors.append(store)
     return Donors(donors)

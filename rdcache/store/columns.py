@@ -99,6 +99,43 @@ def _read_outcome(
     return outcome
 
 
+def read_receipts(objects: LocalObjects, layout: StoreLayout, digest: str | None) -> np.ndarray:
+    """The sha256 of every shard object: uint8 (views, shards, taps, 32).
+
+    Raises:
+        StoreFormatError: they are not those that the manifest states.
+    """
+    shape = (len(layout.taps), arrays.DIGEST_BYTES)
+    receipts = np.zeros((layout.views, layout.shards_per_view, *shape), np.uint8)
+    whole = hashlib.sha256()
+    for shard in layout.shards():
+        data = objects.get(arrays.receipt_object(shard), shape[0] * shape[1]) or b""
+        whole.update(data)
+        if data:
+            receipts[shard.view, shard.index] = np.frombuffer(data, np.uint8).reshape(shape)
+    if whole.hexdigest() != digest:
+        raise _damaged(objects, "receipt")
+    return receipts
+
+
+def metadata_digest(objects: LocalObjects, layout: StoreLayout) -> str:
+    """The sha256 of the `zarr.json` of every array and of the group `taps`, in order of names."""
+    whole = hashlib.sha256()
+    for name in sorted(arrays.all_documents(layout, ())):
+        whole.update(objects.read(name) or b"")
+    return whole.hexdigest()
+
+
+def require_metadata(objects: LocalObjects, layout: StoreLayout, digest: str | None) -> None:
+    """Compare all arrays' metadata with the manifest's digest of it.
+
+    Raises:
+        StoreFormatError: they differ.
+    """
+    if metadata_digest(objects, layout) != digest:
+        raise _damaged(objects, "metadata")
+
+
 def _document(objects: LocalObjects, name: str) -> dict[str, Any]:
     """The metadata of one array."""
     try:

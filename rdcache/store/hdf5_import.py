@@ -30,7 +30,7 @@ from rdcache.store.hdf5 import (
 )
 from rdcache.store.manifest import (
     ATTRIBUTE,
-    ROOT,
+    BESIDE,
     STRUCTURE,
     digests_of,
     fingerprint_of,
@@ -150,7 +150,7 @@ class _Export:
             self._samples(),
             self._checked_column("view", view_shape, "<f8"),
             view_columns,
-            {name: value for name, value in manifest.items() if name not in (*STRUCTURE, ROOT)},
+            {name: value for name, value in manifest.items() if name not in (*STRUCTURE, *BESIDE)},
         )
 
     def shard(self, shard: ShardRef) -> tuple[dict[str, np.ndarray], np.ndarray]:

@@ -16,6 +16,8 @@ ATTRIBUTE = "rdcache"
 # Entries that are ours to write; all others are facts of whoever fills the store.
 STRUCTURE = ("schema", "complete", "created", "fingerprint", "taps", "layout", "digests")
 ROOT = "root"
+SIGNATURES = "signatures"  # of the root, by public key
+BESIDE = (ROOT, SIGNATURES)  # entries of a finished store that its root does not cover
 COMMITTED = ("outcome", "receipt", "metadata")  # digests that only a complete store has
 AGAIN = "delete this store's folder and run its `rdcache extract` again"
 
@@ -61,17 +63,17 @@ def complete_manifest(
 def unfinished_manifest(manifest: Mapping[str, Any]) -> dict[str, Any]:
     """The manifest of a finished store that is to be mended: without what its commit added."""
     columns = {k: v for k, v in manifest["digests"].items() if k not in COMMITTED}
-    entries = {key: value for key, value in manifest.items() if key != ROOT}
+    entries = {key: value for key, value in manifest.items() if key not in BESIDE}
     return {**entries, "digests": columns, "complete": False}
 
 
 def root_of(manifest: Mapping[str, Any]) -> str:
-    """The sha256 of all entries but the root itself, as canonical JSON.
+    """The sha256 of all entries but the root itself and its signatures, as canonical JSON.
 
     Among the entries is the digest of the receipts, which hold the digest of every shard, so this
     is the root of a Merkle tree over every number of the store.
     """
-    entries = {key: value for key, value in manifest.items() if key != ROOT}
+    entries = {key: value for key, value in manifest.items() if key not in BESIDE}
     text = json.dumps(entries, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()
 

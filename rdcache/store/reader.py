@@ -16,7 +16,7 @@ import zarr
 
 from rdcache.errors import StoreIncompleteError, UnknownNameError, UsageError
 from rdcache.store import arrays
-from rdcache.store.columns import read_columns
+from rdcache.store.columns import read_columns, read_receipts, require_metadata
 from rdcache.store.gather import MappedTap
 from rdcache.store.manifest import (
     digests_of,
@@ -26,22 +26,31 @@ from rdcache.store.manifest import (
     require_root,
 )
 from rdcache.store.objects import LocalObjects
+from rdcache.store.signatures import require_signed
 from rdcache.store.spec import NOT_FINITE, STORED, Fingerprint, StoreLayout, TapSpec
 
 if TYPE_CHECKING:
     import dask.array
 
 
-def open_store(location: str | Path, *, allow_incomplete: bool = False) -> Store:
+def open_store(
+    location: str | Path,
+    *,
+    allow_incomplete: bool = False,
+    require_signature: str | Path | None = None,
+) -> Store:
     """Open a store for reading.
 
     Args:
         allow_incomplete: open one whose extraction has not finished, for a look at it.
+        require_signature: PEM file of a public key. A store that is not signed by it is refused,
+            and every shard is compared with what was signed when it is first touched.
 
     Raises:
         StoreNotFoundError: no store lies there.
         StoreFormatError: another schema, or arrays that contradict the manifest.
         StoreIncompleteError: its extraction has not finished.
+        SignatureError: it is not signed as asked for.
     """
     location = Path(location)
     manifest = read_manifest(location)
@@ -52,7 +61,10 @@ def open_store(location: str | Path, *, allow_incomplete: bool = False) -> Store
         receipts = LocalObjects(location).names("receipt/c")
         there = sum(arrays.receipt_object(shard) in receipts for shard in shards)
         raise incomplete_error(location, there, len(shards))
-    return Store(location, manifest)
+    if require_signature is None:
+        return Store(location, manifest)
+    require_signed(manifest, location, Path(require_signature))
+    return Store(location, manifest, check_shards=True)
 
 
 def incomplete_error(location: Path, there: int, total: int) -> StoreIncompleteError:
@@ -68,6 +80,9 @@ class Store:
     """A store that is open for reading. Safe to pickle and to use after a fork: files are mapped
     anew in each process.
 
+    Args:
+        check_shards: compare each shard with its receipt when it is first touched.
+
     Attributes:
         location: its folder.
         manifest: its description of itself, a dictionary of JSON values.
@@ -79,7 +94,9 @@ class Store:
         view_parameters: float64 (views, samples, columns); `view_columns` names the columns.
     """
 
-    def __init__(self, location: Path, manifest: dict[str, Any]) -> None:
+    def __init__(
+        self, location: Path, manifest: dict[str, Any], *, check_shards: bool = False
+    ) -> None:
         self.location = location
         self.manifest = manifest
         self.layout: StoreLayout = layout_of(manifest, location)
@@ -96,7 +113,17 @@ class Store:
         self._outcome = columns.outcome
         if self.complete:
             require_root(manifest, location)
-        self._mapped = {tap.name: MappedTap(objects, self.layout, tap) for tap in self.layout.taps}
+        receipts = None
+        if check_shards:
+            require_metadata(objects, self.layout, digests.get("metadata"))
+            receipts = read_receipts(objects, self.layout, digests.get("receipt"))
+        self._check_shards = check_shards
+        self._mapped = {
+            tap.name: MappedTap(
+                objects, self.layout, tap, None if receipts is None else receipts[:, :, number]
+            )
+            for number, tap in enumerate(self.layout.taps)
+        }
 
     @property
     def samples(self) -> int:
@@ -123,8 +150,13 @@ class Store:
         return f"Store({str(self.location)!r}: {self.samples} samples, {self.views} views, {taps})"
 
     def array(self, tap: str) -> zarr.Array[Any]:
-        """The tap's Zarr array, axes (view, sample, *tap); bfloat16 as its bits in uint16."""
+        """The tap's Zarr array, axes (view, sample, *tap); bfloat16 as its bits in uint16.
+
+        Zarr knows nothing of receipts: where shards are to be compared with them, all are at once.
+        """
         name = f"taps/{self._tap(tap).name}"
+        if self._check_shards:
+            self._mapped[tap].touch_all()
         return zarr.open_array(self.location.as_posix(), path=name, mode="r", zarr_format=3)
 
     def dask(self, tap: str) -> dask.array.Array:

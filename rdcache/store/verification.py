@@ -16,10 +16,10 @@ from pathlib import Path
 
 import numpy as np
 
-from rdcache.errors import CorruptShardError, StoreFormatError
+from rdcache.errors import CorruptShardError, SignatureError, StoreFormatError
 from rdcache.progress import Progress, ignore
 from rdcache.store import arrays, shard
-from rdcache.store.columns import read_view_columns
+from rdcache.store.columns import metadata_digest, read_view_columns
 from rdcache.store.manifest import (
     digests_of,
     fingerprint_of,
@@ -29,6 +29,7 @@ from rdcache.store.manifest import (
     require_root,
 )
 from rdcache.store.objects import LocalObjects
+from rdcache.store.signatures import require_signed
 from rdcache.store.spec import STORED, ShardRef, StoreLayout, TapSpec
 
 THREADS = 4
@@ -51,10 +52,15 @@ class Problem:
     tap: str | None = None
 
 
-def verify_store(location: Path, on_progress: Progress = ignore) -> list[Problem]:
+def verify_store(
+    location: Path, on_progress: Progress = ignore, require_signature: Path | None = None
+) -> list[Problem]:
     """Compare every byte of a store with what the store itself says of it.
 
     Of a store that is not complete, the shards that are there are verified.
+
+    Args:
+        require_signature: a public key, whose signature is checked too.
 
     Raises:
         StoreNotFoundError: there is no store.
@@ -74,6 +80,11 @@ def verify_store(location: Path, on_progress: Progress = ignore) -> list[Problem
             require_root(manifest, location)
         except StoreFormatError:
             problems.append(Problem("zarr.json", "does not match its own digest"))
+    if require_signature is not None:
+        try:
+            require_signed(manifest, location, require_signature)
+        except (SignatureError, StoreFormatError) as error:
+            problems.append(Problem("zarr.json", f"is not signed as asked for: {error.summary}"))
     problems += _metadata(objects, layout, digests.get("metadata") if complete else None)
     problems += _columns(objects, layout, digests)
     shards = [ref for ref in layout.shards() if complete or _has_receipt(objects, ref)]
@@ -82,14 +93,6 @@ def verify_store(location: Path, on_progress: Progress = ignore) -> list[Problem
     problems += _shards(objects, layout, shards, on_progress)
     problems += _strangers(objects, layout)
     return problems
-
-
-def metadata_digest(objects: LocalObjects, layout: StoreLayout) -> str:
-    """The sha256 of the `zarr.json` of every array and of the group `taps`, in order of names."""
-    whole = hashlib.sha256()
-    for name in sorted(arrays.all_documents(layout, ())):
-        whole.update(objects.read(name) or b"")
-    return whole.hexdigest()
 
 
 def _metadata(objects: LocalObjects, layout: StoreLayout, digest: str | None) -> Iterator[Problem]:

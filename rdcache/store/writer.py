@@ -25,6 +25,7 @@ from rdcache.errors import (
 )
 from rdcache.store import arrays
 from rdcache.store.claims import Worker
+from rdcache.store.columns import metadata_digest
 from rdcache.store.manifest import (
     build_manifest,
     complete_manifest,
@@ -46,7 +47,6 @@ from rdcache.store.spec import (
     StoreLayout,
     TapSpec,
 )
-from rdcache.store.verification import metadata_digest
 
 
 def finished_store(location: Path) -> Store | None:
