@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import click
 
 from rdcache.cli.options import signature_option
 from rdcache.cli.output import in_bytes, json_option, print_facts, print_json
+from rdcache.data.salting import CHECK
 from rdcache.store import Store, newest_store, open_store
 from rdcache.store.signatures import fingerprint, signatures_of
 
@@ -40,6 +43,16 @@ def _signers(store: Store, checked: Path | None) -> dict[str, object]:
     return {}
 
 
+def _privacy(dataset: Mapping[str, Any]) -> dict[str, object]:
+    """What a store tells of its images beyond the usual, or less."""
+    facts: dict[str, object] = {}
+    if CHECK in dataset:
+        facts["uids"] = "salted: only who has the salt can match them with images"
+    if "paths" in dataset:
+        facts["paths"] = f"kept: this store names its {len(dataset['paths'])} files"
+    return facts
+
+
 def _facts(store: Store) -> dict[str, object]:
     manifest = store.manifest
     dataset, teacher = manifest["dataset"], manifest["teacher"]
@@ -54,6 +67,7 @@ def _facts(store: Store) -> dict[str, object]:
         "weights": f"{teacher['weights']['source']}, sha256 {teacher['weights']['sha256'][:12]}…",
         "dataset": f"{dataset['name']}: {', '.join(dataset['classes'])}",
         "samples": f"{store.samples} ({', '.join(splits)})",
+        **_privacy(dataset),
         "views": f"{store.views} ({manifest['views']['kind']})",
         "taps": "\n".join(taps),
         "size": in_bytes(store.nbytes),

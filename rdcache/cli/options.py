@@ -32,6 +32,15 @@ signature_option = click.option(
 )
 
 
+salt_option = click.option(
+    "--uid-salt",
+    envvar="RDCACHE_UID_SALT",
+    metavar="TEXT|@FILE",
+    help="Salt that the uids were made with, where they are salted (default: RDCACHE_UID_SALT, "
+    "else none).",
+)
+
+
 def from_model(model: type[BaseModel], **renamed: str) -> Callable[[Command], Command]:
     """Decorate a command so that it is called with `config`, an instance of `model`.
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from rdcache.cli.options import signature_option
+from rdcache.cli.options import salt_option, signature_option
 from rdcache.cli.output import json_option, print_json, print_table, progress
 from rdcache.extraction.checking import (
     TapAgreement,
@@ -32,6 +32,7 @@ from rdcache.store import Problem, open_store, read_manifest, verify_store
 @click.option("--data-dir", type=click.Path(path_type=Path), help="Where datasets are looked for.")
 @click.option("--weights", help="Weight file of the teacher, if one was given to extract.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1.")
+@salt_option
 @signature_option
 @json_option
 def command(
@@ -43,6 +44,7 @@ def command(
     data_dir: Path | None,
     weights: str | None,
     device: str,
+    uid_salt: str | None,
     require_signature: Path | None,
     as_json: bool,
 ) -> int:
@@ -58,6 +60,7 @@ def command(
                 data_dir=data_dir,
                 weights=weights,
                 device=device,
+                salt=uid_salt,
             )
         if plan is not None and repair and any(problem.shard for problem in problems):
             mend_shards(plan, problems, bar)

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from rdcache.data import salt_of_environment
 from rdcache.errors import UsageError
 from rdcache.methods import ClassWeights, find_method
 from rdcache.store.signatures import required_signature
@@ -126,6 +127,13 @@ class DistillConfig(BaseModel):
     data_dir: Path | None = Field(
         default=None,
         description="Where datasets are looked for (default: RDCACHE_DATA, else `data`).",
+    )
+    uid_salt: str | None = Field(
+        default_factory=salt_of_environment,
+        exclude=True,
+        repr=False,
+        description="Salt that the store's uids were made with, or @FILE (default: "
+        "RDCACHE_UID_SALT, else none).",
     )
     require_signature: Path | None = Field(
         default_factory=required_signature,

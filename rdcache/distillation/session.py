@@ -17,6 +17,7 @@ import torch
 import yaml
 
 from rdcache.data import ImageDataset, Jitter, StudentInputs
+from rdcache.data.salting import CHECK
 from rdcache.distillation.batches import BatchSource
 from rdcache.distillation.checkpoint import load_checkpoint, save_checkpoint
 from rdcache.distillation.config import DistillConfig, config_from_options
@@ -113,7 +114,7 @@ def distill_seeds(
 
     @cache
     def dataset() -> ImageDataset:
-        return open_dataset(opened, config.dataset, config.data_dir)
+        return open_dataset(opened, config.dataset, config.data_dir, config.uid_salt)
 
     runs = []
     for seed, folder in folders.items():
@@ -302,7 +303,9 @@ def _facts(
         "student": config.student,
         "method": config.method,
         "dataset": {
-            name: manifest["dataset"][name] for name in ("name", "spec", "digest", "classes")
+            name: manifest["dataset"][name]
+            for name in ("name", "spec", "digest", "classes", CHECK)
+            if name in manifest["dataset"]
         },
         "teacher": {name: manifest["teacher"][name] for name in ("name", "weights")},
         "views": manifest["views"],

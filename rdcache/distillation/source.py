@@ -7,7 +7,13 @@ from pathlib import Path
 
 import numpy as np
 
-from rdcache.data import DatasetSpec, ImageDataset, load_dataset, portable_name
+from rdcache.data import (
+    DatasetSpec,
+    ImageDataset,
+    load_dataset,
+    portable_name,
+    salt_as_recorded,
+)
 from rdcache.errors import DatasetError, StaleStoreError, UsageError
 from rdcache.store import Store, newest_store, open_store
 
@@ -48,22 +54,28 @@ def _require_named(store: Store, what: str, name: str | None) -> None:
         raise UsageError(f"this store is of the {what} {has}, not of {name}.", store=store.location)
 
 
-def open_dataset(store: Store, place: str | None, data_dir: Path | None) -> ImageDataset:
+def open_dataset(
+    store: Store, place: str | None, data_dir: Path | None, salt: str | None = None
+) -> ImageDataset:
     """Load the dataset that a store was extracted from.
 
     Args:
         place: name of the dataset, where it is another now, as in `folder:PATH`.
         data_dir: where datasets are looked for.
+        salt: of the store's uids, where they are salted.
 
     Raises:
         DatasetNotFoundError: the images are not there.
-        StaleStoreError: they are not the ones that the store was extracted from.
+        StaleStoreError: they are not the ones that the store was extracted from, or the salt is
+            another one.
+        UsageError: the uids are salted, and no salt is given.
         DatasetError: all training samples are of one class.
     """
     spec = DatasetSpec.from_dict(store.manifest["dataset"]["spec"])
     if place is not None:
         spec = replace(spec, name=place)
-    dataset = load_dataset(spec, data_dir)
+    salt = salt_as_recorded(store.manifest["dataset"], salt, store.location)
+    dataset = load_dataset(spec, data_dir, salt=salt)
     require_unchanged(store, dataset)
     classes = np.unique(np.asarray(dataset.labels)[np.asarray(dataset.splits) == "train"])
     if len(classes) < 2:

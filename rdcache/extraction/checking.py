@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from rdcache.data import DatasetSpec
+from rdcache.data import DatasetSpec, salt_as_recorded
 from rdcache.errors import StaleStoreError, StoreFormatError
 from rdcache.extraction.config import ExtractConfig
 from rdcache.extraction.forward import TeacherForward
@@ -56,6 +56,7 @@ def plan_again(
     data_dir: Path | None = None,
     weights: str | None = None,
     device: str = "auto",
+    salt: str | None = None,
 ) -> ExtractionPlan:
     """Work out the plan that a store was extracted by, from its manifest.
 
@@ -63,6 +64,7 @@ def plan_again(
         teacher: its name, for `torchscript:` and `onnx:`, whose files a store does not know.
         dataset: where its images lie now, for `folder:` and `table:`.
         weights: the teacher's weight file, if it was given by name.
+        salt: of the store's uids, where they are salted.
 
     Raises:
         StoreFormatError: the manifest does not say how the store was extracted.
@@ -72,6 +74,7 @@ def plan_again(
     manifest = read_manifest(location)
     try:
         spec = DatasetSpec.from_dict(manifest["dataset"]["spec"])
+        salt = salt_as_recorded(manifest["dataset"], salt, location)
         views, parts = manifest["views"], manifest["fingerprint"]["parts"]
         kind = str(views["count"]) if views["kind"] == "random" else views["kind"]
         config = ExtractConfig(
@@ -86,6 +89,7 @@ def plan_again(
             seed=spec.seed,
             val_fraction=spec.val_fraction,
             drop_leaks=spec.drop_leaks,
+            uid_salt=salt,
             device=device,
             data_dir=data_dir,
         )

@@ -8,6 +8,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from rdcache.data import salt_of_environment
 from rdcache.store.signatures import required_signature
 
 
@@ -57,6 +58,17 @@ class ExtractConfig(BaseModel):
     )
     strict: bool = Field(
         default=False, description="Fail on an unreadable image instead of skipping it."
+    )
+    keep_paths: bool = Field(
+        default=False,
+        description="Keep the images' relative paths in the store, for everyone who may read it.",
+    )
+    uid_salt: str | None = Field(
+        default_factory=salt_of_environment,
+        exclude=True,
+        repr=False,
+        description="Salt of the uids, or @FILE: without it nobody can match them with images "
+        "(default: RDCACHE_UID_SALT, else none; others on this machine see a command line).",
     )
     batch_size: int = Field(default=32, gt=0, description="Images per forward pass.")
     join: bool = Field(
