@@ -80,7 +80,9 @@ def run_command_line(arguments: Sequence[str] | None = None) -> int:
     try:
         result: Any = cli.main(arguments, prog_name="rdcache", standalone_mode=False)
     except RdcacheError as error:
-        click.echo(f"Error: {error}", err=True)
+        from rdcache.cli.output import printable
+
+        click.echo(f"Error: {printable(error)}", err=True)
         return error.exit_code
     except click.ClickException as error:
         error.show()

@@ -11,6 +11,7 @@ import click
 from rdcache.cli.options import signature_option
 from rdcache.cli.output import in_bytes, json_option, print_facts, print_json
 from rdcache.data.salting import CHECK
+from rdcache.errors import StoreFormatError
 from rdcache.store import Store, newest_store, open_store
 from rdcache.store.signatures import fingerprint, signatures_of
 
@@ -54,6 +55,23 @@ def _privacy(dataset: Mapping[str, Any]) -> dict[str, object]:
 
 
 def _facts(store: Store) -> dict[str, object]:
+    """What the manifest says, which anyone may have written.
+
+    Raises:
+        StoreFormatError: it does not say what this store was made of.
+    """
+    try:
+        return _described(store)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise StoreFormatError(
+            "the manifest of this store does not say what it was made of.",
+            store=store.location,
+            lacks=error,
+            next="rdcache info STORE --json shows what it says",
+        ) from None
+
+
+def _described(store: Store) -> dict[str, object]:
     manifest = store.manifest
     dataset, teacher = manifest["dataset"], manifest["teacher"]
     taps = [

@@ -8,13 +8,20 @@ from pathlib import Path
 import numpy as np
 
 from rdcache.data import (
+    VIEW_COLUMNS,
     DatasetSpec,
     ImageDataset,
     load_dataset,
     portable_name,
     salt_as_recorded,
 )
-from rdcache.errors import DatasetError, StaleStoreError, UsageError
+from rdcache.errors import (
+    DatasetError,
+    StaleStoreError,
+    StoreFormatError,
+    UnsafeFileError,
+    UsageError,
+)
 from rdcache.store import Store, newest_store, open_store
 
 SHOWN_UIDS = 3
@@ -40,12 +47,63 @@ def choose_store(
         if not isinstance(store, Store) or require_signature is not None:
             place = store.location if isinstance(store, Store) else store
             store = open_store(place, require_signature=require_signature)
+        _require_described(store)
         _require_named(store, "teacher", teacher)
         if dataset is not None and ":" not in dataset:
             _require_named(store, "dataset", dataset)
         return store
     newest = newest_store(root, dataset and portable_name(dataset), teacher)
-    return open_store(newest, require_signature=require_signature)
+    store = open_store(newest, require_signature=require_signature)
+    _require_described(store)
+    return store
+
+
+def _require_described(store: Store) -> None:
+    """Refuse a store that does not say what it is of; anyone may have written its manifest."""
+    try:
+        dataset, teacher = store.manifest["dataset"], store.manifest["teacher"]
+        spec = DatasetSpec.from_dict(dataset["spec"])
+        texts = [spec.name, *(dataset[name] for name in ("name", "digest", "task"))]
+        texts += [*dataset["classes"], teacher["name"], teacher["default_tap"]]
+        dictionaries = [teacher["weights"], store.manifest["views"], dataset.get("leaks", {})]
+        fitting = all(isinstance(text, str) for text in texts) and all(
+            isinstance(each, dict) for each in dictionaries
+        )
+    except (KeyError, TypeError, AttributeError):
+        fitting = False
+    if not fitting:
+        raise StoreFormatError(
+            "the manifest of this store does not say what it was made of.", store=store.location
+        )
+    if spec.name != portable_name(spec.name):
+        raise UnsafeFileError(
+            "the manifest of this store names a folder of this machine.",
+            store=store.location,
+            names=spec.name,
+        )
+    if not _cuts(store.view_parameters, store.view_columns):
+        raise StoreFormatError("a view of this store lies outside its image.", store=store.location)
+    if not np.isin(store.labels, range(len(dataset["classes"]))).all():
+        raise StoreFormatError(
+            "a label of this store is of no class.",
+            store=store.location,
+            classes=len(dataset["classes"]),
+        )
+
+
+def _cuts(parameters: np.ndarray, columns: tuple[str, ...]) -> bool:
+    """Whether view parameters (views, samples, 6) are boxes in fractions of an image, each perhaps
+    mirrored and turned.
+    """
+    if columns != VIEW_COLUMNS:
+        return False
+    (left, top, right, bottom, mirror, turns), most = np.moveaxis(parameters, -1, 0), 1 + 1e-9
+    boxes = (left >= 0) & (left < right) & (right <= most) & (top >= 0) & (top < bottom)
+    return bool(
+        (boxes & (bottom <= most)).all()
+        and np.isin(mirror, (0, 1)).all()
+        and np.isin(turns, range(4)).all()
+    )
 
 
 def _require_named(store: Store, what: str, name: str | None) -> None:
@@ -93,7 +151,13 @@ def require_unchanged(store: Store, dataset: ImageDataset) -> None:
         StaleStoreError: naming what was added, removed, or labelled anew since.
     """
     recorded = store.manifest["dataset"]
-    if recorded["digest"] == dataset.digest:
+    same = (
+        (store.uids, dataset.uids),
+        (store.labels, dataset.labels),
+        (store.splits, dataset.splits),
+        (store.groups, dataset.group_codes),
+    )
+    if recorded["digest"] == dataset.digest and all(np.array_equal(a, b) for a, b in same):
         return
     raise StaleStoreError(
         "this store was extracted from another version of the dataset.",

@@ -18,11 +18,19 @@ from rdcache.errors import (
     StoreFormatError,
     StoreIncompleteError,
     StoreNotFoundError,
+    UnsafeFileError,
 )
 from rdcache.extraction.plan import ExtractionPlan
 from rdcache.store import Store, TapSpec, default_root, list_stores, open_store
 from rdcache.store.manifest import fingerprint_of, read_manifest
 
+UNUSABLE = (
+    SignatureError,
+    StoreFormatError,
+    StoreIncompleteError,
+    StoreNotFoundError,
+    UnsafeFileError,
+)
 # Parts of the fingerprint that may differ: which images there are, and which views of them.
 MAY_DIFFER = {"dataset", "views"}
 
@@ -94,7 +102,7 @@ def find_donors(plan: ExtractionPlan, taps: Sequence[TapSpec]) -> Donors:
             if not set(other.differences(own)) <= MAY_DIFFER:
                 continue
             store = open_store(summary.location, require_signature=plan.config.require_signature)
-        except (StoreFormatError, StoreIncompleteError, StoreNotFoundError, SignatureError):
+        except UNUSABLE:
             continue  # damaged, not trusted, or changed by others since it was listed
         if tuple(store.taps.values()) == tuple(taps):
             donors.append(store)

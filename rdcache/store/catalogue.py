@@ -11,7 +11,12 @@ from typing import Any
 
 import platformdirs
 
-from rdcache.errors import StoreFormatError, StoreNotFoundError, UnknownNameError
+from rdcache.errors import (
+    StoreFormatError,
+    StoreNotFoundError,
+    UnknownNameError,
+    UnsafeFileError,
+)
 from rdcache.store.manifest import fingerprint_of, layout_of, read_manifest
 
 
@@ -62,7 +67,7 @@ def _summary(location: Path) -> StoreSummary | None:
         manifest = read_manifest(location)
         layout = layout_of(manifest, location)
         digest = fingerprint_of(manifest, location).digest
-    except (StoreNotFoundError, StoreFormatError):
+    except (StoreNotFoundError, StoreFormatError, UnsafeFileError):
         return None
     return StoreSummary(
         location=location,

@@ -20,6 +20,8 @@ from rdcache.store.manifest import AGAIN
 from rdcache.store.objects import LocalObjects
 from rdcache.store.spec import SPLITS, StoreLayout
 
+LISTED_SHARDS = 10_000  # so many are listed without a question
+
 
 @dataclass(frozen=True)
 class Columns:
@@ -99,6 +101,24 @@ def _read_outcome(
     return outcome
 
 
+def require_believable(objects: LocalObjects, layout: StoreLayout) -> None:
+    """Refuse a layout of very many shards that the store has not even the view parameters for: to
+    list its shards would take more memory than the store has bytes.
+
+    Raises:
+        StoreFormatError: it is absurd.
+    """
+    views = arrays.column_object(arrays.column_documents(layout, ("",))["view"], "view")
+    nbytes = 8 * layout.views * layout.samples  # of one parameter
+    if layout.shard_count > LISTED_SHARDS and (objects.size(views) or 0) < nbytes:
+        raise StoreFormatError(
+            "the manifest of this store claims far more than the store holds.",
+            store=objects.folder,
+            claims=f"{layout.views} views of {layout.samples} samples",
+            next=AGAIN,
+        )
+
+
 def read_receipts(objects: LocalObjects, layout: StoreLayout, digest: str | None) -> np.ndarray:
     """The sha256 of every shard object: uint8 (views, shards, taps, 32).
 
@@ -138,9 +158,10 @@ def require_metadata(objects: LocalObjects, layout: StoreLayout, digest: str | N
 
 def _document(objects: LocalObjects, name: str) -> dict[str, Any]:
     """The metadata of one array."""
+    content = objects.read(f"{name}/zarr.json") or b""
     try:
-        document = json.loads((objects.folder / name / "zarr.json").read_bytes())
-    except (OSError, ValueError):
+        document = json.loads(content)
+    except (ValueError, RecursionError):
         document = None
     if not isinstance(document, dict):
         raise StoreFormatError(

@@ -15,6 +15,7 @@ import torch
 
 from rdcache.errors import CorruptShardError
 from rdcache.store import arrays, shard
+from rdcache.store.links import inside
 from rdcache.store.objects import LocalObjects
 from rdcache.store.spec import StoreLayout, TapSpec
 
@@ -126,7 +127,7 @@ class MappedTap:
         ref = self.layout.shard(view, index)
         chunks = self.layout.shard_samples
         tail = shard.index_bytes(chunks)
-        path = self.objects.folder / arrays.tap_object(self.tap, view, index)
+        path = inside(self.objects.folder, arrays.tap_object(self.tap, view, index))
         try:
             data = np.memmap(path, np.uint8, mode="r").view(np.ndarray)
             self._require_digest(data, view, index)

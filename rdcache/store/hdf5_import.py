@@ -35,6 +35,7 @@ from rdcache.store.manifest import (
     digests_of,
     fingerprint_of,
     layout_of,
+    require_known,
     require_root,
 )
 from rdcache.store.reader import Store
@@ -97,6 +98,7 @@ def _manifest(file: h5py.File) -> dict[str, Any] | None:
         manifest = None
     if not isinstance(manifest, dict):
         raise FeatureFileError("the manifest in this file is no JSON.", file=file.filename)
+    require_known(manifest, Path(file.filename))
     return manifest
 
 

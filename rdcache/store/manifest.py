@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from rdcache.errors import StoreFormatError, StoreNotFoundError
+from rdcache.store.links import inside
 from rdcache.store.spec import Fingerprint, StoreLayout, TapSpec
 
 SCHEMA = 1
@@ -19,6 +20,7 @@ ROOT = "root"
 SIGNATURES = "signatures"  # of the root, by public key
 BESIDE = (ROOT, SIGNATURES)  # entries of a finished store that its root does not cover
 COMMITTED = ("outcome", "receipt", "metadata")  # digests that only a complete store has
+DEEPEST = 64  # levels of a manifest; ours have about ten
 AGAIN = "delete this store's folder and run its `rdcache extract` again"
 
 
@@ -102,9 +104,11 @@ def read_manifest(location: Path) -> dict[str, Any]:
     Raises:
         StoreNotFoundError: no Zarr group with a manifest of ours.
         StoreFormatError: another schema version, or a manifest that contradicts itself.
+        UnsafeFileError: it is a link that leads out of the store.
     """
+    path = inside(location, "zarr.json")
     try:
-        document = json.loads((location / "zarr.json").read_bytes(), parse_constant=_refuse)
+        document = json.loads(path.read_bytes(), parse_constant=_refuse)
         manifest = document["attributes"][ATTRIBUTE]
     except (FileNotFoundError, NotADirectoryError, KeyError, TypeError):
         raise StoreNotFoundError("there is no rdcache store here.", looked_at=location) from None
@@ -112,10 +116,21 @@ def read_manifest(location: Path) -> dict[str, Any]:
         raise StoreFormatError(
             "this store cannot be read.", store=location, why=error.strerror
         ) from None
-    except ValueError:
+    except (ValueError, RecursionError):
         raise StoreFormatError(
             "the manifest of this store is no JSON.", store=location, next=AGAIN
         ) from None
+    require_known(manifest, location)
+    return dict(manifest)
+
+
+def require_known(manifest: Any, location: Path) -> None:
+    """Refuse what is no manifest of this schema, or nests so deeply that writing it would exhaust
+    Python's stack.
+
+    Raises:
+        StoreFormatError: it is or does.
+    """
     if not isinstance(manifest, dict) or manifest.get("schema") != SCHEMA:
         found = manifest.get("schema") if isinstance(manifest, dict) else manifest
         raise StoreFormatError(
@@ -125,7 +140,16 @@ def read_manifest(location: Path) -> dict[str, Any]:
             reads=SCHEMA,
             next="update rdcache, or extract again",
         )
-    return manifest
+    if _depth(manifest, DEEPEST) > DEEPEST:
+        raise StoreFormatError("the manifest of this store nests too deeply.", store=location)
+
+
+def _depth(value: Any, most: int) -> int:
+    """How deeply lists and dictionaries nest; a look no further than one beyond `most`."""
+    if not isinstance(value, Mapping | list):
+        return 0
+    inner = value.values() if isinstance(value, Mapping) else value
+    return 1 if most == 0 else 1 + max((_depth(each, most - 1) for each in inner), default=0)
 
 
 def _refuse(constant: str) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from rdcache.errors import StoreWriteError
 from rdcache.files import sync_folder
+from rdcache.store.links import inside
 
 TEMPORARY = ".partial"
 ADVICE = {
@@ -42,7 +43,7 @@ class LocalObjects:
         Raises:
             StoreWriteError: it could not be written; no temporary file is left.
         """
-        path = self.folder / name
+        path = inside(self.folder, name)
         temporary = self._temporary(path)
         try:
             _make_folder(path.parent)
@@ -67,7 +68,7 @@ class LocalObjects:
         Raises:
             StoreWriteError: it could not be written.
         """
-        path = self.folder / name
+        path = inside(self.folder, name)
         temporary = self._temporary(path)
         try:
             _make_folder(path.parent)
@@ -85,7 +86,7 @@ class LocalObjects:
     def read(self, name: str) -> bytes | None:
         """The bytes of a small object, None where there is none."""
         try:
-            return (self.folder / name).read_bytes()
+            return inside(self.folder, name).read_bytes()
         except OSError:
             return None
 
@@ -93,7 +94,7 @@ class LocalObjects:
         """The bytes of an object of a known length; None where it is missing or of another length,
         so that a damaged store never makes us read more than it should hold.
         """
-        path = self.folder / name
+        path = inside(self.folder, name)
         try:
             return path.read_bytes() if path.stat().st_size == nbytes else None
         except OSError:
@@ -102,13 +103,13 @@ class LocalObjects:
     def size(self, name: str) -> int | None:
         """The length of an object in bytes, None where there is none."""
         try:
-            return (self.folder / name).stat().st_size
+            return inside(self.folder, name).stat().st_size
         except OSError:
             return None
 
     def exists(self, name: str) -> bool:
         """Whether there is such an object."""
-        return (self.folder / name).is_file()
+        return inside(self.folder, name).is_file()
 
     def delete(self, names: Iterable[str]) -> None:
         """Delete objects, durably; those that are not there are no error.
@@ -118,7 +119,7 @@ class LocalObjects:
         """
         folders = set()
         for name in names:
-            path = self.folder / name
+            path = inside(self.folder, name)
             try:
                 path.unlink(missing_ok=True)
             except OSError as error:

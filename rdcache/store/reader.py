@@ -15,7 +15,6 @@ import torch
 import zarr
 
 from rdcache.errors import StoreIncompleteError, UnknownNameError, UsageError
-from rdcache.store import arrays
 from rdcache.store.columns import read_columns, read_receipts, require_metadata
 from rdcache.store.gather import MappedTap
 from rdcache.store.manifest import (
@@ -57,10 +56,9 @@ def open_store(
     # Of a store under way nothing else is looked at: a crash may have left its arrays between two
     # versions, which the next extraction puts right.
     if manifest.get("complete") is not True and not allow_incomplete:
-        shards = layout_of(manifest, location).shards()
-        receipts = LocalObjects(location).names("receipt/c")
-        there = sum(arrays.receipt_object(shard) in receipts for shard in shards)
-        raise incomplete_error(location, there, len(shards))
+        total = layout_of(manifest, location).shard_count
+        there = len(LocalObjects(location).names("receipt/c"))
+        raise incomplete_error(location, min(there, total), total)
     if require_signature is None:
         return Store(location, manifest)
     require_signed(manifest, location, Path(require_signature))

@@ -19,7 +19,12 @@ import numpy as np
 from rdcache.errors import CorruptShardError, SignatureError, StoreFormatError
 from rdcache.progress import Progress, ignore
 from rdcache.store import arrays, shard
-from rdcache.store.columns import metadata_digest, read_view_columns
+from rdcache.store.columns import (
+    metadata_digest,
+    read_view_columns,
+    require_believable,
+)
+from rdcache.store.links import inside
 from rdcache.store.manifest import (
     digests_of,
     fingerprint_of,
@@ -29,6 +34,7 @@ from rdcache.store.manifest import (
     require_root,
 )
 from rdcache.store.objects import LocalObjects
+from rdcache.store.reader import open_store
 from rdcache.store.signatures import require_signed
 from rdcache.store.spec import STORED, ShardRef, StoreLayout, TapSpec
 
@@ -70,6 +76,7 @@ def verify_store(
     layout = layout_of(manifest, location)
     fingerprint_of(manifest, location)
     objects = LocalObjects(location)
+    require_believable(objects, layout)
     complete = manifest.get("complete") is True
     digests = digests_of(manifest, location)
     problems = []
@@ -92,6 +99,11 @@ def verify_store(
         problems += _whole_arrays(objects, shards, digests)
     problems += _shards(objects, layout, shards, on_progress)
     problems += _strangers(objects, layout)
+    if not problems:
+        try:
+            open_store(location, allow_incomplete=True)
+        except StoreFormatError as error:  # whole, but it was never right
+            problems.append(Problem("zarr.json", f"cannot be followed: {error.summary}"))
     return problems
 
 
@@ -156,8 +168,9 @@ def _shard_problem(
     receipt = objects.read(arrays.receipt_object(ref)) or b""
     stated = receipt[number * arrays.DIGEST_BYTES : (number + 1) * arrays.DIGEST_BYTES]
     outcome = np.frombuffer(objects.read(arrays.outcome_object(ref)) or b"", np.uint8)
+    path = inside(objects.folder, name)
     try:
-        with (objects.folder / name).open("rb") as file:
+        with path.open("rb") as file:
             mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     except (OSError, ValueError):
         return Problem(name, "is missing or empty", ref, tap.name)

@@ -330,6 +330,12 @@ def _require_same(
             differs_in=", ".join(there.differences(fingerprint)),
         )
     laid_out = layout_of(manifest, location)
+    if laid_out.shard_samples > 2 * laid_out.samples:
+        raise StoreFormatError(
+            "the shards of the store that lies here are absurdly large.",
+            store=location,
+            shard=f"{laid_out.shard_samples} samples, of {laid_out.samples} in all",
+        )
     if _without_dtypes(laid_out) != _without_dtypes(layout):
         raise StaleStoreError(
             "a store of other samples, views or taps lies here under the same fingerprint.",
