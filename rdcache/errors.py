@@ -134,6 +134,10 @@ class StoreWriteError(RdcacheError, OSError):
     """The root cannot be written: read-only, full, or gone."""
 
 
+class BucketError(RdcacheError, OSError):
+    """A bucket that does not answer, does not exist, or may not be read."""
+
+
 class FileWriteError(RdcacheError, OSError):
     """A run folder or a table cannot be written: read-only, full, or not a folder."""
 

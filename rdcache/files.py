@@ -1,4 +1,6 @@
-"""Small files written whole: after any interruption the old or the new one is there."""
+"""Small files written whole: after any interruption the old or the new one is there; and where
+files go that can be made again.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +9,15 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+import platformdirs
+
 from rdcache.errors import FileWriteError
+
+
+def user_cache() -> Path:
+    """Where things are kept that can be made again: RDCACHE_CACHE, else the user's cache folder."""
+    named = os.environ.get("RDCACHE_CACHE")
+    return Path(named).expanduser() if named else Path(platformdirs.user_cache_dir("rdcache"))
 
 
 def write_whole(path: Path, write: Callable[[Path], None]) -> None:

@@ -30,7 +30,7 @@ from rdcache.extraction import ExtractConfig, plan_extraction, run_extraction
 from rdcache.methods import find_method
 from rdcache.models import list_students, list_teachers
 from rdcache.progress import Progress, ignore
-from rdcache.store import Store
+from rdcache.store import Location, Store
 
 GRID = {"teacher", "dataset", "student", "method", "seeds"}
 
@@ -99,7 +99,7 @@ class Cell:
 class Places:
     """Where a recipe reads and writes; None stands for the usual place of each."""
 
-    root: Path | None = None
+    root: Location | None = None
     data_dir: Path | None = None
     out: Path | None = None
 

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import os
+import secrets
+import urllib.request
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from s3_server import S3Server
 from small_inputs import save_image
 from torch import nn
+
+from rdcache.store import RemotePath
 
 
 def pytest_configure() -> None:
@@ -63,3 +68,30 @@ def folder(tmp_path: Path) -> Path:
                 tmp_path / "images" / label / f"{number:02}.png", (noise + offset).astype(np.uint8)
             )
     return tmp_path / "images"
+
+
+@pytest.fixture(scope="session")
+def _s3_server() -> Iterator[S3Server]:
+    server = S3Server()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def s3(_s3_server: S3Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> S3Server:
+    """A real S3 server on loopback, and the environment of someone who uses it."""
+    monkeypatch.setenv("AWS_ENDPOINT_URL", _s3_server.url)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "somebody")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    monkeypatch.setenv("AWS_REGION", "us-east-1")
+    monkeypatch.setenv("RDCACHE_PATIENCE", "20")
+    _s3_server.requests.clear()
+    return _s3_server
+
+
+@pytest.fixture
+def bucket(s3: S3Server) -> RemotePath:
+    """A root in a new bucket."""
+    name = f"team-{secrets.token_hex(6)}"
+    urllib.request.urlopen(urllib.request.Request(f"{s3.url}/{name}", method="PUT")).close()
+    return RemotePath(f"s3://{name}/rdcache")

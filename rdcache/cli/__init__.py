@@ -30,6 +30,8 @@ COMMANDS = {
     "diff": "Say why two stores are two.",
     "verify": "Compare every byte of a store with its digests, or with its teacher.",
     "sign": "Vouch for a store, or make the keys for it.",
+    "push": "Copy a store to a root that others share: a bucket, or a folder.",
+    "pull": "Copy a store, or a part of it, from a bucket.",
     "export": "Write a store as one HDF5 file.",
     "import": "Make a store of an HDF5 file: an exported store, or features from elsewhere.",
     "du": "Say how much each store takes on the disk.",

@@ -6,13 +6,14 @@ from pathlib import Path
 
 import click
 
+from rdcache.cli import options
 from rdcache.cli.output import json_option, print_facts, print_json, progress
 from rdcache.data import DatasetSpec, describe_problems, load_dataset
 
 
 @click.command(epilog="Example:  rdcache check btc")
 @click.argument("dataset")
-@click.option("--data-dir", type=click.Path(path_type=Path), help="Where datasets are looked for.")
+@options.data_dir
 @click.option("--seed", default=0, show_default=True, help="Seed of the splits drawn here.")
 @json_option
 def command(dataset: str, data_dir: Path | None, seed: int, as_json: bool) -> None:

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import click
 
+from rdcache.cli import options
 from rdcache.cli.output import json_option, print_json, print_table
+from rdcache.store.locations import Location
 from rdcache.store.manifest import fingerprint_of, read_manifest
 
 
 @click.command(epilog="Example:  rdcache diff STORE_A STORE_B")
-@click.argument("first", type=click.Path(path_type=Path))
-@click.argument("second", type=click.Path(path_type=Path))
+@click.argument("first", type=options.LOCATION)
+@click.argument("second", type=options.LOCATION)
 @json_option
-def command(first: Path, second: Path, as_json: bool) -> None:
+def command(first: Location, second: Location, as_json: bool) -> None:
     """Say which parts of the fingerprint differ between two stores."""
     one, other = (fingerprint_of(read_manifest(path), path) for path in (first, second))
     parts = {name: (one.parts.get(name), other.parts.get(name)) for name in one.differences(other)}

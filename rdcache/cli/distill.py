@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import click
 
 from rdcache.cli import options
 from rdcache.cli.output import in_percent, json_option, print_facts, print_json, progress
 from rdcache.distillation import DistillConfig, Run, choose_store, distill_seeds, summarise
 from rdcache.store import Store
+from rdcache.store.locations import Location
 
 SHOWN = ("accuracy", "balanced_accuracy", "macro_f1", "auroc", "ece")
 ALSO = {"accuracy_without_leaks": "without leaks", "teacher_accuracy": "teacher branch"}
@@ -19,12 +18,12 @@ ALSO = {"accuracy_without_leaks": "without leaks", "teacher_accuracy": "teacher 
     epilog="Example:  rdcache distill --student shufflenet --teacher pmc-clip --dataset isic"
 )
 @options.from_model(DistillConfig, seeds="--seed", method_options="--set")
-@click.option("--store", type=click.Path(path_type=Path), help="Take the store in this folder.")
+@click.option("--store", type=options.LOCATION, help="Take this store.")
 @click.option("--resume", is_flag=True, help="Go on with a run that was interrupted.")
 @click.option("--overwrite", is_flag=True, help="Train again even if the same run is finished.")
 @json_option
 def command(
-    config: DistillConfig, store: Path | None, resume: bool, overwrite: bool, as_json: bool
+    config: DistillConfig, store: Location | None, resume: bool, overwrite: bool, as_json: bool
 ) -> None:
     """Train a student from the cached tensors of a teacher.
 

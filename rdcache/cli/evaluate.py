@@ -7,7 +7,7 @@ from typing import Literal
 
 import click
 
-from rdcache.cli.options import salt_option
+from rdcache.cli import options
 from rdcache.cli.output import json_option, print_facts, print_json
 from rdcache.distillation import evaluate_run, load_run
 
@@ -18,9 +18,9 @@ from rdcache.distillation import evaluate_run, load_run
     "--split", type=click.Choice(["train", "val", "test"]), default="test", show_default=True
 )
 @click.option("--dataset", help="Where the images lie now, as in folder:PATH.")
-@click.option("--data-dir", type=click.Path(path_type=Path), help="Where datasets are looked for.")
+@options.data_dir
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1.")
-@salt_option
+@options.salt_option
 @json_option
 def command(
     run: Path,

@@ -6,22 +6,23 @@ from pathlib import Path
 
 import click
 
-from rdcache.cli.options import signature_option
+from rdcache.cli import options
 from rdcache.cli.output import in_bytes, json_option, print_facts, print_json, progress
 from rdcache.store import open_store
 from rdcache.store.hdf5_export import export_hdf5
+from rdcache.store.locations import Location
 
 
 @click.command(
     epilog="Example:  rdcache export ~/.cache/rdcache/stores/isic/pmc-clip/3f9c21d0a4b7 isic.h5"
 )
-@click.argument("store", type=click.Path(path_type=Path))
+@click.argument("store", type=options.LOCATION)
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--overwrite", is_flag=True, help="Replace FILE if it is there already.")
-@signature_option
+@options.signature_option
 @json_option
 def command(
-    store: Path, file: Path, overwrite: bool, require_signature: Path | None, as_json: bool
+    store: Location, file: Path, overwrite: bool, require_signature: Path | None, as_json: bool
 ) -> None:
     """Write STORE, a path, as one HDF5 FILE, which `rdcache import` makes the same store again.
 

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import click
 
+from rdcache.cli import options
 from rdcache.cli.output import in_bytes, json_option, print_json, print_table
 from rdcache.store import default_root
 from rdcache.store.housekeeping import delete_garbage, find_garbage
+from rdcache.store.locations import Location, below
 
 
 @click.command(epilog="Example:  rdcache gc --unused-for 90 --delete")
-@click.option("--root", type=click.Path(path_type=Path), help="Where stores are kept.")
+@options.root
 @click.option(
     "--unused-for",
     type=click.FloatRange(min=0),
@@ -23,7 +23,7 @@ from rdcache.store.housekeeping import delete_garbage, find_garbage
 @click.option("--delete", is_flag=True, help="Delete it; without this, it is only listed.")
 @json_option
 def command(
-    root: Path | None, unused_for: float | None, incomplete: bool, delete: bool, as_json: bool
+    root: Location | None, unused_for: float | None, incomplete: bool, delete: bool, as_json: bool
 ) -> None:
     """List what nobody needs under the root, and delete it if told to.
 
@@ -41,7 +41,7 @@ def command(
     elif not found:
         click.echo(f"Nothing to clean up under {folder}.")
     else:
-        rows = [(it.path.relative_to(folder), it.why, in_bytes(it.nbytes)) for it in found]
+        rows = [(below(folder, it.path), it.why, in_bytes(it.nbytes)) for it in found]
         print_table(
             f"{'Deleted' if delete else 'Would delete'} under {folder}",
             ["what", "why", "size"],

@@ -8,23 +8,24 @@ from typing import Any
 
 import click
 
-from rdcache.cli.options import signature_option
+from rdcache.cli import options
 from rdcache.cli.output import in_bytes, json_option, print_facts, print_json
 from rdcache.data.salting import CHECK
 from rdcache.errors import StoreFormatError
 from rdcache.store import Store, newest_store, open_store
+from rdcache.store.locations import Location
 from rdcache.store.signatures import fingerprint, signatures_of
 
 
 @click.command(epilog="Example:  rdcache info ~/.cache/rdcache/stores/isic/pmc-clip/3f9c21d0a4b7")
-@click.argument("store", required=False)
-@click.option("--root", type=click.Path(path_type=Path), help="Where stores are kept.")
-@signature_option
+@click.argument("store", required=False, type=options.LOCATION)
+@options.root
+@options.signature_option
 @json_option
 def command(
-    store: str | None, root: Path | None, require_signature: Path | None, as_json: bool
+    store: Location | None, root: Location | None, require_signature: Path | None, as_json: bool
 ) -> None:
-    """Describe STORE, a path; without it, the newest complete store under the root."""
+    """Describe STORE; without it, the newest complete store under the root."""
     opened = open_store(
         store or newest_store(root), allow_incomplete=True, require_signature=require_signature
     )

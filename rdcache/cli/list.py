@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
+from rdcache.cli import options
 from rdcache.cli.output import in_bytes, json_option, print_json, print_table
+
+if TYPE_CHECKING:
+    from rdcache.store import Location
 
 KINDS = ("stores", "teachers", "datasets", "students", "methods")
 
 
 @click.command(epilog="Example:  rdcache list teachers")
 @click.argument("kind", type=click.Choice(KINDS))
-@click.option("--root", type=click.Path(path_type=Path), help="Where stores are kept.")
-@click.option("--data-dir", type=click.Path(path_type=Path), help="Where datasets are looked for.")
+@options.root
+@options.data_dir
 @json_option
-def command(kind: str, root: Path | None, data_dir: Path | None, as_json: bool) -> None:
+def command(kind: str, root: Location | None, data_dir: Path | None, as_json: bool) -> None:
     """List what there is of one KIND."""
     rows = {
         "stores": lambda: _stores(root),
@@ -60,7 +65,7 @@ def _cell(value: object) -> str:
     return str(value)
 
 
-def _stores(root: Path | None) -> list[dict[str, object]]:
+def _stores(root: Location | None) -> list[dict[str, object]]:
     from rdcache.store import default_root, list_stores
 
     return [

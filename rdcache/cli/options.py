@@ -41,6 +41,50 @@ salt_option = click.option(
 )
 
 
+class _LocationType(click.ParamType):
+    """A folder, or an address in a bucket."""
+
+    name = "LOCATION"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> Any:
+        """Tell folders from addresses."""
+        from rdcache.store.locations import as_location  # with it comes torch
+
+        return as_location(value)
+
+
+LOCATION = _LocationType()
+root = click.option(
+    "--root", type=LOCATION, help="Where stores are kept: a folder, or s3://BUCKET/FOLDER, …"
+)
+data_dir = click.option(
+    "--data-dir", type=click.Path(path_type=Path), help="Where datasets are looked for."
+)
+
+
+def part(command: Command) -> Command:
+    """Decorate a command with the options that choose a part of a store."""
+    for decorate in reversed(
+        (
+            click.option("--taps", type=_CommaSeparated(str), help="Copy these taps only."),
+            click.option(
+                "--views",
+                type=click.IntRange(min=1),
+                metavar="K",
+                help="Copy the first K views only, the clean one included.",
+            ),
+            click.option(
+                "--split",
+                "splits",
+                type=_CommaSeparated(str),
+                help="Copy these of train, val, test only.",
+            ),
+        )
+    ):
+        command = decorate(command)
+    return command
+
+
 def from_model(model: type[BaseModel], **renamed: str) -> Callable[[Command], Command]:
     """Decorate a command so that it is called with `config`, an instance of `model`.
 

@@ -6,11 +6,13 @@ from pathlib import Path
 
 import click
 
+from rdcache.cli import options
 from rdcache.cli.output import json_option, print_json, print_table, progress
 from rdcache.errors import UsageError
 from rdcache.files import write_text
 from rdcache.recipes import Cell, Places, Recipe, load_recipe, run_recipe, shipped_recipe
 from rdcache.report.comparison import Comparison, Row, cells, compare, markdown
+from rdcache.store.locations import Location
 
 METRICS = ("accuracy", "balanced_accuracy", "macro_f1", "auroc")
 LEAK_FREE = "accuracy_without_leaks"
@@ -18,14 +20,14 @@ LEAK_FREE = "accuracy_without_leaks"
 
 @click.command(epilog="Example:  rdcache run pipelines/rd_busi.yaml")
 @click.argument("file", type=click.Path(path_type=Path))
-@click.option("--root", type=click.Path(path_type=Path), help="Where stores are kept.")
-@click.option("--data-dir", type=click.Path(path_type=Path), help="Where datasets are looked for.")
+@options.root
+@options.data_dir
 @click.option("--out", type=click.Path(path_type=Path), help="Where runs are kept.")
 @click.option("--table", type=click.Path(path_type=Path), help="Also write the table as Markdown.")
 @json_option
 def command(
     file: Path,
-    root: Path | None,
+    root: Location | None,
     data_dir: Path | None,
     out: Path | None,
     table: Path | None,

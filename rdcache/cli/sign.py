@@ -6,8 +6,10 @@ from pathlib import Path
 
 import click
 
+from rdcache.cli import options
 from rdcache.cli.output import json_option, print_facts, print_json, progress
 from rdcache.errors import UsageError
+from rdcache.store.locations import Location
 from rdcache.store.signatures import new_key
 from rdcache.store.signing import sign_store
 
@@ -20,7 +22,7 @@ Examples:
 
 
 @click.command(epilog=EXAMPLES)
-@click.argument("store", required=False, type=click.Path(path_type=Path))
+@click.argument("store", required=False, type=options.LOCATION)
 @click.option("--key", type=click.Path(path_type=Path), help="Private key (Ed25519, PEM).")
 @click.option(
     "--new-key",
@@ -29,7 +31,7 @@ Examples:
     help="Make a pair of keys, NAME.pem and NAME.pub.pem, and sign nothing.",
 )
 @json_option
-def command(store: Path | None, key: Path | None, new_key: Path | None, as_json: bool) -> None:
+def command(store: Location | None, key: Path | None, new_key: Path | None, as_json: bool) -> None:
     """Verify every byte of STORE, then sign it, so that others can refuse what was tampered with.
 
     Several people can sign one store. A store that is mended loses its signatures.
@@ -62,7 +64,7 @@ def _make_key(name: Path, as_json: bool) -> None:
         print_facts("Made a pair of keys.", facts)
 
 
-def _sign(store: Path, key: Path, as_json: bool) -> None:
+def _sign(store: Location, key: Path, as_json: bool) -> None:
     with progress("Verifying") as bar:
         fingerprint = sign_store(store, key, bar)
     if as_json:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from rdcache.cli.options import salt_option, signature_option
+from rdcache.cli import options
 from rdcache.cli.output import json_option, print_json, print_table, progress
 from rdcache.extraction.checking import (
     TapAgreement,
@@ -15,10 +15,11 @@ from rdcache.extraction.checking import (
     plan_again,
 )
 from rdcache.store import Problem, open_store, read_manifest, verify_store
+from rdcache.store.locations import Location
 
 
 @click.command(epilog="Example:  rdcache verify ~/.cache/rdcache/stores/isic/pmc-clip/3f9c21d0a4b7")
-@click.argument("store", type=click.Path(path_type=Path))
+@click.argument("store", type=options.LOCATION)
 @click.option(
     "--against-teacher",
     type=click.IntRange(min=0),
@@ -29,14 +30,14 @@ from rdcache.store import Problem, open_store, read_manifest, verify_store
 @click.option("--repair", is_flag=True, help="Extract again what is broken, and nothing else.")
 @click.option("--teacher", help="Name of the teacher, for torchscript:FILE and onnx:FILE.")
 @click.option("--dataset", help="Where the images lie now, as in folder:PATH.")
-@click.option("--data-dir", type=click.Path(path_type=Path), help="Where datasets are looked for.")
+@options.data_dir
 @click.option("--weights", help="Weight file of the teacher, if one was given to extract.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1.")
-@salt_option
-@signature_option
+@options.salt_option
+@options.signature_option
 @json_option
 def command(
-    store: Path,
+    store: Location,
     against_teacher: int,
     repair: bool,
     teacher: str | None,
@@ -92,7 +93,7 @@ def _facts(problem: Problem) -> dict[str, object]:
 
 
 def _print(
-    store: Path, problems: list[Problem], agreements: list[TapAgreement], repaired: bool
+    store: Location, problems: list[Problem], agreements: list[TapAgreement], repaired: bool
 ) -> None:
     complete = read_manifest(store).get("complete") is True
     state = "" if complete else " (its extraction has not finished: only what is there)"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -128,6 +128,10 @@ class ImageDataset:
 
     def __len__(self) -> int:
         return len(self.samples)
+
+    def of_splits(self, splits: Sequence[str]) -> ImageDataset:
+        """The samples of these splits alone."""
+        return replace(self, samples=tuple(it for it in self.samples if it.split in splits))
 
     @property
     def name(self) -> str:

@@ -16,12 +16,12 @@ from io import BytesIO
 from pathlib import Path
 
 import numpy as np
-import platformdirs
 from PIL import Image
 from scipy.fft import dctn
 
 from rdcache.data.decoding import UnreadableImageError
 from rdcache.data.listing import Entry, Listing
+from rdcache.files import user_cache
 from rdcache.progress import Progress, ignore
 
 VERSION = 2  # of what is kept, and of what is readable; other versions are scanned again
@@ -124,7 +124,7 @@ def perceptual_hash(grey: Image.Image) -> int:
 
 def cache_folder() -> Path:
     """Where scans are kept: RDCACHE_CACHE, else the user's cache folder."""
-    return Path(os.environ.get("RDCACHE_CACHE") or platformdirs.user_cache_dir("rdcache")) / "scans"
+    return user_cache() / "scans"
 
 
 def _cache_file(folder: Path) -> Path:

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from rdcache.data import salt_of_environment
 from rdcache.errors import UsageError
+from rdcache.extraction.config import RootOption
 from rdcache.methods import ClassWeights, find_method
 from rdcache.store.signatures import required_signature
 
@@ -120,10 +121,7 @@ class DistillConfig(BaseModel):
         default=1, gt=0, description="Epochs between checkpoints, from which --resume goes on."
     )
     out: Path = Field(default=Path("runs"), description="Where runs are kept.")
-    root: Path | None = Field(
-        default=None,
-        description="Where stores are kept (default: RDCACHE_ROOT, else the user's cache folder).",
-    )
+    root: RootOption = None
     data_dir: Path | None = Field(
         default=None,
         description="Where datasets are looked for (default: RDCACHE_DATA, else `data`).",

@@ -36,12 +36,11 @@ from rdcache.distillation.source import choose_store, open_dataset
 from rdcache.distillation.statistics import channel_statistics
 from rdcache.distillation.training import Trainer
 from rdcache.errors import RunNotFoundError, TrainingError, UsageError
-from rdcache.extraction.plan import folder_name
 from rdcache.files import write_text
 from rdcache.methods import MethodContext, create_method, task_loss
 from rdcache.models import choose_device, create_student
 from rdcache.progress import Progress, ignore
-from rdcache.store import Store
+from rdcache.store import Store, folder_name
 
 LEAST_BATCH = 2
 

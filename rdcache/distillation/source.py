@@ -22,15 +22,15 @@ from rdcache.errors import (
     UnsafeFileError,
     UsageError,
 )
-from rdcache.store import Store, newest_store, open_store
+from rdcache.store import SPLITS, Location, Store, newest_store, open_store
 
 SHOWN_UIDS = 3
 
 
 def choose_store(
-    location: Store | Path | str | None = None,
+    location: Store | Location | str | None = None,
     *,
-    root: Path | None = None,
+    root: Location | None = None,
     dataset: str | None = None,
     teacher: str | None = None,
     require_signature: Path | None = None,
@@ -135,6 +135,8 @@ def open_dataset(
     salt = salt_as_recorded(store.manifest["dataset"], salt, store.location)
     dataset = load_dataset(spec, data_dir, salt=salt)
     require_unchanged(store, dataset)
+    if splits := store.manifest["dataset"].get("splits"):  # a part that `rdcache pull` has made
+        dataset = dataset.of_splits(splits)
     classes = np.unique(np.asarray(dataset.labels)[np.asarray(dataset.splits) == "train"])
     if len(classes) < 2:
         raise DatasetError(
@@ -151,13 +153,15 @@ def require_unchanged(store: Store, dataset: ImageDataset) -> None:
         StaleStoreError: naming what was added, removed, or labelled anew since.
     """
     recorded = store.manifest["dataset"]
-    same = (
+    kept = np.isin(dataset.splits, recorded.get("splits", SPLITS))
+    columns = (
         (store.uids, dataset.uids),
         (store.labels, dataset.labels),
         (store.splits, dataset.splits),
         (store.groups, dataset.group_codes),
     )
-    if recorded["digest"] == dataset.digest and all(np.array_equal(a, b) for a, b in same):
+    same = all(np.array_equal(stored, now[kept]) for stored, now in columns)
+    if recorded["digest"] == dataset.digest and same:
         return
     raise StaleStoreError(
         "this store was extracted from another version of the dataset.",

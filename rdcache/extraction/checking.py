@@ -16,7 +16,7 @@ from rdcache.extraction.forward import TeacherForward
 from rdcache.extraction.plan import ExtractionPlan, plan_extraction
 from rdcache.extraction.run import run_extraction
 from rdcache.progress import Progress, ignore
-from rdcache.store import Problem, Store, StoreWriter, open_store, read_manifest
+from rdcache.store import Location, Problem, Store, StoreWriter, open_store, read_manifest
 from rdcache.store.arrays import receipt_object
 from rdcache.store.manifest import fingerprint_of
 
@@ -50,7 +50,7 @@ class TapAgreement:
 
 
 def plan_again(
-    location: Path,
+    location: Location,
     *,
     teacher: str | None = None,
     dataset: str | None = None,
@@ -73,6 +73,12 @@ def plan_again(
         RdcacheError: see `plan_extraction`.
     """
     manifest = read_manifest(location)
+    if "splits" in fingerprint_of(manifest, location).parts:
+        raise UsageError(
+            "this store holds only some splits of a dataset, as `rdcache pull --split` made it.",
+            store=location,
+            next="pull it again, or ask the store that it is a part of",
+        )
     try:
         spec = DatasetSpec.from_dict(manifest["dataset"]["spec"])
         salt = salt_as_recorded(manifest["dataset"], salt, location)

@@ -4,12 +4,27 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from rdcache.data import salt_of_environment
+from rdcache.store import Location, as_location
 from rdcache.store.signatures import required_signature
+
+
+def _root(value: Any) -> Any:
+    return value if value is None else as_location(value)
+
+
+RootOption = Annotated[
+    Location | None,
+    BeforeValidator(_root),
+    Field(
+        description="Where stores are kept: a folder, or s3://BUCKET/FOLDER, gs://…, az://… "
+        "(default: RDCACHE_ROOT, else the user's cache folder)."
+    ),
+]
 
 
 class ExtractConfig(BaseModel):
@@ -82,10 +97,7 @@ class ExtractConfig(BaseModel):
         "RDCACHE_WHO, else none).",
     )
     device: str = Field(default="auto", description="auto, cpu, cuda, cuda:1, mps.")
-    root: Path | None = Field(
-        default=None,
-        description="Where stores are kept (default: RDCACHE_ROOT, else the user's cache folder).",
-    )
+    root: RootOption = None
     data_dir: Path | None = Field(
         default=None,
         description="Where datasets and weights are looked for (default: RDCACHE_DATA, else "

@@ -26,9 +26,9 @@ from rdcache.data import (
     view_parameters,
 )
 from rdcache.errors import DatasetError, StoreFormatError, UsageError
+from rdcache.extraction.config import RootOption
 from rdcache.extraction.feature_files import BagFolder, FeatureFile, FeatureSource
 from rdcache.extraction.matching import NO_ROW, match_rows, require_all, some
-from rdcache.extraction.plan import folder_name
 from rdcache.models.taps import default_tap
 from rdcache.progress import Progress, ignore
 from rdcache.store import (
@@ -39,10 +39,11 @@ from rdcache.store import (
     ShardRef,
     Store,
     StoreLayout,
+    StoreWriter,
     TapSpec,
-    default_root,
+    store_location,
 )
-from rdcache.store.filling import FillStatus, StoreContent, fill_store
+from rdcache.store.filling import StoreContent, fill_store
 from rdcache.store.hdf5 import FeatureFileError, open_hdf5
 from rdcache.store.hdf5_import import exported_manifest, import_hdf5
 from rdcache.store.manifest import fingerprint_of
@@ -105,10 +106,7 @@ class ImportConfig(BaseModel):
         description="Salt of the uids, or @FILE: without it nobody can match them with images "
         "(default: RDCACHE_UID_SALT, else none; others on this machine see a command line).",
     )
-    root: Path | None = Field(
-        default=None,
-        description="Where stores are kept (default: RDCACHE_ROOT, else the user's cache folder).",
-    )
+    root: RootOption = None
     data_dir: Path | None = Field(
         default=None,
         description="Where datasets are looked for (default: RDCACHE_DATA, else `data`).",
@@ -126,7 +124,7 @@ class Imported:
     """
 
     store: Store
-    status: FillStatus
+    status: Literal["imported", "unchanged"]
     missing: tuple[str, ...] = ()
     not_finite: tuple[str, ...] = ()
     unmatched: tuple[str, ...] = ()
@@ -197,12 +195,9 @@ def _import_export(
     if not isinstance(dataset, str) or not isinstance(teacher, str):
         raise StoreFormatError("the manifest names no dataset and teacher.", file=path)
     digest = fingerprint_of(manifest, path).digest
-    location = _location(config.root, dataset, teacher, digest)
-    return Imported(*import_hdf5(path, location, on_progress))
-
-
-def _location(root: Path | None, dataset: str, teacher: str, digest: str) -> Path:
-    return default_root(root) / folder_name(dataset) / folder_name(teacher) / digest[:12]
+    location = store_location(config.root, dataset, teacher, digest)
+    store, filled = import_hdf5(path, location, on_progress)
+    return Imported(store, "imported" if filled else "unchanged")
 
 
 def _import_features(
@@ -223,16 +218,16 @@ def _import_features(
     _require_numbers(path, source, rows)
     content = _content(source, dataset, config)
     teacher = config.teacher_name or ""
-    location = _location(config.root, dataset.name, teacher, content.fingerprint.digest)
+    location = store_location(config.root, dataset.name, teacher, content.fingerprint.digest)
 
-    def shard_of(shard: ShardRef) -> tuple[dict[str, np.ndarray], np.ndarray]:
-        return _shard(source, rows[shard.start : shard.stop])
+    def fill(writer: StoreWriter, shard: ShardRef) -> None:
+        writer.write(shard, *_shard(source, rows[shard.start : shard.stop]))
 
-    store, status = fill_store(location, content, shard_of, on_progress)
+    store, filled = fill_store(location, content, fill, on_progress)
     stored = store.available(range(store.samples), 0)
     return Imported(
         store,
-        status,
+        "imported" if filled else "unchanged",
         missing=tuple(sample.uid for sample in missing),
         not_finite=tuple(map(str, store.uids[~stored & (rows != NO_ROW)])),
         unmatched=tuple(unmatched),

@@ -6,10 +6,8 @@ the place of the store; `rdcache extract --dry-run` prints it. Running it is `ru
 
 from __future__ import annotations
 
-import re
 import shutil
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,10 +26,12 @@ from rdcache.models import Teacher, load_teacher
 from rdcache.progress import Progress, ignore
 from rdcache.store import (
     Fingerprint,
+    Location,
+    RemotePath,
     SampleTable,
     StoreLayout,
     TapSpec,
-    default_root,
+    store_location,
     write_error,
 )
 
@@ -52,20 +52,22 @@ class ExtractionPlan:
     view_parameters: np.ndarray
     layout: StoreLayout
     fingerprint: Fingerprint
-    location: Path
+    location: Location
 
     @property
     def forwards(self) -> int:
         """Images that go through the teacher: one per sample and extracted view."""
         return sum(self.layout.extents)
 
-    def free_bytes(self) -> int:
-        """Free space on the file system that the root lies on, or will lie on.
+    def free_bytes(self) -> int | None:
+        """Free space on the file system that the root lies on, or will lie on; None: no limit.
 
         Raises:
             StoreWriteError: the root lies where we may not look.
         """
         folder = self.location
+        if isinstance(folder, RemotePath):
+            return None
         try:
             while not folder.exists():
                 folder = folder.parent
@@ -79,12 +81,13 @@ class ExtractionPlan:
         Raises:
             StoreWriteError: less space is free than the store still needs.
         """
-        if needed > self.free_bytes():
+        free = self.free_bytes()
+        if free is not None and needed > free:
             raise StoreWriteError(
                 "there is not enough free space for this store.",
                 store=self.location,
                 needs=f"{needed / 1e9:.2f} GB",
-                free=f"{self.free_bytes() / 1e9:.2f} GB",
+                free=f"{free / 1e9:.2f} GB",
                 next="free some space, choose another --root, or fewer --views or --taps",
             )
 
@@ -159,10 +162,7 @@ def plan_extraction(config: ExtractConfig, on_progress: Progress = ignore) -> Ex
         view_parameters=view_parameters(view_spec, dataset.uids, sizes),
         layout=StoreLayout.plan(taps, extents),
         fingerprint=fingerprint,
-        location=default_root(config.root)
-        / folder_name(dataset.name)
-        / folder_name(teacher.name)
-        / fingerprint.digest[:12],
+        location=store_location(config.root, dataset.name, teacher.name, fingerprint.digest),
     )
 
 
@@ -179,15 +179,6 @@ def chosen_taps(teacher: Teacher, config: ExtractConfig) -> tuple[TapSpec, ...]:
 def default_tap(teacher: Teacher, kept: tuple[str, ...]) -> str:
     """The tap that methods read unless told otherwise: the teacher's own default if it is kept."""
     return teacher.default_tap if teacher.default_tap in kept else kept[0]
-
-
-def folder_name(name: str) -> str:
-    """A name of a teacher or dataset as one portable folder name.
-
-    >>> folder_name("timm:vit_base_patch16_224.dino")
-    'timm-vit_base_patch16_224.dino'
-    """
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.") or "unnamed"
 
 
 __all__ = ["VIEW_COLUMNS", "ExtractionPlan", "plan_extraction"]

@@ -12,7 +12,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -29,6 +28,7 @@ from rdcache.store import (
     EXTRACTION,
     NOT_FINITE,
     STORED,
+    Location,
     ShardRef,
     Store,
     StoreWriter,
@@ -189,7 +189,7 @@ def _open_writer(plan: ExtractionPlan, forward: TeacherForward, worker: Worker) 
     return writer
 
 
-def _is_begun(location: Path) -> bool:
+def _is_begun(location: Location) -> bool:
     try:
         read_manifest(location)
     except StoreNotFoundError:

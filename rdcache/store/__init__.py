@@ -3,8 +3,16 @@
 Knows arrays; knows no model and no image. `docs/store-format.md` describes what lies on disk.
 """
 
-from rdcache.store.catalogue import StoreSummary, default_root, list_stores, newest_store
+from rdcache.store.catalogue import (
+    StoreSummary,
+    default_root,
+    folder_name,
+    list_stores,
+    newest_store,
+    store_location,
+)
 from rdcache.store.claims import EXTRACTION, Worker, claims_beside
+from rdcache.store.locations import Location, RemotePath, as_location
 from rdcache.store.manifest import read_manifest
 from rdcache.store.objects import write_error
 from rdcache.store.reader import Store, open_store
@@ -27,7 +35,9 @@ __all__ = [
     "SPLITS",
     "STORED",
     "Fingerprint",
+    "Location",
     "Problem",
+    "RemotePath",
     "SampleTable",
     "ShardRef",
     "Store",
@@ -36,14 +46,17 @@ __all__ = [
     "StoreWriter",
     "TapSpec",
     "Worker",
+    "as_location",
     "claims_beside",
     "create_store",
     "default_root",
     "finished_store",
+    "folder_name",
     "list_stores",
     "newest_store",
     "open_store",
     "read_manifest",
+    "store_location",
     "verify_store",
     "write_error",
 ]

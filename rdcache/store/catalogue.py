@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,9 @@ from rdcache.errors import (
     UnknownNameError,
     UnsafeFileError,
 )
+from rdcache.store.locations import Location, as_location
 from rdcache.store.manifest import fingerprint_of, layout_of, read_manifest
+from rdcache.store.objects import objects_at
 
 
 @dataclass(frozen=True)
@@ -30,7 +33,7 @@ class StoreSummary:
         who: finished it, if they gave a name.
     """
 
-    location: Path
+    location: Location
     dataset: str
     teacher: str
     fingerprint: str
@@ -43,25 +46,55 @@ class StoreSummary:
     who: str | None
 
 
-def default_root(explicit: Path | None = None) -> Path:
-    """Where stores are kept: as given, else RDCACHE_ROOT, else the user's cache folder."""
+def default_root(explicit: Location | None = None) -> Location:
+    """Where stores are kept: as given, else RDCACHE_ROOT, else the user's cache folder.
+
+    Raises:
+        UsageError: RDCACHE_ROOT is an address that no store can lie under.
+    """
     if explicit is not None:
-        return Path(explicit).expanduser()
+        return as_location(explicit)
     if os.environ.get("RDCACHE_ROOT"):
-        return Path(os.environ["RDCACHE_ROOT"]).expanduser()
+        return as_location(os.environ["RDCACHE_ROOT"])
     return Path(platformdirs.user_cache_dir("rdcache")) / "stores"
 
 
-def list_stores(root: Path) -> list[StoreSummary]:
-    """Every store under a root, newest last. What is no store of ours is passed over."""
-    found = (_summary(document.parent) for document in sorted(root.glob("*/*/*/zarr.json")))
+def store_location(root: Location | None, dataset: str, teacher: str, digest: str) -> Location:
+    """Where a store lies, or will lie."""
+    return default_root(root) / folder_name(dataset) / folder_name(teacher) / digest[:12]
+
+
+def folder_name(name: str) -> str:
+    """A name of a teacher or dataset as one portable folder name.
+
+    >>> folder_name("timm:vit_base_patch16_224.dino")
+    'timm-vit_base_patch16_224.dino'
+    """
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.") or "unnamed"
+
+
+def list_stores(root: Location) -> list[StoreSummary]:
+    """Every store under a root, newest last. What is no store of ours is passed over.
+
+    Raises:
+        BucketError: the bucket does not answer.
+    """
+    found = (_summary(location) for location in store_folders(root))
     summaries = [summary for summary in found if summary is not None]
-    return sorted(
-        summaries, key=lambda summary: (summary.created, summary.location.stat().st_mtime)
-    )
+    return sorted(summaries, key=lambda summary: summary.created)
 
 
-def _summary(location: Path) -> StoreSummary | None:
+def store_folders(root: Location) -> Iterator[Location]:
+    """The folders that lie where a store would, `<dataset>/<teacher>/<digest>`."""
+    objects = objects_at(root)
+    for dataset in objects.folders(""):
+        for teacher in objects.folders(dataset):
+            for digest in objects.folders(f"{dataset}/{teacher}"):
+                if not digest.startswith("."):  # one that is being deleted
+                    yield root / dataset / teacher / digest
+
+
+def _summary(location: Location) -> StoreSummary | None:
     """What the manifest of one store says; None where there is none that we can read."""
     try:
         manifest = read_manifest(location)
@@ -98,8 +131,8 @@ def _who(manifest: Mapping[str, Any]) -> str | None:
 
 
 def newest_store(
-    root: Path | None = None, dataset: str | None = None, teacher: str | None = None
-) -> Path:
+    root: Location | None = None, dataset: str | None = None, teacher: str | None = None
+) -> Location:
     """The newest complete store under a root, of this dataset and this teacher if they are named.
 
     Raises:

@@ -18,7 +18,6 @@ import contextlib
 import json
 import os
 import secrets
-import shutil
 import threading
 import time
 from dataclasses import dataclass
@@ -27,18 +26,19 @@ from types import TracebackType
 from typing import Any
 
 from rdcache.errors import StoreWriteError
-from rdcache.store.objects import LocalObjects
+from rdcache.store.locations import Location
+from rdcache.store.objects import Objects, objects_at
 
 PATIENCE = 60.0  # seconds without a sign of life after which a worker is given up
 BEATS_IN_PATIENCE = 6
 EXTRACTION = "extraction"  # the work of filling a store as a whole, whatever with
 
 
-def claims_beside(location: Path) -> LocalObjects:
+def claims_beside(location: Location) -> Objects:
     """The folder of claims for the store at a location: beside it, so that a store holds arrays
     and nothing else.
     """
-    return LocalObjects(location.with_name(f"{location.name}.claims"))
+    return objects_at(location.with_name(f"{location.name}.claims"))
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class Worker:
     """
 
     def __init__(
-        self, objects: LocalObjects, name: str | None = None, patience: float = PATIENCE
+        self, objects: Objects, name: str | None = None, patience: float = PATIENCE
     ) -> None:
         self.objects = objects
         self.name = name
@@ -98,8 +98,9 @@ class Worker:
 
     def remove_traces(self) -> None:
         """Remove the claims of a finished store, unless others are still looking at them."""
-        if not self.others():
-            shutil.rmtree(self.objects.folder, ignore_errors=True)
+        with contextlib.suppress(StoreWriteError):
+            if not self.others():
+                self.objects.remove_all()
 
     def claim(self, work: str) -> bool:
         """Take a piece of work, unless another live worker has it."""
@@ -142,14 +143,14 @@ class Worker:
 
     def others(self) -> list[str]:
         """Tokens of the other live workers."""
-        names = self.objects.names("workers")
+        names = self.objects.sizes("workers")
         tokens = sorted(name.removeprefix("workers/") for name in names)
         return [token for token in tokens if token != self.token and self.alive(token)]
 
     def _holder(self, work: str) -> tuple[int, str | None]:
         """Number and token of the claim that holds; 0 and None where there never was one."""
         prefix = f"claims/{work}"
-        numbers = [name.rpartition("/")[2] for name in self.objects.names(prefix)]
+        numbers = [name.rpartition("/")[2] for name in self.objects.sizes(prefix)]
         number = max((int(text) for text in numbers if text.isdecimal()), default=0)
         if not number:
             return 0, None

@@ -17,7 +17,7 @@ import numpy as np
 from rdcache.errors import StoreFormatError
 from rdcache.store import arrays
 from rdcache.store.manifest import AGAIN
-from rdcache.store.objects import LocalObjects
+from rdcache.store.objects import Objects, ReadableObjects
 from rdcache.store.spec import SPLITS, StoreLayout
 
 LISTED_SHARDS = 10_000  # so many are listed without a question
@@ -44,7 +44,7 @@ class Columns:
 
 
 def read_columns(
-    objects: LocalObjects, layout: StoreLayout, digests: Mapping[str, str], *, complete: bool
+    objects: ReadableObjects, layout: StoreLayout, digests: Mapping[str, str], *, complete: bool
 ) -> Columns:
     """Compare every array's metadata with the manifest, then read the small arrays.
 
@@ -70,7 +70,7 @@ def read_columns(
         for name, document in documents.items()
     }
     if not np.isin(columns["split"], range(len(SPLITS))).all():
-        raise StoreFormatError("a sample is of no known split.", store=objects.folder)
+        raise StoreFormatError("a sample is of no known split.", store=objects.location)
     return Columns(
         uids=np.array([row.tobytes().hex() for row in columns["uid"]]),
         labels=columns["label"],
@@ -83,25 +83,25 @@ def read_columns(
 
 
 def _read_outcome(
-    objects: LocalObjects, layout: StoreLayout, digest: str | None, *, complete: bool
+    objects: ReadableObjects, layout: StoreLayout, digest: str | None, *, complete: bool
 ) -> np.ndarray:
     """What became of each sample: all shards of a complete store, else those with a receipt."""
     outcome = np.zeros((layout.views, layout.samples), np.uint8)
-    receipts = set() if complete else objects.names("receipt/c")
+    receipts = {} if complete else objects.sizes("receipt/c")
+    shards = [it for it in layout.shards() if complete or arrays.receipt_object(it) in receipts]
+    chunks = objects.read_all([arrays.outcome_object(shard) for shard in shards])
     whole = hashlib.sha256()
-    for shard in layout.shards():
-        if complete or arrays.receipt_object(shard) in receipts:
-            chunk = objects.get(arrays.outcome_object(shard), layout.shard_samples)
-            if chunk is not None:
-                whole.update(chunk)
-                row = np.frombuffer(chunk, np.uint8)[: shard.stop - shard.start]
-                outcome[shard.view, shard.start : shard.stop] = row
+    for shard, chunk in zip(shards, chunks, strict=True):
+        if chunk is not None and len(chunk) == layout.shard_samples:
+            whole.update(chunk)
+            row = np.frombuffer(chunk, np.uint8)[: shard.stop - shard.start]
+            outcome[shard.view, shard.start : shard.stop] = row
     if complete and whole.hexdigest() != digest:
         raise _damaged(objects, "outcome")
     return outcome
 
 
-def require_believable(objects: LocalObjects, layout: StoreLayout) -> None:
+def require_believable(objects: Objects, layout: StoreLayout) -> None:
     """Refuse a layout of very many shards that the store has not even the view parameters for: to
     list its shards would take more memory than the store has bytes.
 
@@ -113,13 +113,13 @@ def require_believable(objects: LocalObjects, layout: StoreLayout) -> None:
     if layout.shard_count > LISTED_SHARDS and (objects.size(views) or 0) < nbytes:
         raise StoreFormatError(
             "the manifest of this store claims far more than the store holds.",
-            store=objects.folder,
+            store=objects.location,
             claims=f"{layout.views} views of {layout.samples} samples",
             next=AGAIN,
         )
 
 
-def read_receipts(objects: LocalObjects, layout: StoreLayout, digest: str | None) -> np.ndarray:
+def read_receipts(objects: ReadableObjects, layout: StoreLayout, digest: str | None) -> np.ndarray:
     """The sha256 of every shard object: uint8 (views, shards, taps, 32).
 
     Raises:
@@ -128,17 +128,18 @@ def read_receipts(objects: LocalObjects, layout: StoreLayout, digest: str | None
     shape = (len(layout.taps), arrays.DIGEST_BYTES)
     receipts = np.zeros((layout.views, layout.shards_per_view, *shape), np.uint8)
     whole = hashlib.sha256()
-    for shard in layout.shards():
-        data = objects.get(arrays.receipt_object(shard), shape[0] * shape[1]) or b""
-        whole.update(data)
-        if data:
+    shards = layout.shards()
+    found = objects.read_all([arrays.receipt_object(shard) for shard in shards])
+    for shard, data in zip(shards, found, strict=True):
+        if data is not None and len(data) == shape[0] * shape[1]:
+            whole.update(data)
             receipts[shard.view, shard.index] = np.frombuffer(data, np.uint8).reshape(shape)
     if whole.hexdigest() != digest:
         raise _damaged(objects, "receipt")
     return receipts
 
 
-def metadata_digest(objects: LocalObjects, layout: StoreLayout) -> str:
+def metadata_digest(objects: ReadableObjects, layout: StoreLayout) -> str:
     """The sha256 of the `zarr.json` of every array and of the group `taps`, in order of names."""
     whole = hashlib.sha256()
     for name in sorted(arrays.all_documents(layout, ())):
@@ -146,7 +147,7 @@ def metadata_digest(objects: LocalObjects, layout: StoreLayout) -> str:
     return whole.hexdigest()
 
 
-def require_metadata(objects: LocalObjects, layout: StoreLayout, digest: str | None) -> None:
+def require_metadata(objects: ReadableObjects, layout: StoreLayout, digest: str | None) -> None:
     """Compare all arrays' metadata with the manifest's digest of it.
 
     Raises:
@@ -156,7 +157,7 @@ def require_metadata(objects: LocalObjects, layout: StoreLayout, digest: str | N
         raise _damaged(objects, "metadata")
 
 
-def _document(objects: LocalObjects, name: str) -> dict[str, Any]:
+def _document(objects: ReadableObjects, name: str) -> dict[str, Any]:
     """The metadata of one array."""
     content = objects.read(f"{name}/zarr.json") or b""
     try:
@@ -165,12 +166,12 @@ def _document(objects: LocalObjects, name: str) -> dict[str, Any]:
         document = None
     if not isinstance(document, dict):
         raise StoreFormatError(
-            "an array of this store is missing.", store=objects.folder, array=name, next=AGAIN
+            "an array of this store is missing.", store=objects.location, array=name, next=AGAIN
         )
     return document
 
 
-def read_view_columns(objects: LocalObjects) -> tuple[str, ...]:
+def read_view_columns(objects: ReadableObjects) -> tuple[str, ...]:
     """The names of the view parameters.
 
     Raises:
@@ -179,12 +180,12 @@ def read_view_columns(objects: LocalObjects) -> tuple[str, ...]:
     attributes = _document(objects, "view").get("attributes")
     names = attributes.get("columns") if isinstance(attributes, dict) else None
     if not isinstance(names, list) or not names or not all(isinstance(n, str) for n in names):
-        raise StoreFormatError("the view parameters have no columns.", store=objects.folder)
+        raise StoreFormatError("the view parameters have no columns.", store=objects.location)
     return tuple(names)
 
 
 def _column(
-    objects: LocalObjects, name: str, document: dict[str, Any], digest: str | None
+    objects: ReadableObjects, name: str, document: dict[str, Any], digest: str | None
 ) -> np.ndarray:
     dtype = np.dtype(document["data_type"])
     count = int(np.prod([int(side) for side in document["shape"]], dtype=object))
@@ -195,21 +196,23 @@ def _column(
     return values.astype(dtype)
 
 
-def _damaged(objects: LocalObjects, name: str) -> StoreFormatError:
+def _damaged(objects: ReadableObjects, name: str) -> StoreFormatError:
     return StoreFormatError(
         "an array of this store does not match the digest in its manifest.",
-        store=objects.folder,
+        store=objects.location,
         array=name,
         next=AGAIN,
     )
 
 
-def _contradiction(objects: LocalObjects, name: str, expected: dict[str, Any]) -> StoreFormatError:
+def _contradiction(
+    objects: ReadableObjects, name: str, expected: dict[str, Any]
+) -> StoreFormatError:
     found = _document(objects, name)
     differing = sorted(key for key in expected if found.get(key) != expected[key])
     return StoreFormatError(
         "the manifest of this store contradicts its arrays.",
-        store=objects.folder,
+        store=objects.location,
         array=name,
         manifest=", ".join(f"{key} {expected[key]}" for key in differing),
         array_says=", ".join(f"{key} {found.get(key)}" for key in differing),

@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from rdcache.errors import StaleStoreError, StoreWriteError
 from rdcache.progress import Progress, ignore
 from rdcache.store.claims import EXTRACTION, Worker, claims_beside
+from rdcache.store.locations import Location
 from rdcache.store.manifest import group_document
 from rdcache.store.reader import Store, open_store
 from rdcache.store.spec import Fingerprint, SampleTable, ShardRef, StoreLayout
-from rdcache.store.writer import create_store, finished_store
-
-FillStatus = Literal["imported", "unchanged"]
+from rdcache.store.writer import StoreWriter, create_store, finished_store
 
 
 @dataclass(frozen=True)
@@ -34,25 +33,30 @@ class StoreContent:
 
 
 def fill_store(
-    location: Path,
+    location: Location,
     content: StoreContent,
-    shard_of: Callable[[ShardRef], tuple[dict[str, np.ndarray], np.ndarray]],
+    fill: Callable[[StoreWriter, ShardRef], None],
     on_progress: Progress = ignore,
     manifest: Mapping[str, Any] | None = None,
-) -> tuple[Store, FillStatus]:
+    threads: int = 1,
+) -> tuple[Store, bool]:
     """Write what a store still lacks, and declare it complete.
 
     Args:
-        shard_of: gives the tensors and outcomes of a shard, as `StoreWriter.write` takes them.
+        fill: writes one shard.
         manifest: of the finished store, where there is one already: it stays as it is, with its
             time, its root and whatever is signed.
+        threads: how many shards are written at once.
+
+    Returns:
+        The store, and whether anything had to be written.
 
     Raises:
         StoreWriteError: the root cannot be written, or another process fills this store.
         StaleStoreError: another store, or part of one, lies here.
     """
     if (store := finished_store(location)) is not None and store.fingerprint == content.fingerprint:
-        return store, "unchanged"
+        return store, False
     with _alone(location) as worker:
         writer = create_store(
             location,
@@ -72,19 +76,26 @@ def fill_store(
             )
         missing, total = writer.missing(), sum(content.layout.extents)
         done = total - sum(shard.stop - shard.start for shard in missing)
-        for shard in missing:
-            writer.write(shard, *shard_of(shard))
-            done += shard.stop - shard.start
-            on_progress(done, total, "samples")
+        on_progress(done, total, "samples")
+        with ThreadPoolExecutor(threads, thread_name_prefix="fill") as pool:
+            tasks = {pool.submit(fill, writer, shard): shard for shard in missing}
+            try:
+                for task in as_completed(tasks):
+                    task.result()
+                    done += tasks[task].stop - tasks[task].start
+                    on_progress(done, total, "samples")
+            except BaseException:
+                pool.shutdown(cancel_futures=True)
+                raise
         store = writer.commit({})
         if manifest is not None:
             writer.objects.put("zarr.json", group_document(manifest))
             store = open_store(location)
-        return store, "imported"
+        return store, True
 
 
 @contextmanager
-def _alone(location: Path) -> Iterator[Worker]:
+def _alone(location: Location) -> Iterator[Worker]:
     """Keep others from filling this store at the same time."""
     with Worker(claims_beside(location)) as worker:
         try:

@@ -1,5 +1,5 @@
-"""Gathering samples out of local shards: each shard's index is read once, the files are mapped,
-and a batch is copied straight into one buffer.
+"""Gathering samples out of shards: each shard's index is read once, the files are mapped, and a
+batch is copied straight into one buffer.
 
 Knows objects, offsets and bytes; which samples may be read is the reader's question.
 """
@@ -15,9 +15,14 @@ import torch
 
 from rdcache.errors import CorruptShardError
 from rdcache.store import arrays, shard
-from rdcache.store.links import inside
-from rdcache.store.objects import LocalObjects
+from rdcache.store.objects import ReadableObjects
 from rdcache.store.spec import StoreLayout, TapSpec
+
+
+def as_stored(tensors: torch.Tensor) -> np.ndarray:
+    """Tensors as the numbers that a store holds: bfloat16, which NumPy lacks, as bits in uint16."""
+    as_bits = tensors.view(torch.uint16) if tensors.dtype == torch.bfloat16 else tensors
+    return as_bits.numpy()
 
 
 class MappedTap:
@@ -32,7 +37,7 @@ class MappedTap:
 
     def __init__(
         self,
-        objects: LocalObjects,
+        objects: ReadableObjects,
         layout: StoreLayout,
         tap: TapSpec,
         digests: np.ndarray | None = None,
@@ -113,26 +118,34 @@ class MappedTap:
             self._forget()
         per_view, size = self.layout.shards_per_view, self.layout.shard_samples
         keys = (views * per_view + samples // size).tolist()
-        for key in set(keys) - self._maps.keys():
-            view, index = divmod(key, per_view)
-            self._maps[key] = self._map(view, index)
+        if new := set(keys) - self._maps.keys():
+            self._maps |= {key: self._map(*divmod(key, per_view)) for key in new}
+        sources = [self._maps[key] for key in keys]
+        if new:
+            self._let_go(per_view)
         starts = self._starts[views, samples]
         if (starts < 0).any():
             first = int(np.argmin(starts))
             raise self._corrupt(int(views[first]), int(samples[first]))
-        return [self._maps[key] for key in keys], starts.tolist()
+        return sources, starts.tolist()
+
+    def _let_go(self, per_view: int) -> None:
+        """Forget maps of files that had to make room: the space is free when nobody maps them."""
+        names = {key: arrays.tap_object(self.tap, *divmod(key, per_view)) for key in self._maps}
+        self._maps = {key: it for key, it in self._maps.items() if self.objects.kept(names[key])}
 
     def _map(self, view: int, index: int) -> np.ndarray:
         """Map one shard, uint8 (bytes,), and note where its payloads begin."""
         ref = self.layout.shard(view, index)
         chunks = self.layout.shard_samples
         tail = shard.index_bytes(chunks)
-        path = inside(self.objects.folder, arrays.tap_object(self.tap, view, index))
+        data = self.objects.mapped(arrays.tap_object(self.tap, view, index))
+        if data is None:
+            raise self._corrupt(view, ref.start)
         try:
-            data = np.memmap(path, np.uint8, mode="r").view(np.ndarray)
             self._require_digest(data, view, index)
             table = shard.decode_index(data[-tail:].data, chunks)
-        except (OSError, ValueError, CorruptShardError):
+        except (ValueError, CorruptShardError):
             raise self._corrupt(view, ref.start) from None
         present = table[:, 0] != shard.ABSENT
         offsets, lengths = table[present].T
@@ -157,7 +170,7 @@ class MappedTap:
         ref = self.layout.shard(view, index)
         return CorruptShardError(
             "a shard is missing, cut short, or does not match its checksum.",
-            store=self.objects.folder,
+            store=self.objects.location,
             tap=self.tap.name,
             shard=f"view {view}, number {index} (samples {ref.start} to {ref.stop - 1})",
             file=arrays.tap_object(self.tap, view, index),

@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING
 
 import h5py
 import numpy as np
-import torch
 
 from rdcache.errors import CorruptShardError, FileWriteError, StoreIncompleteError
 from rdcache.files import write_whole
 from rdcache.progress import Progress, ignore
 from rdcache.store import arrays
+from rdcache.store.gather import as_stored
 from rdcache.store.hdf5 import DTYPE_ATTRIBUTE, runs
 from rdcache.store.manifest import ATTRIBUTE
-from rdcache.store.objects import LocalObjects
+from rdcache.store.objects import ReadableObjects
 from rdcache.store.reader import Store
-from rdcache.store.spec import SPLITS, SampleTable, StoreLayout, TapSpec
+from rdcache.store.spec import SPLITS, StoreLayout, TapSpec
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer  # of `collections.abc` from Python 3.12 on
@@ -102,7 +102,7 @@ class _Sink(io.FileIO):
 
 
 def _write_store(file: h5py.File, store: Store, on_progress: Progress) -> None:
-    layout, table = store.layout, _sample_table(store)
+    layout, table = store.layout, store.sample_table()
     file.attrs[ATTRIBUTE] = json.dumps(store.manifest, allow_nan=False)
     _write(file, "uid", np.array(table.uids, "S32"), "sample")
     columns = table.columns()
@@ -115,7 +115,7 @@ def _write_store(file: h5py.File, store: Store, on_progress: Progress) -> None:
     outcome = np.zeros((layout.views, layout.samples), np.uint8)
     receipt_shape = (layout.views, layout.shards_per_view, len(layout.taps), arrays.DIGEST_BYTES)
     receipt = np.zeros(receipt_shape, np.uint8)
-    objects = LocalObjects(store.location)
+    objects = store.objects
     done, total = 0, sum(layout.extents)
     for shard in layout.shards():
         stored = store.available(range(shard.start, shard.stop), shard.view)
@@ -123,7 +123,7 @@ def _write_store(file: h5py.File, store: Store, on_progress: Progress) -> None:
             samples = range(shard.start + start, shard.start + stop)
             for name, dataset in taps.items():
                 rows = store.read(samples, shard.view, [name], verify=True)[name]
-                dataset[shard.view, samples.start : samples.stop] = _as_stored(rows)
+                dataset[shard.view, samples.start : samples.stop] = as_stored(rows)
         outcome[shard.view, shard.start : shard.stop] = _object(
             objects, arrays.outcome_object(shard), layout.shard_samples
         )[: shard.stop - shard.start]
@@ -134,12 +134,6 @@ def _write_store(file: h5py.File, store: Store, on_progress: Progress) -> None:
         on_progress(done, total, "samples")
     _write(file, "outcome", outcome, "view", "sample")
     _write(file, "receipt", receipt, "view", "shard", "tap", "receipt_byte")
-
-
-def _sample_table(store: Store) -> SampleTable:
-    return SampleTable(
-        tuple(map(str, store.uids)), store.labels, tuple(map(str, store.splits)), store.groups
-    )
 
 
 def _create_tap(file: h5py.File, layout: StoreLayout, tap: TapSpec) -> h5py.Dataset:
@@ -165,16 +159,10 @@ def _labelled(dataset: h5py.Dataset, *axes: str) -> h5py.Dataset:
     return dataset
 
 
-def _as_stored(rows: torch.Tensor) -> np.ndarray:
-    """As NumPy's numbers; bfloat16 as its bits."""
-    values: np.ndarray = (rows.view(torch.uint16) if rows.dtype == torch.bfloat16 else rows).numpy()
-    return values
-
-
-def _object(objects: LocalObjects, name: str, nbytes: int) -> np.ndarray:
+def _object(objects: ReadableObjects, name: str, nbytes: int) -> np.ndarray:
     data = objects.get(name, nbytes)
     if data is None:
         raise CorruptShardError(
-            "an object of this store is missing or cut short.", store=objects.folder, file=name
+            "an object of this store is missing or cut short.", store=objects.location, file=name
         )
     return np.frombuffer(data, np.uint8)

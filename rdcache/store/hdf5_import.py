@@ -17,7 +17,7 @@ import numpy as np
 from rdcache.errors import StoreFormatError
 from rdcache.progress import Progress, ignore
 from rdcache.store import arrays
-from rdcache.store.filling import FillStatus, StoreContent, fill_store
+from rdcache.store.filling import StoreContent, fill_store
 from rdcache.store.hdf5 import (
     MOST_COMPRESSION,
     FeatureFileError,
@@ -28,6 +28,7 @@ from rdcache.store.hdf5 import (
     require_held,
     runs,
 )
+from rdcache.store.locations import Location
 from rdcache.store.manifest import (
     ATTRIBUTE,
     BESIDE,
@@ -50,6 +51,7 @@ from rdcache.store.spec import (
     StoreLayout,
     TapSpec,
 )
+from rdcache.store.writer import StoreWriter
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer  # of `collections.abc` from Python 3.12 on
@@ -69,8 +71,8 @@ def exported_manifest(path: Path) -> dict[str, Any] | None:
 
 
 def import_hdf5(
-    path: Path, location: Path, on_progress: Progress = ignore
-) -> tuple[Store, FillStatus]:
+    path: Path, location: Location, on_progress: Progress = ignore
+) -> tuple[Store, bool]:
     """Write the store that was exported, or what is still missing of it.
 
     Args:
@@ -84,7 +86,11 @@ def import_hdf5(
     """
     with open_hdf5(path) as file:
         export = _Export(file, path)
-        return fill_store(location, export.content, export.shard, on_progress, export.manifest)
+
+        def fill(writer: StoreWriter, shard: ShardRef) -> None:
+            writer.write(shard, *export.shard(shard))
+
+        return fill_store(location, export.content, fill, on_progress, export.manifest)
 
 
 def _manifest(file: h5py.File) -> dict[str, Any] | None:

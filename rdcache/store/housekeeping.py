@@ -10,11 +10,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from rdcache.errors import StoreNotFoundError, UsageError
-from rdcache.store.catalogue import list_stores
+from rdcache.errors import UsageError
+from rdcache.store.catalogue import list_stores, store_folders
 from rdcache.store.claims import Worker, claims_beside
+from rdcache.store.locations import Location, RemotePath
 from rdcache.store.manifest import read_manifest
-from rdcache.store.objects import TEMPORARY, LocalObjects, write_error
+from rdcache.store.objects import TEMPORARY, LocalObjects, Objects, objects_at, write_error
 
 REMOVED = ".removed"  # suffix of a folder that is being deleted, and no store any more
 CLAIMS = ".claims"
@@ -32,13 +33,15 @@ class Garbage:
         nbytes: what deleting it frees.
     """
 
-    path: Path
+    path: Location
     why: str
     nbytes: int
 
 
-def disk_usage(path: Path) -> int:
-    """Bytes of all files below a folder, or of one file; links are not followed."""
+def disk_usage(path: Location) -> int:
+    """Bytes of all files below a folder or prefix, or of one file; links are not followed."""
+    if isinstance(path, RemotePath):
+        return sum(objects_at(path).sizes("").values())
     if not path.is_dir() or path.is_symlink():
         return path.lstat().st_size
     return sum(
@@ -48,49 +51,54 @@ def disk_usage(path: Path) -> int:
     )
 
 
-def remove_store(location: Path) -> int:
+def remove_store(location: Location) -> int:
     """Delete a store and return how many bytes that freed.
 
-    It is renamed first, so that nobody ever opens half of it, and what a crash leaves is garbage.
+    It is renamed first, or in a bucket loses its manifest first, so that nobody ever opens half of
+    it, and what a crash leaves is garbage.
 
     Raises:
         StoreNotFoundError: there is no store.
         UsageError: it is a link, or somebody is at work on it.
         StoreWriteError: it may not be deleted.
     """
-    location = Path(location)
-    if location.is_symlink():
+    if isinstance(location, Path) and location.is_symlink():
         raise UsageError("this is a link; remove the store that it leads to.", link=location)
-    if not (location / "zarr.json").is_file():
-        raise StoreNotFoundError("there is no rdcache store here.", looked_at=location)
     read_manifest(location)
     if in_use(location):
         raise UsageError("an extraction is at work on this store.", store=location)
     nbytes = disk_usage(location)
+    if isinstance(location, RemotePath):
+        objects_at(location).delete(["zarr.json"])
+        objects_at(location).remove_all()
+    else:
+        _remove_folder(location)
+    claims_beside(location).remove_all()
+    return nbytes
+
+
+def _remove_folder(location: Path) -> None:
     aside = location.with_name(f".{location.name}.{secrets.token_hex(4)}{REMOVED}")
     try:
         location.rename(aside)
         shutil.rmtree(aside)
-        shutil.rmtree(claims_beside(location).folder, ignore_errors=True)
     except OSError as error:
         raise write_error(location, error) from error
-    return nbytes
 
 
-def in_use(location: Path) -> bool:
+def in_use(location: Location) -> bool:
     """Whether a live process is extracting this store."""
     return _at_work(claims_beside(location))
 
 
-def _at_work(claims: LocalObjects) -> bool:
-    """Whether any worker has shown life lately; one look tells no more than a file's age."""
-    signs = [claims.folder / "workers" / token for token in Worker(claims).others()]
-    ages = [time.time() - sign.stat().st_mtime for sign in signs if sign.exists()]
-    return any(age < OLD_SECONDS for age in ages)
+def _at_work(claims: Objects) -> bool:
+    """Whether any worker has shown life lately; one look tells no more than an object's age."""
+    signs = [claims.modified(f"workers/{token}") for token in Worker(claims).others()]
+    return any(sign is not None and time.time() - sign < OLD_SECONDS for sign in signs)
 
 
 def find_garbage(
-    root: Path, unused_days: float | None = None, incomplete: bool = False
+    root: Location, unused_days: float | None = None, incomplete: bool = False
 ) -> list[Garbage]:
     """List what crashed runs have left under a root, and what is asked for besides.
 
@@ -98,12 +106,22 @@ def find_garbage(
         unused_days: also complete stores that nobody has opened for so many days, as far as the
             file system notes when a file was read.
         incomplete: also stores whose extraction has not finished and that nobody is at work on.
+
+    Raises:
+        UsageError: `unused_days` for a bucket, which does not note when an object was read.
+        BucketError: the bucket does not answer.
     """
-    found = [*_leftovers(root)]
+    if isinstance(root, RemotePath) and unused_days is not None:
+        raise UsageError(
+            "a bucket does not note when a store was last opened.",
+            root=root,
+            next="leave out --unused-for, and choose by `rdcache list stores` which to remove",
+        )
+    found = [*(_remote_leftovers(root) if isinstance(root, RemotePath) else _leftovers(root))]
     for summary in list_stores(root):
         if in_use(summary.location):
             continue
-        idle = (time.time() - _last_use(summary.location)) / SECONDS_A_DAY
+        idle = 0.0 if unused_days is None else _days_unused(summary.location)
         if not summary.complete and incomplete:
             why = "extraction has not finished"
         elif summary.complete and unused_days is not None and idle >= unused_days:
@@ -114,8 +132,10 @@ def find_garbage(
     return [garbage for garbage in found if not _by_link(garbage.path, root)]
 
 
-def _by_link(path: Path, root: Path) -> bool:
+def _by_link(path: Location, root: Location) -> bool:
     """Whether a link below the root leads to a path, which is then not the root's to clean."""
+    if isinstance(path, RemotePath) or isinstance(root, RemotePath):
+        return False
     between = [path, *path.parents]
     return any(folder.is_symlink() for folder in between[: between.index(root)])
 
@@ -128,8 +148,12 @@ def delete_garbage(garbage: Garbage) -> None:
         StoreWriteError: it may not be deleted.
     """
     path = garbage.path
-    if (path / "zarr.json").is_file() and not path.name.endswith(REMOVED):
+    objects = objects_at(path)
+    if objects.exists("zarr.json") and not path.name.endswith(REMOVED):
         remove_store(path)
+        return
+    if isinstance(path, RemotePath):
+        objects.remove_all()
         return
     try:
         if path.is_dir():
@@ -151,10 +175,25 @@ def _leftovers(root: Path) -> Iterator[Garbage]:
             yield Garbage(path, "file of a writer that died", disk_usage(path))
 
 
-def _last_use(location: Path) -> float:
-    """When a store was last opened or changed, in seconds since 1970.
+def _remote_leftovers(root: RemotePath) -> Iterator[Garbage]:
+    for path in store_folders(root):
+        objects = objects_at(path)
+        if path.name.endswith(CLAIMS):
+            why = "claims of processes that have ended"
+            needed = _at_work(objects)
+        else:
+            why = "half-deleted store"
+            needed = objects.exists("zarr.json") or in_use(path)
+        if not needed:
+            yield Garbage(path, why, disk_usage(path))
+
+
+def _days_unused(location: Location) -> float:
+    """How long ago a store was last opened or changed.
 
     Opening reads the uids; listing stores reads the manifests alone.
     """
+    assert isinstance(location, Path)
     status = (location / "uid" / "c" / "0" / "0").stat()
-    return max(status.st_atime, status.st_mtime, (location / "zarr.json").stat().st_mtime)
+    last = max(status.st_atime, status.st_mtime, (location / "zarr.json").stat().st_mtime)
+    return (time.time() - last) / SECONDS_A_DAY

@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from rdcache.errors import StoreFormatError, StoreNotFoundError
 from rdcache.store.links import inside
+from rdcache.store.locations import Location, RemotePath
+from rdcache.store.objects import objects_at
 from rdcache.store.spec import Fingerprint, StoreLayout, TapSpec
 
 SCHEMA = 1
@@ -80,7 +81,7 @@ def root_of(manifest: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def require_root(manifest: Mapping[str, Any], location: Path) -> None:
+def require_root(manifest: Mapping[str, Any], location: Location) -> None:
     """Compare a finished store's manifest with its own root.
 
     Raises:
@@ -98,7 +99,7 @@ def group_document(manifest: Mapping[str, Any]) -> bytes:
     return json.dumps(document, indent=2, allow_nan=False).encode()
 
 
-def read_manifest(location: Path) -> dict[str, Any]:
+def read_manifest(location: Location) -> dict[str, Any]:
     """Read and check a store's manifest.
 
     Raises:
@@ -106,16 +107,34 @@ def read_manifest(location: Path) -> dict[str, Any]:
         StoreFormatError: another schema version, or a manifest that contradicts itself.
         UnsafeFileError: it is a link that leads out of the store.
     """
+    return manifest_in(_group_document(location), location)
+
+
+def _group_document(location: Location) -> bytes | None:
+    if isinstance(location, RemotePath):
+        return objects_at(location).read("zarr.json")
     path = inside(location, "zarr.json")
     try:
-        document = json.loads(path.read_bytes(), parse_constant=_refuse)
-        manifest = document["attributes"][ATTRIBUTE]
-    except (FileNotFoundError, NotADirectoryError, KeyError, TypeError):
-        raise StoreNotFoundError("there is no rdcache store here.", looked_at=location) from None
+        return path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
     except OSError as error:
         raise StoreFormatError(
             "this store cannot be read.", store=location, why=error.strerror
         ) from None
+
+
+def manifest_in(document: bytes | None, location: Location) -> dict[str, Any]:
+    """The manifest in the `zarr.json` of a store's group, checked.
+
+    Raises:
+        StoreNotFoundError: there is none, or it is no manifest of ours.
+        StoreFormatError: see `read_manifest`.
+    """
+    try:
+        manifest = json.loads(document or b"null", parse_constant=_refuse)["attributes"][ATTRIBUTE]
+    except (KeyError, TypeError):
+        raise StoreNotFoundError("there is no rdcache store here.", looked_at=location) from None
     except (ValueError, RecursionError):
         raise StoreFormatError(
             "the manifest of this store is no JSON.", store=location, next=AGAIN
@@ -124,7 +143,7 @@ def read_manifest(location: Path) -> dict[str, Any]:
     return dict(manifest)
 
 
-def require_known(manifest: Any, location: Path) -> None:
+def require_known(manifest: Any, location: Location) -> None:
     """Refuse what is no manifest of this schema, or nests so deeply that writing it would exhaust
     Python's stack.
 
@@ -156,7 +175,7 @@ def _refuse(constant: str) -> None:
     raise ValueError(f"{constant} is no JSON")
 
 
-def layout_of(manifest: Mapping[str, Any], location: Path) -> StoreLayout:
+def layout_of(manifest: Mapping[str, Any], location: Location) -> StoreLayout:
     """The layout that a manifest describes.
 
     Raises:
@@ -174,7 +193,7 @@ def layout_of(manifest: Mapping[str, Any], location: Path) -> StoreLayout:
         raise _not_whole(location) from None
 
 
-def digests_of(manifest: Mapping[str, Any], location: Path) -> dict[str, str]:
+def digests_of(manifest: Mapping[str, Any], location: Location) -> dict[str, str]:
     """The sha256 of each small array, by name, in hexadecimal digits."""
     digests = manifest.get("digests")
     if not isinstance(digests, dict) or not all(isinstance(it, str) for it in digests.values()):
@@ -182,7 +201,7 @@ def digests_of(manifest: Mapping[str, Any], location: Path) -> dict[str, str]:
     return digests
 
 
-def fingerprint_of(manifest: Mapping[str, Any], location: Path) -> Fingerprint:
+def fingerprint_of(manifest: Mapping[str, Any], location: Location) -> Fingerprint:
     """The fingerprint that a manifest holds, checked against its own digest."""
     try:
         fingerprint = Fingerprint(manifest["fingerprint"]["parts"])
@@ -195,5 +214,5 @@ def fingerprint_of(manifest: Mapping[str, Any], location: Path) -> Fingerprint:
     return fingerprint
 
 
-def _not_whole(location: Path) -> StoreFormatError:
+def _not_whole(location: Location) -> StoreFormatError:
     return StoreFormatError("the manifest of this store is not whole.", store=location, next=AGAIN)

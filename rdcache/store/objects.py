@@ -1,4 +1,8 @@
-"""Objects of a store, each written whole or not at all. Today they are files of a local folder."""
+"""Objects of a store, each written whole or not at all: files of a folder, or objects of a bucket.
+
+Whoever reads or writes a store goes through `Objects`, so that all else is the same for both;
+`remote.py` has the buckets.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +10,17 @@ import contextlib
 import errno
 import os
 import secrets
-from collections.abc import Callable, Iterable
+import shutil
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Protocol
 
-from rdcache.errors import StoreWriteError
+import numpy as np
+
+from rdcache.errors import StoreWriteError, UsageError
 from rdcache.files import sync_folder
 from rdcache.store.links import inside
+from rdcache.store.locations import Location, RemotePath
 
 TEMPORARY = ".partial"
 ADVICE = {
@@ -26,15 +35,100 @@ ADVICE = {
 }
 
 
+class ReadableObjects(Protocol):
+    """Objects below a location, named by paths relative to it, with `/` between parts."""
+
+    @property
+    def location(self) -> Location:
+        """The folder or prefix that the names are relative to; named in errors."""
+
+    def read(self, name: str) -> bytes | None:
+        """The bytes of a small object, None where there is none."""
+
+    def read_all(self, names: Sequence[str]) -> list[bytes | None]:
+        """The bytes of many small objects, in the order asked for."""
+
+    def get(self, name: str, nbytes: int) -> bytes | None:
+        """The bytes of an object of a known length; None where it is missing or of another length,
+        so that a damaged store never makes us read more than it should hold.
+        """
+
+    def mapped(self, name: str) -> np.ndarray | None:
+        """A large object as uint8 (bytes,), read only; None where there is none or it is empty."""
+
+    def kept(self, name: str) -> bool:
+        """Whether an object that was mapped should stay so: not if it had to make room."""
+
+    def exists(self, name: str) -> bool:
+        """Whether there is such an object."""
+
+    def sizes(self, prefix: str) -> dict[str, int]:
+        """Names of all finished objects below a folder, with their lengths in bytes."""
+
+
+class Objects(ReadableObjects, Protocol):
+    """Objects that can be written, too. Errors of writing are `StoreWriteError`."""
+
+    def put(self, name: str, *pieces: bytes | memoryview) -> None:
+        """Write an object whole, in place of any other, durably."""
+
+    def create(self, name: str, data: bytes) -> bool:
+        """Write a new object whole, unless there is one of this name already: only one of several
+        that try succeeds.
+        """
+
+    def size(self, name: str) -> int | None:
+        """The length of an object in bytes, None where there is none."""
+
+    def modified(self, name: str) -> float | None:
+        """When an object was last written, in seconds since 1970; None where there is none."""
+
+    def folders(self, prefix: str) -> list[str]:
+        """Names of the folders right below a folder, sorted; without the prefix."""
+
+    def delete(self, names: Iterable[str]) -> None:
+        """Delete objects, durably; those that are not there are no error."""
+
+    def remove_all(self) -> None:
+        """Delete everything below the location, and the location."""
+
+    def clean(self, alive: Callable[[str], bool] = lambda token: False) -> None:
+        """Delete what writers that died have left half-written.
+
+        Args:
+            alive: whether the worker of this token may still be writing.
+        """
+
+
+def objects_at(location: Location, token: str | None = None) -> Objects:
+    """The objects below a location.
+
+    Args:
+        token: of the worker that writes.
+
+    Raises:
+        UsageError: buckets need a package that is not installed.
+    """
+    if isinstance(location, RemotePath):
+        try:
+            from rdcache.store.remote import RemoteObjects
+        except ImportError:
+            raise UsageError(
+                "stores in buckets need the package obstore.", next="pip install 'rdcache[remote]'"
+            ) from None
+        return RemoteObjects(location)
+    return LocalObjects(location, token)
+
+
 class LocalObjects:
-    """A folder of objects, named by paths relative to it, with `/` between parts.
+    """A folder of objects.
 
     Args:
         token: of the worker that writes; part of the names of its temporary files.
     """
 
     def __init__(self, folder: Path, token: str | None = None) -> None:
-        self.folder = folder
+        self.location = folder
         self.token = token or secrets.token_hex(8)
 
     def put(self, name: str, *pieces: bytes | memoryview) -> None:
@@ -43,7 +137,7 @@ class LocalObjects:
         Raises:
             StoreWriteError: it could not be written; no temporary file is left.
         """
-        path = inside(self.folder, name)
+        path = inside(self.location, name)
         temporary = self._temporary(path)
         try:
             _make_folder(path.parent)
@@ -68,7 +162,7 @@ class LocalObjects:
         Raises:
             StoreWriteError: it could not be written.
         """
-        path = inside(self.folder, name)
+        path = inside(self.location, name)
         temporary = self._temporary(path)
         try:
             _make_folder(path.parent)
@@ -86,15 +180,31 @@ class LocalObjects:
     def read(self, name: str) -> bytes | None:
         """The bytes of a small object, None where there is none."""
         try:
-            return inside(self.folder, name).read_bytes()
+            return inside(self.location, name).read_bytes()
         except OSError:
             return None
+
+    def read_all(self, names: Sequence[str]) -> list[bytes | None]:
+        """The bytes of many small objects, in the order asked for."""
+        return [self.read(name) for name in names]
+
+    def mapped(self, name: str) -> np.ndarray | None:
+        """A large object as uint8 (bytes,), read only; None where there is none or it is empty."""
+        path = inside(self.location, name)
+        try:
+            return np.memmap(path, np.uint8, mode="r").view(np.ndarray)
+        except (OSError, ValueError):
+            return None
+
+    def kept(self, name: str) -> bool:
+        """True: a file that is mapped stays readable."""
+        return True
 
     def get(self, name: str, nbytes: int) -> bytes | None:
         """The bytes of an object of a known length; None where it is missing or of another length,
         so that a damaged store never makes us read more than it should hold.
         """
-        path = inside(self.folder, name)
+        path = inside(self.location, name)
         try:
             return path.read_bytes() if path.stat().st_size == nbytes else None
         except OSError:
@@ -103,13 +213,13 @@ class LocalObjects:
     def size(self, name: str) -> int | None:
         """The length of an object in bytes, None where there is none."""
         try:
-            return inside(self.folder, name).stat().st_size
+            return inside(self.location, name).stat().st_size
         except OSError:
             return None
 
     def exists(self, name: str) -> bool:
         """Whether there is such an object."""
-        return inside(self.folder, name).is_file()
+        return inside(self.location, name).is_file()
 
     def delete(self, names: Iterable[str]) -> None:
         """Delete objects, durably; those that are not there are no error.
@@ -119,7 +229,7 @@ class LocalObjects:
         """
         folders = set()
         for name in names:
-            path = inside(self.folder, name)
+            path = inside(self.location, name)
             try:
                 path.unlink(missing_ok=True)
             except OSError as error:
@@ -128,14 +238,44 @@ class LocalObjects:
         for folder in folders:
             sync_folder(folder)
 
-    def names(self, prefix: str) -> set[str]:
-        """Names of all finished objects below a folder."""
-        found = (path for path in (self.folder / prefix).rglob("*") if path.is_file())
-        return {
-            path.relative_to(self.folder).as_posix()
-            for path in found
-            if not path.name.endswith(TEMPORARY)
-        }
+    def sizes(self, prefix: str) -> dict[str, int]:
+        """Names of all finished objects below a folder, with their lengths in bytes."""
+        found = {}
+        for folder, _, files in os.walk(self.location / prefix):
+            for file in files:
+                # What others delete meanwhile is not there.
+                with contextlib.suppress(FileNotFoundError):
+                    if not file.endswith(TEMPORARY):
+                        path = Path(folder, file)
+                        found[path.relative_to(self.location).as_posix()] = path.stat().st_size
+        return found
+
+    def modified(self, name: str) -> float | None:
+        """When an object was last written, in seconds since 1970; None where there is none."""
+        try:
+            return (self.location / name).stat().st_mtime
+        except OSError:
+            return None
+
+    def folders(self, prefix: str) -> list[str]:
+        """Names of the folders right below a folder, sorted; without the prefix."""
+        try:
+            return sorted(path.name for path in (self.location / prefix).iterdir() if path.is_dir())
+        except OSError:
+            return []
+
+    def remove_all(self) -> None:
+        """Delete everything below the location, and the location.
+
+        Raises:
+            StoreWriteError: it may not be deleted.
+        """
+        try:
+            shutil.rmtree(self.location)
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise write_error(self.location, error) from error
 
     def clean(self, alive: Callable[[str], bool] = lambda token: False) -> None:
         """Delete the temporary files of writers that died.
@@ -144,8 +284,8 @@ class LocalObjects:
             alive: whether the worker of this token may still be writing.
         """
         strays = [
-            path.relative_to(self.folder).as_posix()
-            for path in self.folder.rglob(f".*{TEMPORARY}")
+            path.relative_to(self.location).as_posix()
+            for path in self.location.rglob(f".*{TEMPORARY}")
             if not alive(path.name.split(".")[-3])
         ]
         self.delete(strays)
@@ -154,7 +294,7 @@ class LocalObjects:
         return path.with_name(f".{path.name}.{self.token}.{secrets.token_hex(4)}{TEMPORARY}")
 
 
-def write_error(path: Path, error: OSError) -> StoreWriteError:
+def write_error(path: Location, error: OSError) -> StoreWriteError:
     """Say in one sentence what keeps us from writing here, and what to do."""
     advice = ADVICE.get(error.errno or 0, f"{error.strerror or error}: run the same command again")
     return StoreWriteError("the store cannot be written.", file=path, next=advice)

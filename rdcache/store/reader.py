@@ -6,6 +6,7 @@ zarr-python's speed; `Store.array` is the plain Zarr route, which gives the same
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ import zarr
 from rdcache.errors import StoreIncompleteError, UnknownNameError, UsageError
 from rdcache.store.columns import read_columns, read_receipts, require_metadata
 from rdcache.store.gather import MappedTap
+from rdcache.store.locations import Location, RemotePath, as_location
 from rdcache.store.manifest import (
     digests_of,
     fingerprint_of,
@@ -24,23 +26,24 @@ from rdcache.store.manifest import (
     read_manifest,
     require_root,
 )
-from rdcache.store.objects import LocalObjects
+from rdcache.store.objects import ReadableObjects, objects_at
 from rdcache.store.signatures import require_signed
-from rdcache.store.spec import NOT_FINITE, STORED, Fingerprint, StoreLayout, TapSpec
+from rdcache.store.spec import NOT_FINITE, STORED, Fingerprint, SampleTable, StoreLayout, TapSpec
 
 if TYPE_CHECKING:
     import dask.array
 
 
 def open_store(
-    location: str | Path,
+    location: str | os.PathLike[str] | RemotePath,
     *,
     allow_incomplete: bool = False,
     require_signature: str | Path | None = None,
 ) -> Store:
-    """Open a store for reading.
+    """Open a store for reading, in a folder or a bucket; see `download_cache.py` for the latter.
 
     Args:
+        location: a folder, or an address such as `s3://team/rdcache/isic/pmc-clip/0123456789ab`.
         allow_incomplete: open one whose extraction has not finished, for a look at it.
         require_signature: PEM file of a public key. A store that is not signed by it is refused,
             and every shard is compared with what was signed when it is first touched.
@@ -50,22 +53,37 @@ def open_store(
         StoreFormatError: another schema, or arrays that contradict the manifest.
         StoreIncompleteError: its extraction has not finished.
         SignatureError: it is not signed as asked for.
+        BucketError: the bucket does not answer.
     """
-    location = Path(location)
-    manifest = read_manifest(location)
+    place = as_location(location)
+    if isinstance(place, RemotePath):
+        objects, manifest = _through_the_cache(place)
+    else:
+        objects, manifest = objects_at(place), read_manifest(place)
     # Of a store under way nothing else is looked at: a crash may have left its arrays between two
     # versions, which the next extraction puts right.
     if manifest.get("complete") is not True and not allow_incomplete:
-        total = layout_of(manifest, location).shard_count
-        there = len(LocalObjects(location).names("receipt/c"))
-        raise incomplete_error(location, min(there, total), total)
+        total = layout_of(manifest, place).shard_count
+        raise incomplete_error(place, min(len(objects.sizes("receipt/c")), total), total)
     if require_signature is None:
-        return Store(location, manifest)
-    require_signed(manifest, location, Path(require_signature))
-    return Store(location, manifest, check_shards=True)
+        return Store(objects, manifest)
+    require_signed(manifest, place, Path(require_signature))
+    return Store(objects, manifest, check_shards=True)
 
 
-def incomplete_error(location: Path, there: int, total: int) -> StoreIncompleteError:
+def _through_the_cache(location: RemotePath) -> tuple[ReadableObjects, dict[str, Any]]:
+    """Objects and manifest of a store in a bucket; one that is not complete is not kept."""
+    objects = objects_at(location)
+    from rdcache.store import download_cache  # it needs obstore, as `objects_at` has found out
+
+    cache = download_cache.DownloadCache.of_environment()
+    manifest = download_cache.remembered_manifest(location, cache)
+    if manifest.get("complete") is not True:
+        return objects, manifest
+    return download_cache.open_cached(location, manifest, cache), manifest
+
+
+def incomplete_error(location: Location, there: int, total: int) -> StoreIncompleteError:
     """Say how much of a store is there and how to go on."""
     return StoreIncompleteError(
         f"this store is incomplete: {there} of {total} shards are there.",
@@ -82,7 +100,8 @@ class Store:
         check_shards: compare each shard with its receipt when it is first touched.
 
     Attributes:
-        location: its folder.
+        location: its folder, or its address in a bucket.
+        objects: what it is read through.
         manifest: its description of itself, a dictionary of JSON values.
         fingerprint: what decided its numbers.
         taps: tap name → `TapSpec`.
@@ -93,15 +112,15 @@ class Store:
     """
 
     def __init__(
-        self, location: Path, manifest: dict[str, Any], *, check_shards: bool = False
+        self, objects: ReadableObjects, manifest: dict[str, Any], *, check_shards: bool = False
     ) -> None:
-        self.location = location
+        self.objects = objects
+        self.location = location = objects.location
         self.manifest = manifest
         self.layout: StoreLayout = layout_of(manifest, location)
         self.fingerprint: Fingerprint = fingerprint_of(manifest, location)
         self.taps: dict[str, TapSpec] = {tap.name: tap for tap in self.layout.taps}
         self.extents = self.layout.extents
-        objects = LocalObjects(location)
         digests = digests_of(manifest, location)
         columns = read_columns(objects, self.layout, digests, complete=self.complete)
         self.uids, self.splits = columns.uids, columns.splits
@@ -155,6 +174,11 @@ class Store:
         name = f"taps/{self._tap(tap).name}"
         if self._check_shards:
             self._mapped[tap].touch_all()
+        if isinstance(self.location, RemotePath):
+            from rdcache.store.remote import RemoteObjects
+
+            store = RemoteObjects(self.location).zarr_store()
+            return zarr.open_array(store, path=name, mode="r", zarr_format=3)
         return zarr.open_array(self.location.as_posix(), path=name, mode="r", zarr_format=3)
 
     def dask(self, tap: str) -> dask.array.Array:
@@ -163,6 +187,12 @@ class Store:
 
         array = self.array(tap)
         return dask.array.from_zarr(array, chunks=array.shards)
+
+    def sample_table(self) -> SampleTable:
+        """The columns of the samples, as a store is made of them."""
+        return SampleTable(
+            tuple(map(str, self.uids)), self.labels, tuple(map(str, self.splits)), self.groups
+        )
 
     def available(self, samples: Sequence[int], views: Sequence[int] | int) -> np.ndarray:
         """For each (sample, view) pair, whether its tensors are stored: bool (len(samples),)."""

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rdcache.errors import FileWriteError, SignatureError, UsageError
+from rdcache.store.locations import Location
 from rdcache.store.manifest import ROOT, SIGNATURES, require_root
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ def required_signature() -> Path | None:
     return Path(value).expanduser() if value else None
 
 
-def require_signed(manifest: Mapping[str, Any], location: Path, key: Path) -> None:
+def require_signed(manifest: Mapping[str, Any], location: Location, key: Path) -> None:
     """Refuse a store that the holder of a key has not signed.
 
     Args:

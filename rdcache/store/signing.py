@@ -6,14 +6,15 @@ from pathlib import Path
 
 from rdcache.errors import CorruptShardError
 from rdcache.progress import Progress, ignore
+from rdcache.store.locations import Location
 from rdcache.store.manifest import group_document
-from rdcache.store.objects import LocalObjects
+from rdcache.store.objects import objects_at
 from rdcache.store.reader import open_store
 from rdcache.store.signatures import signed
 from rdcache.store.verification import verify_store
 
 
-def sign_store(location: Path, key: Path, on_progress: Progress = ignore) -> str:
+def sign_store(location: Location, key: Path, on_progress: Progress = ignore) -> str:
     """Verify a complete store and add a signature to its manifest.
 
     Args:
@@ -38,5 +39,5 @@ def sign_store(location: Path, key: Path, on_progress: Progress = ignore) -> str
             first=f"{problems[0].name} {problems[0].what}",
             next=f"rdcache verify {location}",
         )
-    LocalObjects(location).put("zarr.json", group_document(manifest))
+    objects_at(location).put("zarr.json", group_document(manifest))
     return fingerprint

@@ -8,7 +8,6 @@ crc32c and its outcome. What belongs to nothing is named too.
 from __future__ import annotations
 
 import hashlib
-import mmap
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -19,12 +18,8 @@ import numpy as np
 from rdcache.errors import CorruptShardError, SignatureError, StoreFormatError
 from rdcache.progress import Progress, ignore
 from rdcache.store import arrays, shard
-from rdcache.store.columns import (
-    metadata_digest,
-    read_view_columns,
-    require_believable,
-)
-from rdcache.store.links import inside
+from rdcache.store.columns import metadata_digest, read_view_columns, require_believable
+from rdcache.store.locations import Location
 from rdcache.store.manifest import (
     digests_of,
     fingerprint_of,
@@ -33,7 +28,7 @@ from rdcache.store.manifest import (
     read_manifest,
     require_root,
 )
-from rdcache.store.objects import LocalObjects
+from rdcache.store.objects import Objects, objects_at
 from rdcache.store.reader import open_store
 from rdcache.store.signatures import require_signed
 from rdcache.store.spec import STORED, ShardRef, StoreLayout, TapSpec
@@ -59,7 +54,7 @@ class Problem:
 
 
 def verify_store(
-    location: Path, on_progress: Progress = ignore, require_signature: Path | None = None
+    location: Location, on_progress: Progress = ignore, require_signature: Path | None = None
 ) -> list[Problem]:
     """Compare every byte of a store with what the store itself says of it.
 
@@ -75,7 +70,7 @@ def verify_store(
     manifest = read_manifest(location)
     layout = layout_of(manifest, location)
     fingerprint_of(manifest, location)
-    objects = LocalObjects(location)
+    objects = objects_at(location)
     require_believable(objects, layout)
     complete = manifest.get("complete") is True
     digests = digests_of(manifest, location)
@@ -107,7 +102,7 @@ def verify_store(
     return problems
 
 
-def _metadata(objects: LocalObjects, layout: StoreLayout, digest: str | None) -> Iterator[Problem]:
+def _metadata(objects: Objects, layout: StoreLayout, digest: str | None) -> Iterator[Problem]:
     try:
         expected = arrays.all_documents(layout, read_view_columns(objects))
     except StoreFormatError:
@@ -120,9 +115,7 @@ def _metadata(objects: LocalObjects, layout: StoreLayout, digest: str | None) ->
         yield Problem("view/zarr.json", "names other view parameters than it was written with")
 
 
-def _columns(
-    objects: LocalObjects, layout: StoreLayout, digests: dict[str, str]
-) -> Iterator[Problem]:
+def _columns(objects: Objects, layout: StoreLayout, digests: dict[str, str]) -> Iterator[Problem]:
     for name, document in arrays.column_documents(layout, ("",)).items():
         chunk = arrays.column_object(document, name)
         if hashlib.sha256(objects.read(chunk) or b"").hexdigest() != digests.get(name):
@@ -130,7 +123,7 @@ def _columns(
 
 
 def _whole_arrays(
-    objects: LocalObjects, shards: list[ShardRef], digests: dict[str, str]
+    objects: Objects, shards: list[ShardRef], digests: dict[str, str]
 ) -> Iterator[Problem]:
     """Compare `outcome` and `receipt`; which of their chunks is wrong cannot be told."""
     for array, object_of in (
@@ -138,8 +131,8 @@ def _whole_arrays(
         ("receipt", arrays.receipt_object),
     ):
         whole = hashlib.sha256()
-        for ref in shards:
-            data = objects.read(object_of(ref))
+        chunks = objects.read_all([object_of(ref) for ref in shards])
+        for ref, data in zip(shards, chunks, strict=True):
             if data is None:
                 yield Problem(object_of(ref), "is missing", ref)
             whole.update(data or b"")
@@ -148,7 +141,7 @@ def _whole_arrays(
 
 
 def _shards(
-    objects: LocalObjects, layout: StoreLayout, shards: list[ShardRef], on_progress: Progress
+    objects: Objects, layout: StoreLayout, shards: list[ShardRef], on_progress: Progress
 ) -> list[Problem]:
     jobs = [(ref, number, tap) for ref in shards for number, tap in enumerate(layout.taps)]
     problems: list[Problem] = []
@@ -161,25 +154,19 @@ def _shards(
 
 
 def _shard_problem(
-    objects: LocalObjects, layout: StoreLayout, ref: ShardRef, number: int, tap: TapSpec
+    objects: Objects, layout: StoreLayout, ref: ShardRef, number: int, tap: TapSpec
 ) -> Problem | None:
     """What is wrong with one shard object of one tap, if anything."""
     name = arrays.tap_object(tap, ref.view, ref.index)
     receipt = objects.read(arrays.receipt_object(ref)) or b""
     stated = receipt[number * arrays.DIGEST_BYTES : (number + 1) * arrays.DIGEST_BYTES]
     outcome = np.frombuffer(objects.read(arrays.outcome_object(ref)) or b"", np.uint8)
-    path = inside(objects.folder, name)
-    try:
-        with path.open("rb") as file:
-            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    except (OSError, ValueError):
+    data = objects.mapped(name)
+    if data is None:
         return Problem(name, "is missing or empty", ref, tap.name)
-    with mapped:
-        if hashlib.sha256(mapped).digest() != stated:
-            return Problem(name, "does not match its receipt", ref, tap.name)
-        data = np.frombuffer(mapped, np.uint8)
-        sentence = _content_problem(data, layout, ref, tap, outcome)
-        del data  # it would keep the map from closing
+    if hashlib.sha256(data.data).digest() != stated:
+        return Problem(name, "does not match its receipt", ref, tap.name)
+    sentence = _content_problem(data, layout, ref, tap, outcome)
     return None if sentence is None else Problem(name, sentence, ref, tap.name)
 
 
@@ -204,7 +191,7 @@ def _content_problem(
     return None
 
 
-def _strangers(objects: LocalObjects, layout: StoreLayout) -> Iterator[Problem]:
+def _strangers(objects: Objects, layout: StoreLayout) -> Iterator[Problem]:
     """Name what lies in the folder and belongs to nothing."""
     known = {"zarr.json", *arrays.all_documents(layout, ())}
     known |= {
@@ -214,9 +201,9 @@ def _strangers(objects: LocalObjects, layout: StoreLayout) -> Iterator[Problem]:
     for ref in layout.shards():
         known |= {arrays.outcome_object(ref), arrays.receipt_object(ref)}
         known |= {arrays.tap_object(tap, ref.view, ref.index) for tap in layout.taps}
-    for name in sorted(objects.names("") - known):
+    for name in sorted(objects.sizes("").keys() - known):
         yield Problem(name, "does not belong to this store")
 
 
-def _has_receipt(objects: LocalObjects, ref: ShardRef) -> bool:
+def _has_receipt(objects: Objects, ref: ShardRef) -> bool:
     return objects.exists(arrays.receipt_object(ref))

@@ -6,12 +6,11 @@ or not at all; then its outcomes; its receipt last. A shard without a receipt wa
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from hashlib import sha256
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,6 +25,7 @@ from rdcache.errors import (
 from rdcache.store import arrays
 from rdcache.store.claims import Worker
 from rdcache.store.columns import metadata_digest
+from rdcache.store.locations import Location
 from rdcache.store.manifest import (
     build_manifest,
     complete_manifest,
@@ -35,7 +35,7 @@ from rdcache.store.manifest import (
     read_manifest,
     unfinished_manifest,
 )
-from rdcache.store.objects import LocalObjects
+from rdcache.store.objects import Objects, objects_at
 from rdcache.store.reader import Store, incomplete_error, open_store
 from rdcache.store.shard import encode_shard, shard_bytes
 from rdcache.store.spec import (
@@ -49,7 +49,7 @@ from rdcache.store.spec import (
 )
 
 
-def finished_store(location: Path) -> Store | None:
+def finished_store(location: Location) -> Store | None:
     """The store that lies here, if it is complete and every shard has its length."""
     try:
         store = open_store(location)
@@ -59,7 +59,7 @@ def finished_store(location: Path) -> Store | None:
 
 
 def create_store(
-    location: Path,
+    location: Location,
     layout: StoreLayout,
     fingerprint: Fingerprint,
     samples: SampleTable,
@@ -82,7 +82,7 @@ def create_store(
         StoreWriteError: the folder cannot be written.
     """
     writer_of = partial(StoreWriter, location, worker=worker)
-    objects = LocalObjects(location)
+    objects = objects_at(location)
     try:
         manifest = read_manifest(location)
     except StoreNotFoundError:
@@ -92,7 +92,7 @@ def create_store(
                 found=location,
                 next="choose another --root",
             ) from None
-        created = datetime.now(UTC).isoformat(timespec="seconds")
+        created = datetime.now(UTC).isoformat(timespec="milliseconds")
         columns = _columns(layout, samples, view_parameters, view_columns)
         digests = {name: sha256(data).hexdigest() for name, (_, data) in columns.items()}
         manifest = build_manifest(layout, fingerprint, created, digests, facts)
@@ -117,28 +117,36 @@ class StoreWriter:
     """
 
     def __init__(
-        self, location: Path, manifest: dict[str, Any], worker: Worker | None = None
+        self, location: Location, manifest: dict[str, Any], worker: Worker | None = None
     ) -> None:
         self.location = location
         self.manifest = manifest
         self.worker = worker
         self.layout = layout_of(manifest, location)
-        self.objects = LocalObjects(location, worker.token if worker else None)
+        self.objects = objects_at(location, worker.token if worker else None)
 
     def missing(self) -> list[ShardRef]:
         """Shards without a receipt, or with an object that is gone or of another length, in the
         order of writing.
         """
-        receipts = self.objects.names("receipt/c")
-        return [
+        sizes = self.objects.sizes("")
+        shards = self.layout.shards()
+        begun = [shard for shard in shards if arrays.receipt_object(shard) in sizes]
+        outcomes = self.objects.read_all([arrays.outcome_object(shard) for shard in begun])
+        whole = {
             shard
-            for shard in self.layout.shards()
-            if arrays.receipt_object(shard) not in receipts or not self._whole(shard)
-        ]
+            for shard, outcome in zip(begun, outcomes, strict=True)
+            if self._whole(shard, outcome, sizes.get)
+        }
+        return [shard for shard in shards if shard not in whole]
 
     def lacks(self, shard: ShardRef) -> bool:
         """Whether one shard is missing."""
-        return not (self.objects.exists(arrays.receipt_object(shard)) and self._whole(shard))
+        outcome = self.objects.read(arrays.outcome_object(shard))
+        return not (
+            self.objects.exists(arrays.receipt_object(shard))
+            and self._whole(shard, outcome, self.objects.size)
+        )
 
     def renewed(self) -> StoreWriter:
         """This writer if the layout is still what it was, else one for what it has become."""
@@ -147,12 +155,15 @@ class StoreWriter:
             return self
         return StoreWriter(self.location, manifest, self.worker)
 
-    def _whole(self, shard: ShardRef) -> bool:
+    def _whole(
+        self, shard: ShardRef, outcome: bytes | None, size_of: Callable[[str], int | None]
+    ) -> bool:
         """Whether all objects of a shard have the length that they must have."""
-        outcome = self.objects.get(arrays.outcome_object(shard), self.layout.shard_samples)
-        present = 0 if outcome is None else outcome.count(STORED)
-        return outcome is not None and all(
-            self.objects.size(arrays.tap_object(tap, shard.view, shard.index))
+        if outcome is None or len(outcome) != self.layout.shard_samples:
+            return False
+        present = outcome.count(STORED)
+        return all(
+            size_of(arrays.tap_object(tap, shard.view, shard.index))
             == shard_bytes(tap.nbytes, present, self.layout.shard_samples)
             for tap in self.layout.taps
         )
@@ -232,11 +243,11 @@ class StoreWriter:
         layout = replace(self.layout, taps=tuple(taps))
         if _without_dtypes(layout) != _without_dtypes(self.layout):
             raise StaleStoreError("only the dtype of a tap may change.", store=self.location)
-        self.objects.delete(sorted(self.objects.names("receipt/c")))
+        self.objects.delete(sorted(self.objects.sizes("receipt/c")))
         manifest = {**self.manifest, "taps": [tap.to_dict() for tap in taps]}
         self.objects.put("zarr.json", group_document(manifest))
         for name in ("outcome", *(f"taps/{tap.name}" for tap in taps)):
-            self.objects.delete(sorted(self.objects.names(f"{name}/c")))
+            self.objects.delete(sorted(self.objects.sizes(f"{name}/c")))
         writer = StoreWriter(self.location, manifest, self.worker)
         writer.write_tap_documents()
         return writer
@@ -267,9 +278,11 @@ class StoreWriter:
         arrays' metadata.
         """
         outcome, receipt = sha256(), sha256()
-        for shard in self.layout.shards():
-            outcome.update(self.objects.read(arrays.outcome_object(shard)) or b"")
-            receipt.update(self.objects.read(arrays.receipt_object(shard)) or b"")
+        shards = self.layout.shards()
+        for chunk in self.objects.read_all([arrays.outcome_object(shard) for shard in shards]):
+            outcome.update(chunk or b"")
+        for chunk in self.objects.read_all([arrays.receipt_object(shard) for shard in shards]):
+            receipt.update(chunk or b"")
         return {
             "outcome": outcome.hexdigest(),
             "receipt": receipt.hexdigest(),
@@ -278,7 +291,7 @@ class StoreWriter:
 
 
 def _begin(
-    objects: LocalObjects,
+    objects: Objects,
     layout: StoreLayout,
     manifest: Mapping[str, Any],
     columns: Mapping[str, tuple[str, bytes]],
@@ -289,7 +302,7 @@ def _begin(
     """
     group = group_document(manifest)
     objects.clean()
-    objects.delete(sorted(objects.names("receipt/c")))
+    objects.delete(sorted(objects.sizes("receipt/c")))
     for name, data in [*arrays.all_documents(layout, view_columns).items(), *columns.values()]:
         objects.put(name, data)
     objects.put("zarr.json", group)
@@ -319,7 +332,7 @@ def _columns(
 
 
 def _require_same(
-    location: Path, manifest: Mapping[str, Any], layout: StoreLayout, fingerprint: Fingerprint
+    location: Location, manifest: Mapping[str, Any], layout: StoreLayout, fingerprint: Fingerprint
 ) -> None:
     """Refuse to go on with a store that is not the one that is asked for."""
     there = fingerprint_of(manifest, location)

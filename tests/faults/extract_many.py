@@ -3,6 +3,7 @@
 `python -m faults.extract_many JSON` reads {teacher, folder, plans: [{root, join, processes, kills,
 shards_apart, seed}]}; for each plan it forks so many processes that all extract one store, kills
 some of them (SIGKILL) as shards appear, waits for the rest, and prints the statuses they report.
+A plan whose root is a bucket comes last: a process that has asked a bucket must not fork.
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ import signal
 import sys
 import time
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,7 +22,8 @@ import torch
 import rdcache.extraction.plan
 from rdcache.extraction import ExtractConfig, plan_extraction, run_extraction
 from rdcache.extraction.forward import TeacherForward
-from rdcache.store import StoreLayout
+from rdcache.store import Location, StoreLayout, as_location
+from rdcache.store.objects import objects_at
 
 SECONDS_A_BATCH = 0.01  # a teacher that takes its time, so that there is something to fight for
 
@@ -59,12 +60,12 @@ def start(config: ExtractConfig) -> tuple[int, int]:
         os._exit(0)
 
 
-def receipts(root: Path) -> int:
-    return sum(1 for _ in root.glob("*/*/*/receipt/c/*/*/0/0"))
+def receipts(root: Location) -> int:
+    return sum("/receipt/c/" in name for name in objects_at(root).sizes(""))
 
 
 def run(config: ExtractConfig, plan: dict[str, Any]) -> list[str]:
-    root = Path(plan["root"])
+    root = as_location(plan["root"])
     config = config.model_copy(update={"root": root, "join": plan["join"]})
     workers = [start(config)]
     # The first one is killed while it is at work, if any is: the others must take over.

@@ -75,7 +75,7 @@ def test_leftovers_of_the_dead_are_garbage_and_those_of_the_living_are_not(
         assert worker.claim("extraction")
         assert [garbage.path for garbage in find_garbage(tmp_path)] == [old]
     # The worker has left; its claims are nobody's now.
-    claims = claims_beside(location).folder
+    claims = claims_beside(location).location
     found = find_garbage(tmp_path)
     assert {garbage.path for garbage in found} == {old, claims}
     for garbage in found:
@@ -94,7 +94,7 @@ def test_a_worker_of_another_machine_that_fell_silent_long_ago_is_dead(
     elsewhere = Worker(claims_beside(location))
     elsewhere._show_life()
     assert find_garbage(tmp_path) == []
-    age(claims_beside(location).folder / "workers" / elsewhere.token, 2 * 3600)
+    age(claims_beside(location).location / "workers" / elsewhere.token, 2 * 3600)
     assert [garbage.why for garbage in find_garbage(tmp_path)] == [
         "claims of processes that have ended"
     ]
