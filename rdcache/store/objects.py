@@ -243,8 +243,8 @@ class LocalObjects:
         found = {}
         for folder, _, files in os.walk(self.location / prefix):
             for file in files:
-                # What others delete meanwhile is not there.
-                with contextlib.suppress(FileNotFoundError):
+                # What others delete meanwhile is not there; nor is what a link in circles leads to.
+                with contextlib.suppress(OSError):
                     if not file.endswith(TEMPORARY):
                         path = Path(folder, file)
                         found[path.relative_to(self.location).as_posix()] = path.stat().st_size
