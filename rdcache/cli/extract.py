@@ -102,7 +102,7 @@ def _print_plan(facts: dict[str, Any]) -> None:
             "views": f"{facts['views']} ({facts['forwards']} teacher forwards)",
             "taps": "\n".join(taps),
             "total": f"{in_bytes(facts['bytes'])} in {facts['shards']} shards a tap",
-            "free": in_bytes(facts["free_bytes"]),
+            "free": "no limit" if facts["free_bytes"] is None else in_bytes(facts["free_bytes"]),
         },
     )
 

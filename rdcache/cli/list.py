@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from rdcache.cli import options
-from rdcache.cli.output import in_bytes, json_option, print_json, print_table
+from rdcache.cli.output import in_age, in_bytes, json_option, print_json, print_table
 
 if TYPE_CHECKING:
     from rdcache.store import Location
@@ -78,6 +78,7 @@ def _stores(root: Location | None) -> list[dict[str, object]]:
             "size": in_bytes(summary.nbytes),
             "complete": summary.complete,
             "made": summary.created,
+            "age": in_age(summary.created),
             "who": summary.who or "",
             "store": str(summary.location),
         }

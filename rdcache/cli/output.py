@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from typing import Any
 
 import click
@@ -60,6 +61,18 @@ def print_facts(summary: str, facts: dict[str, object]) -> None:
 def printable(value: object) -> str:
     """A text without what would command the terminal: stores and files may come from anyone."""
     return "".join(it if it.isprintable() or it == "\n" else "\ufffd" for it in str(value))
+
+
+def in_age(moment: str) -> str:
+    """How long ago a moment was, given as ISO 8601 with its time zone; empty where it is none."""
+    try:
+        seconds = (datetime.now(UTC) - datetime.fromisoformat(moment)).total_seconds()
+    except (ValueError, TypeError):
+        return ""
+    for unit, length in (("d", 86_400), ("h", 3_600), ("min", 60)):
+        if seconds >= length:
+            return f"{seconds / length:.0f} {unit}"
+    return "now"
 
 
 def in_bytes(count: float) -> str:
