@@ -4,7 +4,7 @@ files go that can be made again.
 
 from __future__ import annotations
 
-import contextlib
+import errno
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -50,13 +50,22 @@ def write_whole(path: Path, write: Callable[[Path], None]) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Make changes of a folder durable; file systems without this notion are left alone."""
-    with contextlib.suppress(OSError):
+    """Make changes of a folder durable; file systems without this notion are left alone.
+
+    Raises:
+        OSError: the disk failed.
+    """
+    try:
         descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+    except (FileNotFoundError, PermissionError):
+        return  # deleted meanwhile by another; or a folder that may be written but not read
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
+    finally:
+        os.close(descriptor)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -227,16 +227,14 @@ class LocalObjects:
         Raises:
             StoreWriteError: the folder cannot be changed.
         """
-        folders = set()
-        for name in names:
-            path = inside(self.location, name)
-            try:
+        paths = [inside(self.location, name) for name in names]
+        try:
+            for path in paths:
                 path.unlink(missing_ok=True)
-            except OSError as error:
-                raise write_error(path, error) from error
-            folders.add(path.parent)
-        for folder in folders:
-            sync_folder(folder)
+            for folder in {path.parent for path in paths}:
+                sync_folder(folder)
+        except OSError as error:
+            raise write_error(self.location, error) from error
 
     def sizes(self, prefix: str) -> dict[str, int]:
         """Names of all finished objects below a folder, with their lengths in bytes."""
