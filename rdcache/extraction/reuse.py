@@ -14,14 +14,23 @@ import torch
 
 from rdcache.errors import (
     CorruptShardError,
+    SignatureError,
     StoreFormatError,
     StoreIncompleteError,
     StoreNotFoundError,
+    UnsafeFileError,
 )
 from rdcache.extraction.plan import ExtractionPlan
 from rdcache.store import Store, TapSpec, default_root, list_stores, open_store
 from rdcache.store.manifest import fingerprint_of, read_manifest
 
+UNUSABLE = (
+    SignatureError,
+    StoreFormatError,
+    StoreIncompleteError,
+    StoreNotFoundError,
+    UnsafeFileError,
+)
 # Parts of the fingerprint that may differ: which images there are, and which views of them.
 MAY_DIFFER = {"dataset", "views"}
 
@@ -92,9 +101,9 @@ def find_donors(plan: ExtractionPlan, taps: Sequence[TapSpec]) -> Donors:
             other = fingerprint_of(read_manifest(summary.location), summary.location)
             if not set(other.differences(own)) <= MAY_DIFFER:
                 continue
-            store = open_store(summary.location)
-        except (StoreFormatError, StoreIncompleteError, StoreNotFoundError):
-            continue  # damaged, or changed by others since it was listed
+            store = open_store(summary.location, require_signature=plan.config.require_signature)
+        except UNUSABLE:
+            continue  # damaged, not trusted, or changed by others since it was listed
         if tuple(store.taps.values()) == tuple(taps):
             donors.append(store)
     return Donors(donors)

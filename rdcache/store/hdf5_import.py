@@ -31,11 +31,12 @@ from rdcache.store.hdf5 import (
 from rdcache.store.locations import Location
 from rdcache.store.manifest import (
     ATTRIBUTE,
-    ROOT,
+    BESIDE,
     STRUCTURE,
     digests_of,
     fingerprint_of,
     layout_of,
+    require_known,
     require_root,
 )
 from rdcache.store.reader import Store
@@ -103,6 +104,7 @@ def _manifest(file: h5py.File) -> dict[str, Any] | None:
         manifest = None
     if not isinstance(manifest, dict):
         raise FeatureFileError("the manifest in this file is no JSON.", file=file.filename)
+    require_known(manifest, Path(file.filename))
     return manifest
 
 
@@ -156,7 +158,7 @@ class _Export:
             self._samples(),
             self._checked_column("view", view_shape, "<f8"),
             view_columns,
-            {name: value for name, value in manifest.items() if name not in (*STRUCTURE, ROOT)},
+            {name: value for name, value in manifest.items() if name not in (*STRUCTURE, *BESIDE)},
         )
 
     def shard(self, shard: ShardRef) -> tuple[dict[str, np.ndarray], np.ndarray]:

@@ -22,7 +22,7 @@ from rdcache.store.catalogue import store_location
 from rdcache.store.filling import StoreContent, fill_store
 from rdcache.store.gather import as_stored
 from rdcache.store.locations import Location
-from rdcache.store.manifest import ROOT, STRUCTURE
+from rdcache.store.manifest import BESIDE, STRUCTURE
 from rdcache.store.objects import ReadableObjects, objects_at
 from rdcache.store.reader import Store, open_store
 from rdcache.store.spec import (
@@ -153,7 +153,7 @@ def _content(store: Store, kept: _Kept) -> StoreContent:
         taps=tuple(store.taps[name] for name in kept.taps),
         shard_samples=store.layout.shard_samples,
     )
-    facts = {k: v for k, v in store.manifest.items() if k not in (*STRUCTURE, ROOT)}
+    facts = {k: v for k, v in store.manifest.items() if k not in (*STRUCTURE, *BESIDE)}
     return StoreContent(
         layout=layout,
         fingerprint=Fingerprint(_parts(store, kept)),
@@ -193,6 +193,8 @@ def _facts_of_part(facts: Mapping[str, Any], store: Store, kept: _Kept) -> dict[
     if kept.splits is not None and isinstance(dataset, dict):
         counts = {s: n for s, n in dataset.get("counts", {}).items() if s in kept.splits}
         changed["dataset"] = {**dataset, "counts": counts, "splits": list(kept.splits)}
+        if isinstance(paths := dataset.get("paths"), list):
+            changed["dataset"]["paths"] = [paths[row] for row in kept.samples]
     return changed
 
 

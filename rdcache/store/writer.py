@@ -24,6 +24,7 @@ from rdcache.errors import (
 )
 from rdcache.store import arrays
 from rdcache.store.claims import Worker
+from rdcache.store.columns import metadata_digest
 from rdcache.store.locations import Location
 from rdcache.store.manifest import (
     build_manifest,
@@ -46,7 +47,6 @@ from rdcache.store.spec import (
     StoreLayout,
     TapSpec,
 )
-from rdcache.store.verification import metadata_digest
 
 
 def finished_store(location: Location) -> Store | None:
@@ -343,6 +343,12 @@ def _require_same(
             differs_in=", ".join(there.differences(fingerprint)),
         )
     laid_out = layout_of(manifest, location)
+    if laid_out.shard_samples > 2 * laid_out.samples:
+        raise StoreFormatError(
+            "the shards of the store that lies here are absurdly large.",
+            store=location,
+            shard=f"{laid_out.shard_samples} samples, of {laid_out.samples} in all",
+        )
     if _without_dtypes(laid_out) != _without_dtypes(layout):
         raise StaleStoreError(
             "a store of other samples, views or taps lies here under the same fingerprint.",
