@@ -28,7 +28,15 @@ from rdcache.store.manifest import (
 )
 from rdcache.store.objects import ReadableObjects, objects_at
 from rdcache.store.signatures import require_signed
-from rdcache.store.spec import NOT_FINITE, STORED, Fingerprint, SampleTable, StoreLayout, TapSpec
+from rdcache.store.spec import (
+    NOT_FINITE,
+    STORED,
+    Fingerprint,
+    SampleTable,
+    ShardRef,
+    StoreLayout,
+    TapSpec,
+)
 
 if TYPE_CHECKING:
     import dask.array
@@ -198,6 +206,10 @@ class Store:
         """For each (sample, view) pair, whether its tensors are stored: bool (len(samples),)."""
         rows, sides = self._pairs(samples, views)
         return np.asarray(self._outcome[sides, rows] == STORED)
+
+    def outcome(self, shard: ShardRef) -> np.ndarray:
+        """What became of each sample of a shard: uint8 (stop - start,)."""
+        return self._outcome[shard.view, shard.start : shard.stop]
 
     def read(
         self,

@@ -186,6 +186,15 @@ class StoreWriter:
         digests = [
             self._write_tap(tap, shard, tensors[tap.name], present) for tap in self.layout.taps
         ]
+        self.finish(shard, outcome, digests)
+
+    def finish(self, shard: ShardRef, outcome: np.ndarray, digests: Sequence[bytes]) -> None:
+        """Declare a shard written, whose objects are there already.
+
+        Args:
+            outcome: uint8 (stop - start,).
+            digests: the sha256 of each tap's object.
+        """
         padded = np.zeros(self.layout.shard_samples, np.uint8)
         padded[: len(outcome)] = outcome
         self.objects.put(arrays.outcome_object(shard), padded.tobytes())
