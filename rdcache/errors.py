@@ -126,6 +126,10 @@ class CorruptShardError(RdcacheError, OSError):
     """Stored bytes do not match their checksum."""
 
 
+class SignatureError(RdcacheError, ValueError):
+    """A store that is not signed by the key that is asked for, or whose signature is wrong."""
+
+
 class StoreWriteError(RdcacheError, OSError):
     """The root cannot be written: read-only, full, or gone."""
 

@@ -29,6 +29,7 @@ COMMANDS = {
     "info": "Describe one store.",
     "diff": "Say why two stores are two.",
     "verify": "Compare every byte of a store with its digests, or with its teacher.",
+    "sign": "Vouch for a store, or make the keys for it.",
     "push": "Copy a store to a root that others share: a bucket, or a folder.",
     "pull": "Copy a store, or a part of it, from a bucket.",
     "export": "Write a store as one HDF5 file.",
@@ -81,7 +82,9 @@ def run_command_line(arguments: Sequence[str] | None = None) -> int:
     try:
         result: Any = cli.main(arguments, prog_name="rdcache", standalone_mode=False)
     except RdcacheError as error:
-        click.echo(f"Error: {error}", err=True)
+        from rdcache.cli.output import printable
+
+        click.echo(f"Error: {printable(error)}", err=True)
         return error.exit_code
     except click.ClickException as error:
         error.show()

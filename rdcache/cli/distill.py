@@ -30,7 +30,13 @@ def command(
     Without --store, --teacher or --dataset it takes the newest complete store under the root, and
     says which.
     """
-    opened = choose_store(store, root=config.root, dataset=config.dataset, teacher=config.teacher)
+    opened = choose_store(
+        store,
+        root=config.root,
+        dataset=config.dataset,
+        teacher=config.teacher,
+        require_signature=config.require_signature,
+    )
     click.echo(f"Distilling from {opened.location}", err=True)
     with progress("Distilling") as bar:
         runs = distill_seeds(opened, config, resume=resume, overwrite=overwrite, on_progress=bar)

@@ -20,6 +20,7 @@ from rdcache.distillation import evaluate_run, load_run
 @click.option("--dataset", help="Where the images lie now, as in folder:PATH.")
 @options.data_dir
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1.")
+@options.salt_option
 @json_option
 def command(
     run: Path,
@@ -27,10 +28,13 @@ def command(
     dataset: str | None,
     data_dir: Path | None,
     device: str,
+    uid_salt: str | None,
     as_json: bool,
 ) -> None:
     """Classify the images of a split by the student of RUN, without store or teacher."""
-    metrics = evaluate_run(load_run(run), split, dataset=dataset, data_dir=data_dir, device=device)
+    metrics = evaluate_run(
+        load_run(run), split, dataset=dataset, data_dir=data_dir, device=device, salt=uid_salt
+    )
     if as_json:
         print_json({"run": str(run), "split": split, "metrics": metrics})
     else:

@@ -19,13 +19,16 @@ from rdcache.store.locations import Location
 @click.argument("store", type=options.LOCATION)
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--overwrite", is_flag=True, help="Replace FILE if it is there already.")
+@options.signature_option
 @json_option
-def command(store: Location, file: Path, overwrite: bool, as_json: bool) -> None:
+def command(
+    store: Location, file: Path, overwrite: bool, require_signature: Path | None, as_json: bool
+) -> None:
     """Write STORE, a path, as one HDF5 FILE, which `rdcache import` makes the same store again.
 
     Every number is compared with its checksum on the way.
     """
-    opened = open_store(store)
+    opened = open_store(store, require_signature=require_signature)
     with progress("Exporting") as bar:
         export_hdf5(opened, file, overwrite=overwrite, on_progress=bar)
     facts = {

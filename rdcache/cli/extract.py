@@ -208,6 +208,8 @@ def _print_extraction(plan: ExtractionPlan, extraction: Extraction) -> None:
         facts["float32"] = f"{', '.join(extraction.promoted)} (values too large for float16)"
     if extraction.not_finite:
         facts["left out"] = f"{len(extraction.not_finite)} views with NaN or Inf from the teacher"
+    if plan.config.keep_paths and "paths" not in store.manifest["dataset"]:
+        facts["paths"] = "not kept: this store was begun without them"
     if plan.dataset.skipped:
         facts["skipped"] = "\n".join(f"{s.path}: {s.reason}" for s in plan.dataset.skipped)
     if plan.teacher.weights.source == "random":

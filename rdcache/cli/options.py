@@ -22,6 +22,25 @@ from rdcache.errors import UsageError
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
+signature_option = click.option(
+    "--require-signature",
+    type=click.Path(path_type=Path),
+    envvar="RDCACHE_REQUIRE_SIGNATURE",
+    metavar="KEY",
+    help="Refuse a store that is not signed by this public key (default: "
+    "RDCACHE_REQUIRE_SIGNATURE, else none).",
+)
+
+
+salt_option = click.option(
+    "--uid-salt",
+    envvar="RDCACHE_UID_SALT",
+    metavar="TEXT|@FILE",
+    help="Salt that the uids were made with, where they are salted (default: RDCACHE_UID_SALT, "
+    "else none).",
+)
+
+
 class _LocationType(click.ParamType):
     """A folder, or an address in a bucket."""
 

@@ -46,7 +46,7 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[obje
     for column in columns:
         table.add_column(column, overflow="fold")
     for row in rows:
-        table.add_row(*(str(cell) for cell in row))
+        table.add_row(*(Text(printable(cell)) for cell in row))
     console.print(table)
 
 
@@ -55,10 +55,15 @@ def print_facts(summary: str, facts: dict[str, object]) -> None:
     click.echo(summary)
     width = max(map(len, facts), default=0)
     for name, value in facts.items():
-        first, *more = str(value).splitlines() or [""]
+        first, *more = printable(value).splitlines() or [""]
         click.echo(f"  {name:<{width}}   {first}")
         for line in more:
             click.echo(f"  {'':<{width}}   {line}")
+
+
+def printable(value: object) -> str:
+    """A text without what would command the terminal: stores and files may come from anyone."""
+    return "".join(it if it.isprintable() or it == "\n" else "\ufffd" for it in str(value))
 
 
 def in_age(moment: str) -> str:

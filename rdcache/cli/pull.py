@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import click
@@ -19,8 +20,15 @@ from rdcache.store.transfer import Part, copy_store
 @click.argument("store", type=options.LOCATION)
 @click.argument("root", type=options.LOCATION, required=False)
 @options.part
+@options.signature_option
 @json_option
-def command(store: Location, root: Location | None, as_json: bool, **part: Any) -> None:
+def command(
+    store: Location,
+    root: Location | None,
+    require_signature: Path | None,
+    as_json: bool,
+    **part: Any,
+) -> None:
     """Copy STORE, an address in a bucket, under ROOT (default: RDCACHE_ROOT, else the user's cache
     folder).
 
@@ -28,5 +36,5 @@ def command(store: Location, root: Location | None, as_json: bool, **part: Any) 
     an interruption the same command goes on.
     """
     with progress("Pulling") as bar:
-        copied = copy_store(store, root, Part(**part), bar)
+        copied = copy_store(store, root, Part(**part), bar, require_signature=require_signature)
     print_copy(copied, as_json)

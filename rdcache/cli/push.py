@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import click
@@ -18,15 +19,18 @@ from rdcache.store.transfer import Copy, Part, copy_store
 @click.argument("store", type=options.LOCATION)
 @click.argument("root", type=options.LOCATION)
 @options.part
+@options.signature_option
 @json_option
-def command(store: Location, root: Location, as_json: bool, **part: Any) -> None:
+def command(
+    store: Location, root: Location, require_signature: Path | None, as_json: bool, **part: Any
+) -> None:
     """Copy STORE under ROOT: a folder, or s3://BUCKET/FOLDER, gs://…, az://….
 
     Every shard is compared with its receipt. What is there already is not copied again, so after
     an interruption the same command goes on.
     """
     with progress("Pushing") as bar:
-        copied = copy_store(store, root, Part(**part), bar)
+        copied = copy_store(store, root, Part(**part), bar, require_signature=require_signature)
     print_copy(copied, as_json)
 
 

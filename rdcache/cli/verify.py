@@ -33,6 +33,8 @@ from rdcache.store.locations import Location
 @options.data_dir
 @click.option("--weights", help="Weight file of the teacher, if one was given to extract.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1.")
+@options.salt_option
+@options.signature_option
 @json_option
 def command(
     store: Location,
@@ -43,11 +45,13 @@ def command(
     data_dir: Path | None,
     weights: str | None,
     device: str,
+    uid_salt: str | None,
+    require_signature: Path | None,
     as_json: bool,
 ) -> int:
     """Compare every byte of STORE with its digests and checksums; exit with 1 if any is wrong."""
     with progress("Verifying") as bar:
-        problems = verify_store(store, bar)
+        problems = verify_store(store, bar, require_signature)
         plan = None
         if against_teacher or (repair and problems):
             plan = plan_again(
@@ -57,13 +61,16 @@ def command(
                 data_dir=data_dir,
                 weights=weights,
                 device=device,
+                salt=uid_salt,
             )
         if plan is not None and repair and any(problem.shard for problem in problems):
             mend_shards(plan, problems, bar)
-            problems = verify_store(store, bar)
+            problems = verify_store(store, bar, require_signature)
         agreements: list[TapAgreement] = []
         if plan is not None and against_teacher and not problems:
-            agreements = compare_with_teacher(open_store(store), plan, against_teacher)
+            agreements = compare_with_teacher(
+                open_store(store, require_signature=require_signature), plan, against_teacher
+            )
     ok = not problems and all(agreement.ok for agreement in agreements)
     if as_json:
         print_json(
@@ -76,7 +83,7 @@ def command(
             }
         )
     else:
-        _print(store, problems, agreements, repair)
+        _print(store, problems, agreements, repair and require_signature is None)
     return 0 if ok else 1
 
 

@@ -8,6 +8,7 @@ from rdcache.data.decoding import UnreadableImageError, decode_image
 from rdcache.data.leaks import LeakReport
 from rdcache.data.loading import describe_problems, list_datasets, load_dataset
 from rdcache.data.registry import DatasetCard, default_data_dir
+from rdcache.data.salting import salt_as_recorded, salt_of_environment
 from rdcache.data.samples import DatasetSpec, ImageDataset, Sample, Skipped, portable_name
 from rdcache.data.student_inputs import Jitter, StudentInputs
 from rdcache.data.views import VIEW_COLUMNS, ViewSpec, cut_view, view_parameters
@@ -31,5 +32,7 @@ __all__ = [
     "list_datasets",
     "load_dataset",
     "portable_name",
+    "salt_as_recorded",
+    "salt_of_environment",
     "view_parameters",
 ]

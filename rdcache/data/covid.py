@@ -45,7 +45,9 @@ def list_covid(folder: Path) -> Listing:
             for line in _lines(list_file):
                 path = by_name.get(line) or by_stem.get(Path(line).stem)
                 if path is None:
-                    missing.append((f"{name}/{line}", f"listed in {list_file.name}, but no file"))
+                    missing.append(
+                        (f"{name}/{line}", f"listed, but there is no file (in {list_file.name})")
+                    )
                 else:
                     entries.append(Entry(path, path.relative_to(folder).as_posix(), label, split))
     official = dict.fromkeys(SPLITS, images.relative_to(folder).as_posix())

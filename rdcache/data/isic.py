@@ -56,11 +56,13 @@ def _challenge(folder: Path) -> Listing:
         truth = _first_file(folder, f"{stem}_GroundTruth.csv", [f"{stem}_GroundTruth", "."])
         if truth is None:
             if files:
-                missing.append((f"{stem}_Input", f"its images have no {stem}_GroundTruth.csv"))
+                missing.append(
+                    (f"{stem}_Input", f"its images have no table ({stem}_GroundTruth.csv)")
+                )
             continue
         for image, label in _truth(truth):
             if image not in files:
-                missing.append((image, f"listed in {truth.name}, but no file"))
+                missing.append((image, f"listed, but there is no file (in {truth.name})"))
                 continue
             path = files[image]
             name = path.relative_to(folder).as_posix()
@@ -111,7 +113,7 @@ def _ham10000(folder: Path) -> Listing:
             label = CLASSES.index(diagnosis.upper())
             entries.append(Entry(files[image], name, label, None, lesion or None))
         else:
-            missing.append((image, f"listed in {metadata.name}, but no file"))
+            missing.append((image, f"listed, but there is no file (in {metadata.name})"))
     return Listing(tuple(entries), CLASSES, tuple(missing))
 
 

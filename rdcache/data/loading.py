@@ -14,6 +14,7 @@ from rdcache.data import folders, tables
 from rdcache.data.leaks import Duplicate, find_duplicates, report_leaks
 from rdcache.data.listing import Entry, Listing
 from rdcache.data.registry import CATALOGUE, DatasetCard, default_data_dir, expanded
+from rdcache.data.salting import UidSalt, uid_salt
 from rdcache.data.samples import DatasetSpec, ImageDataset, Sample, Skipped
 from rdcache.data.scan import Scan, scan
 from rdcache.data.splits import FEW, complete_splits
@@ -30,6 +31,7 @@ def load_dataset(
     data_dir: Path | None = None,
     *,
     strict: bool = False,
+    salt: str | None = None,
     on_progress: Progress = ignore,
 ) -> ImageDataset:
     """Load a dataset and check it.
@@ -38,12 +40,15 @@ def load_dataset(
         spec: which one and how it is split, or just its name.
         data_dir: see `default_data_dir`.
         strict: an unreadable image is an error, not one that is left out.
+        salt: of the uids, see `uid_salt`.
 
     Raises:
         UnknownNameError: no such dataset.
         DatasetNotFoundError: its folder is missing or is not laid out as expected.
         DatasetError: it cannot be used: one class only, or unreadable files in strict mode.
+        UsageError: a salt that is too short.
     """
+    made = uid_salt(salt)
     if isinstance(spec, str):
         spec = DatasetSpec(spec)
     with _looking_into_folders():
@@ -59,7 +64,7 @@ def load_dataset(
             readable.append((entry, result))
     _require_usable(spec.name, place, listing, readable, skipped, strict)
     _require_official_splits(card, place, listing, [entry for entry, _ in readable])
-    return _assemble(spec, card, listing, readable, tuple(skipped))
+    return _assemble(spec, card, listing, readable, tuple(skipped), made)
 
 
 def list_datasets(data_dir: Path | None = None) -> list[DatasetCard]:
@@ -196,11 +201,13 @@ def _assemble(
     listing: Listing,
     readable: Sequence[tuple[Entry, Scan]],
     skipped: tuple[Skipped, ...],
+    salt: UidSalt,
 ) -> ImageDataset:
     entries = [entry for entry, _ in readable]
     official = {entry.split for entry in entries}
     scans = [result for _, result in readable]
-    uids = make_uids([result.content for result in scans], [entry.name for entry in entries])
+    names = [entry.name for entry in entries]
+    uids = make_uids([result.content for result in scans], names, salt.key)
     labels = [entry.label for entry in entries]
     groups = [entry.group for entry in entries]
     pixels = [result.pixels for result in scans]
@@ -245,6 +252,7 @@ def _assemble(
         Sample(
             uid=uids[i],
             path=entries[i].path,
+            name=names[i],
             label=labels[i],
             split=splits[i],
             group=entries[i].group,
@@ -264,18 +272,24 @@ def _assemble(
         read=listing.read,
         stamp=listing.stamp,
         notes=tuple(notes),
+        salt_check=salt.check,
     )
 
 
-def make_uids(contents: Sequence[bytes], names: Sequence[str]) -> list[str]:
-    """Content digests as uids; identical files are told apart by their order of name."""
+def make_uids(contents: Sequence[bytes], names: Sequence[str], key: bytes = b"") -> list[str]:
+    """Content digests as uids; identical files are told apart by their order of name.
+
+    Args:
+        key: made from a salt, if any.
+    """
     uids = [""] * len(contents)
     seen: dict[bytes, int] = {}
     for number in sorted(range(len(names)), key=lambda i: names[i]):
         rank = seen.get(contents[number], 0)
         seen[contents[number]] = rank + 1
-        salt = rank.to_bytes(8, "big") if rank else b""
-        uids[number] = hashlib.blake2b(contents[number] + salt, digest_size=16).hexdigest()
+        twin = rank.to_bytes(8, "big") if rank else b""
+        digest = hashlib.blake2b(contents[number] + twin, digest_size=16, key=key)
+        uids[number] = digest.hexdigest()
     return uids
 
 

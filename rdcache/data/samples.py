@@ -14,6 +14,7 @@ import numpy as np
 
 from rdcache.data.decoding import UnreadableImageError
 from rdcache.data.leaks import LeakReport
+from rdcache.data.salting import CHECK
 from rdcache.errors import DatasetError, UsageError
 from rdcache.store import SPLITS
 
@@ -71,8 +72,9 @@ class Sample:
 
     Attributes:
         uid: 32 hexadecimal digits that depend on the file's content alone (and, among identical
-            files, on their order).
+            files, on their order), and on a salt where there is one.
         path: where its pixels are; for drawn data, a name.
+        name: path relative to the dataset's folder, with `/`; of a table, as it is written there.
         label: class number.
         group: samples that share it (one lesion, one patient) belong in one split.
         size: (width, height) in pixels, upright.
@@ -81,6 +83,7 @@ class Sample:
 
     uid: str
     path: Path
+    name: str
     label: int
     split: str
     group: str | None
@@ -107,6 +110,7 @@ class ImageDataset:
         read: gives a sample's pixels, uint8 (H, W, 3), from its path.
         stamp: gives a file's stamp, see `Sample`, from its path.
         notes: what was done to it that its user may not expect, a sentence each.
+        salt_check: tells the salt of the uids from others; empty where they are plain.
     """
 
     spec: DatasetSpec
@@ -120,6 +124,7 @@ class ImageDataset:
     stamp: Callable[[Path], tuple[int, int]]
     notes: tuple[str, ...] = ()
     task: Literal["multiclass"] = "multiclass"
+    salt_check: str = ""
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -163,6 +168,26 @@ class ImageDataset:
             row = [sample.uid, sample.label, sample.split, int(group)]
             hasher.update(json.dumps(row).encode())
         return hasher.hexdigest()
+
+    def facts(self, *, keep_paths: bool = False) -> dict[str, Any]:
+        """What a manifest says of it: no path, no file name, nothing that names a patient.
+
+        Args:
+            keep_paths: also the path of each sample relative to the dataset's folder, in order.
+        """
+        return {
+            "name": self.name,
+            "spec": self.spec.to_dict(),
+            "digest": self.digest,
+            "classes": list(self.classes),
+            "task": self.task,
+            "counts": self.counts(),
+            "leaks": self.leaks.to_dict(),
+            # What is in parentheses is for who sees the file: it may quote from the file itself.
+            "skipped": [skipped.reason.partition(" (")[0] for skipped in self.skipped],
+            **({CHECK: self.salt_check} if self.salt_check else {}),
+            **({"paths": [sample.name for sample in self.samples]} if keep_paths else {}),
+        }
 
     def decode(self, index: int) -> np.ndarray:
         """Pixels of one sample: uint8 (H, W, 3), RGB, upright.

@@ -9,9 +9,11 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from rdcache.data import salt_of_environment
 from rdcache.errors import UsageError
 from rdcache.extraction.config import RootOption
 from rdcache.methods import ClassWeights, find_method
+from rdcache.store.signatures import required_signature
 
 # What decides where and how fast a run is made, but not what comes out of it.
 CIRCUMSTANCES = {
@@ -24,6 +26,7 @@ CIRCUMSTANCES = {
     "out",
     "root",
     "data_dir",
+    "require_signature",
 }
 
 
@@ -122,6 +125,18 @@ class DistillConfig(BaseModel):
     data_dir: Path | None = Field(
         default=None,
         description="Where datasets are looked for (default: RDCACHE_DATA, else `data`).",
+    )
+    uid_salt: str | None = Field(
+        default_factory=salt_of_environment,
+        exclude=True,
+        repr=False,
+        description="Salt that the store's uids were made with, or @FILE (default: "
+        "RDCACHE_UID_SALT, else none).",
+    )
+    require_signature: Path | None = Field(
+        default_factory=required_signature,
+        description="Public key (PEM): refuse a store that is not signed by it (default: "
+        "RDCACHE_REQUIRE_SIGNATURE, else none).",
     )
 
     def resolved(self) -> DistillConfig:

@@ -9,7 +9,14 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from rdcache.data import DatasetSpec, StudentInputs, ViewSpec, load_dataset, view_parameters
+from rdcache.data import (
+    DatasetSpec,
+    StudentInputs,
+    ViewSpec,
+    load_dataset,
+    salt_as_recorded,
+    view_parameters,
+)
 from rdcache.distillation.batches import CLEAN_VIEW, EVALUATION_BATCH
 from rdcache.distillation.evaluation import predict
 from rdcache.distillation.hardware import autocast_for
@@ -26,22 +33,25 @@ def evaluate_run(
     dataset: str | None = None,
     data_dir: Path | None = None,
     device: str = "auto",
+    salt: str | None = None,
 ) -> dict[str, Any]:
     """Classify the images of a split by a run's saved student; needs neither store nor teacher.
 
     Args:
         dataset: name of the dataset, where it is another now, as in `folder:PATH`.
+        salt: of the uids, where the run's store had salted ones.
 
     Returns:
         The metrics of `classification_metrics`.
 
     Raises:
         StaleStoreError: the dataset has changed since.
-        UsageError: the split is empty.
+        UsageError: the split is empty, or the uids are salted and no salt is given.
     """
     recorded = run.result["dataset"]
     spec = DatasetSpec.from_dict(recorded["spec"])
-    loaded = load_dataset(replace(spec, name=dataset) if dataset else spec, data_dir)
+    salt = salt_as_recorded(recorded, salt, run.path)
+    loaded = load_dataset(replace(spec, name=dataset) if dataset else spec, data_dir, salt=salt)
     if loaded.digest != recorded["digest"]:
         raise StaleStoreError(
             "the dataset has changed since this run was made.",

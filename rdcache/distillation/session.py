@@ -17,6 +17,7 @@ import torch
 import yaml
 
 from rdcache.data import ImageDataset, Jitter, StudentInputs
+from rdcache.data.salting import CHECK
 from rdcache.distillation.batches import BatchSource
 from rdcache.distillation.checkpoint import load_checkpoint, save_checkpoint
 from rdcache.distillation.config import DistillConfig, config_from_options
@@ -98,7 +99,13 @@ def distill_seeds(
     if resume and overwrite:
         raise UsageError("a run can be gone on with (--resume) or overwritten, not both.")
     config = config.resolved()
-    opened = choose_store(store, root=config.root, dataset=config.dataset, teacher=config.teacher)
+    opened = choose_store(
+        store,
+        root=config.root,
+        dataset=config.dataset,
+        teacher=config.teacher,
+        require_signature=config.require_signature,
+    )
     config = _as_computed(config, opened)
     folders = {seed: run_folder(opened, config, seed) for seed in config.seeds}
     for folder in folders.values():
@@ -106,7 +113,7 @@ def distill_seeds(
 
     @cache
     def dataset() -> ImageDataset:
-        return open_dataset(opened, config.dataset, config.data_dir)
+        return open_dataset(opened, config.dataset, config.data_dir, config.uid_salt)
 
     runs = []
     for seed, folder in folders.items():
@@ -295,7 +302,9 @@ def _facts(
         "student": config.student,
         "method": config.method,
         "dataset": {
-            name: manifest["dataset"][name] for name in ("name", "spec", "digest", "classes")
+            name: manifest["dataset"][name]
+            for name in ("name", "spec", "digest", "classes", CHECK)
+            if name in manifest["dataset"]
         },
         "teacher": {name: manifest["teacher"][name] for name in ("name", "weights")},
         "views": manifest["views"],

@@ -7,9 +7,22 @@ from pathlib import Path
 
 import numpy as np
 
-from rdcache.data import DatasetSpec, ImageDataset, load_dataset, portable_name
-from rdcache.errors import DatasetError, StaleStoreError, UsageError
-from rdcache.store import Location, Store, newest_store, open_store
+from rdcache.data import (
+    VIEW_COLUMNS,
+    DatasetSpec,
+    ImageDataset,
+    load_dataset,
+    portable_name,
+    salt_as_recorded,
+)
+from rdcache.errors import (
+    DatasetError,
+    StaleStoreError,
+    StoreFormatError,
+    UnsafeFileError,
+    UsageError,
+)
+from rdcache.store import SPLITS, Location, Store, newest_store, open_store
 
 SHOWN_UIDS = 3
 
@@ -20,20 +33,77 @@ def choose_store(
     root: Location | None = None,
     dataset: str | None = None,
     teacher: str | None = None,
+    require_signature: Path | None = None,
 ) -> Store:
     """Open the store that is given, or the newest complete one under the root that fits.
 
     Raises:
         StoreNotFoundError: there is none.
         UsageError: the store that is given is of another dataset or teacher.
+        SignatureError: it is not signed by the key that is required.
     """
     if location is not None:
-        store = location if isinstance(location, Store) else open_store(location)
+        store = location
+        if not isinstance(store, Store) or require_signature is not None:
+            place = store.location if isinstance(store, Store) else store
+            store = open_store(place, require_signature=require_signature)
+        _require_described(store)
         _require_named(store, "teacher", teacher)
         if dataset is not None and ":" not in dataset:
             _require_named(store, "dataset", dataset)
         return store
-    return open_store(newest_store(root, dataset and portable_name(dataset), teacher))
+    newest = newest_store(root, dataset and portable_name(dataset), teacher)
+    store = open_store(newest, require_signature=require_signature)
+    _require_described(store)
+    return store
+
+
+def _require_described(store: Store) -> None:
+    """Refuse a store that does not say what it is of; anyone may have written its manifest."""
+    try:
+        dataset, teacher = store.manifest["dataset"], store.manifest["teacher"]
+        spec = DatasetSpec.from_dict(dataset["spec"])
+        texts = [spec.name, *(dataset[name] for name in ("name", "digest", "task"))]
+        texts += [*dataset["classes"], teacher["name"], teacher["default_tap"]]
+        dictionaries = [teacher["weights"], store.manifest["views"], dataset.get("leaks", {})]
+        fitting = all(isinstance(text, str) for text in texts) and all(
+            isinstance(each, dict) for each in dictionaries
+        )
+    except (KeyError, TypeError, AttributeError):
+        fitting = False
+    if not fitting:
+        raise StoreFormatError(
+            "the manifest of this store does not say what it was made of.", store=store.location
+        )
+    if spec.name != portable_name(spec.name):
+        raise UnsafeFileError(
+            "the manifest of this store names a folder of this machine.",
+            store=store.location,
+            names=spec.name,
+        )
+    if not _cuts(store.view_parameters, store.view_columns):
+        raise StoreFormatError("a view of this store lies outside its image.", store=store.location)
+    if not np.isin(store.labels, range(len(dataset["classes"]))).all():
+        raise StoreFormatError(
+            "a label of this store is of no class.",
+            store=store.location,
+            classes=len(dataset["classes"]),
+        )
+
+
+def _cuts(parameters: np.ndarray, columns: tuple[str, ...]) -> bool:
+    """Whether view parameters (views, samples, 6) are boxes in fractions of an image, each perhaps
+    mirrored and turned.
+    """
+    if columns != VIEW_COLUMNS:
+        return False
+    (left, top, right, bottom, mirror, turns), most = np.moveaxis(parameters, -1, 0), 1 + 1e-9
+    boxes = (left >= 0) & (left < right) & (right <= most) & (top >= 0) & (top < bottom)
+    return bool(
+        (boxes & (bottom <= most)).all()
+        and np.isin(mirror, (0, 1)).all()
+        and np.isin(turns, range(4)).all()
+    )
 
 
 def _require_named(store: Store, what: str, name: str | None) -> None:
@@ -42,22 +112,28 @@ def _require_named(store: Store, what: str, name: str | None) -> None:
         raise UsageError(f"this store is of the {what} {has}, not of {name}.", store=store.location)
 
 
-def open_dataset(store: Store, place: str | None, data_dir: Path | None) -> ImageDataset:
+def open_dataset(
+    store: Store, place: str | None, data_dir: Path | None, salt: str | None = None
+) -> ImageDataset:
     """Load the dataset that a store was extracted from.
 
     Args:
         place: name of the dataset, where it is another now, as in `folder:PATH`.
         data_dir: where datasets are looked for.
+        salt: of the store's uids, where they are salted.
 
     Raises:
         DatasetNotFoundError: the images are not there.
-        StaleStoreError: they are not the ones that the store was extracted from.
+        StaleStoreError: they are not the ones that the store was extracted from, or the salt is
+            another one.
+        UsageError: the uids are salted, and no salt is given.
         DatasetError: all training samples are of one class.
     """
     spec = DatasetSpec.from_dict(store.manifest["dataset"]["spec"])
     if place is not None:
         spec = replace(spec, name=place)
-    dataset = load_dataset(spec, data_dir)
+    salt = salt_as_recorded(store.manifest["dataset"], salt, store.location)
+    dataset = load_dataset(spec, data_dir, salt=salt)
     require_unchanged(store, dataset)
     if splits := store.manifest["dataset"].get("splits"):  # a part that `rdcache pull` has made
         dataset = dataset.of_splits(splits)
@@ -77,7 +153,15 @@ def require_unchanged(store: Store, dataset: ImageDataset) -> None:
         StaleStoreError: naming what was added, removed, or labelled anew since.
     """
     recorded = store.manifest["dataset"]
-    if recorded["digest"] == dataset.digest:
+    kept = np.isin(dataset.splits, recorded.get("splits", SPLITS))
+    columns = (
+        (store.uids, dataset.uids),
+        (store.labels, dataset.labels),
+        (store.splits, dataset.splits),
+        (store.groups, dataset.group_codes),
+    )
+    same = all(np.array_equal(stored, now[kept]) for stored, now in columns)
+    if recorded["digest"] == dataset.digest and same:
         return
     raise StaleStoreError(
         "this store was extracted from another version of the dataset.",

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from rdcache.data import DatasetSpec
+from rdcache.data import DatasetSpec, salt_as_recorded
 from rdcache.errors import StaleStoreError, StoreFormatError, UsageError
 from rdcache.extraction.config import ExtractConfig
 from rdcache.extraction.forward import forward_of
@@ -24,6 +24,7 @@ from rdcache.store.manifest import fingerprint_of, layout_of
 # and what another machine's order of sums makes of it.
 TOLERANCES = {"float32": 1e-3, "float16": 2e-3, "bfloat16": 1e-2, "int8": 1e-1}
 TOLERANCE_OF_BFLOAT16_ARITHMETIC = 5e-2
+FILES = ("torchscript", "onnx", "folder", "table")  # families whose names go on with a path
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,7 @@ def plan_again(
     data_dir: Path | None = None,
     weights: str | None = None,
     device: str = "auto",
+    salt: str | None = None,
 ) -> ExtractionPlan:
     """Work out the plan that a store was extracted by, from its manifest.
 
@@ -63,6 +65,7 @@ def plan_again(
         teacher: its name, for `torchscript:` and `onnx:`, whose files a store does not know.
         dataset: where its images lie now, for `folder:` and `table:`.
         weights: the teacher's weight file, if it was given by name.
+        salt: of the store's uids, where they are salted.
 
     Raises:
         StoreFormatError: the manifest does not say how the store was extracted.
@@ -78,10 +81,14 @@ def plan_again(
         )
     try:
         spec = DatasetSpec.from_dict(manifest["dataset"]["spec"])
+        salt = salt_as_recorded(manifest["dataset"], salt, location)
         views, parts = manifest["views"], manifest["fingerprint"]["parts"]
         kind = str(views["count"]) if views["kind"] == "random" else views["kind"]
+        name = teacher or str(manifest["teacher"]["name"])
+        _require_no_file(teacher, name, "--teacher torchscript:FILE or onnx:FILE")
+        _require_no_file(dataset, spec.name, "--dataset folder:PATH or table:FILE")
         config = ExtractConfig(
-            teacher=teacher or manifest["teacher"]["name"],
+            teacher=name,
             dataset=dataset or spec.name,
             taps=tuple(tap.name for tap in layout_of(manifest, location).public),
             views=kind,
@@ -94,6 +101,7 @@ def plan_again(
             seed=spec.seed,
             val_fraction=spec.val_fraction,
             drop_leaks=spec.drop_leaks,
+            uid_salt=salt,
             device=device,
             data_dir=data_dir,
         )
@@ -110,6 +118,18 @@ def plan_again(
             differs_in=", ".join(differing),
         )
     return replace(plan, location=location)  # wherever the store has been moved to
+
+
+def _require_no_file(given: str | None, recorded: str, say: str) -> None:
+    """A manifest, which anyone may have written, decides neither what program is run nor what
+    folder is read.
+    """
+    if given is None and recorded.partition(":")[0] in FILES:
+        raise UsageError(
+            "a store does not know where its files lie on this machine.",
+            was_made_of=recorded,
+            next=f"say it: {say}",
+        )
 
 
 def compare_with_teacher(

@@ -10,7 +10,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 
+from rdcache.data import salt_of_environment
 from rdcache.store import Location, as_location
+from rdcache.store.signatures import required_signature
 
 LOCAL_WORKERS = r"local:([1-9]\d{0,3})"
 SCHEDULER_ADDRESS = r"(tcp|tls)://\S+:\d+"
@@ -103,6 +105,17 @@ class ExtractConfig(BaseModel):
     strict: bool = Field(
         default=False, description="Fail on an unreadable image instead of skipping it."
     )
+    keep_paths: bool = Field(
+        default=False,
+        description="Keep the images' relative paths in the store, for everyone who may read it.",
+    )
+    uid_salt: str | None = Field(
+        default_factory=salt_of_environment,
+        exclude=True,
+        repr=False,
+        description="Salt of the uids, or @FILE: without it nobody can match them with images "
+        "(default: RDCACHE_UID_SALT, else none; others on this machine see a command line).",
+    )
     batch_size: int = Field(default=32, gt=0, description="Images per forward pass.")
     join: bool = Field(
         default=False,
@@ -126,6 +139,11 @@ class ExtractConfig(BaseModel):
         default=None,
         description="Where datasets and weights are looked for (default: RDCACHE_DATA, else "
         "`data`).",
+    )
+    require_signature: Path | None = Field(
+        default_factory=required_signature,
+        description="Public key (PEM): copy tensors only from stores that are signed by it "
+        "(default: RDCACHE_REQUIRE_SIGNATURE, else none).",
     )
 
     @field_validator("scheduler")

@@ -22,6 +22,7 @@ from rdcache.data import (
     ImageDataset,
     ViewSpec,
     load_dataset,
+    salt_of_environment,
     view_parameters,
 )
 from rdcache.errors import DatasetError, StoreFormatError, UsageError
@@ -93,6 +94,17 @@ class ImportConfig(BaseModel):
     )
     drop_leaks: bool = Field(
         default=False, description="Leave out test images that also occur in train or val."
+    )
+    keep_paths: bool = Field(
+        default=False,
+        description="Keep the images' relative paths in the store, for everyone who may read it.",
+    )
+    uid_salt: str | None = Field(
+        default_factory=salt_of_environment,
+        exclude=True,
+        repr=False,
+        description="Salt of the uids, or @FILE: without it nobody can match them with images "
+        "(default: RDCACHE_UID_SALT, else none; others on this machine see a command line).",
     )
     root: RootOption = None
     data_dir: Path | None = Field(
@@ -198,7 +210,7 @@ def _import_features(
         val_fraction=config.val_fraction,
         drop_leaks=config.drop_leaks,
     )
-    dataset = load_dataset(spec, config.data_dir, on_progress=on_progress)
+    dataset = load_dataset(spec, config.data_dir, salt=config.uid_salt, on_progress=on_progress)
     rows, unmatched = match_rows(source.keys, dataset)
     missing = [dataset.samples[i] for i in np.flatnonzero(rows == NO_ROW)]
     if not config.allow_missing:
@@ -280,16 +292,7 @@ def _content(source: FeatureSource, dataset: ImageDataset, config: ImportConfig)
         }
     )
     facts = {
-        "dataset": {
-            "name": dataset.name,
-            "spec": dataset.spec.to_dict(),
-            "digest": dataset.digest,
-            "classes": list(dataset.classes),
-            "task": dataset.task,
-            "counts": dataset.counts(),
-            "leaks": dataset.leaks.to_dict(),
-            "skipped": [skipped.reason for skipped in dataset.skipped],
-        },
+        "dataset": dataset.facts(keep_paths=config.keep_paths),
         "teacher": {
             "name": config.teacher_name,
             "architecture": "unknown",

@@ -102,7 +102,7 @@ class ExtractionPlan:
             )
 
     def sample_table(self) -> SampleTable:
-        """The dataset's columns that a store keeps: no path, no name."""
+        """The dataset's columns that a store keeps."""
         return SampleTable(
             uids=tuple(self.dataset.uids),
             labels=self.dataset.labels,
@@ -113,16 +113,7 @@ class ExtractionPlan:
     def facts(self) -> dict[str, Any]:
         """The manifest's account of where the tensors come from."""
         return {
-            "dataset": {
-                "name": self.dataset.name,
-                "spec": self.dataset.spec.to_dict(),
-                "digest": self.dataset.digest,
-                "classes": list(self.dataset.classes),
-                "task": self.dataset.task,
-                "counts": self.dataset.counts(),
-                "leaks": self.dataset.leaks.to_dict(),
-                "skipped": [skipped.reason for skipped in self.dataset.skipped],
-            },
+            "dataset": self.dataset.facts(keep_paths=self.config.keep_paths),
             "teacher": {
                 "name": self.teacher.name,
                 "architecture": self.teacher.architecture,
@@ -155,6 +146,7 @@ def plan_extraction(config: ExtractConfig, on_progress: Progress = ignore) -> Ex
         ),
         data_dir=config.data_dir,
         strict=config.strict,
+        salt=config.uid_salt,
         on_progress=on_progress,
     )
     view_spec = ViewSpec.parse(config.views, symmetry=dataset.symmetry, fit=config.fit)

@@ -15,14 +15,23 @@ import torch
 
 from rdcache.errors import (
     CorruptShardError,
+    SignatureError,
     StoreFormatError,
     StoreIncompleteError,
     StoreNotFoundError,
+    UnsafeFileError,
 )
 from rdcache.extraction.plan import ExtractionPlan
 from rdcache.store import Location, Store, TapSpec, default_root, list_stores, open_store
 from rdcache.store.manifest import digests_of, fingerprint_of, read_manifest
 
+UNUSABLE = (
+    SignatureError,
+    StoreFormatError,
+    StoreIncompleteError,
+    StoreNotFoundError,
+    UnsafeFileError,
+)
 # Parts of the fingerprint that may differ: which images there are, and which views of them.
 MAY_DIFFER = {"dataset", "views"}
 
@@ -94,10 +103,10 @@ def find_donors(plan: ExtractionPlan, taps: Sequence[TapSpec]) -> Donors:
             other = fingerprint_of(read_manifest(summary.location), summary.location)
             if not set(other.differences(own)) <= MAY_DIFFER:
                 continue
-            store = open_store(summary.location)
+            store = open_store(summary.location, require_signature=plan.config.require_signature)
             same = _bases(store.manifest, store.location) == bases
-        except (StoreFormatError, StoreIncompleteError, StoreNotFoundError):
-            continue  # damaged, or changed by others since it was listed
+        except UNUSABLE:
+            continue  # damaged, not trusted, or changed by others since it was listed
         if same and _numbers(store.layout.taps) == _numbers(taps):
             donors.append(store)
     return Donors(donors)

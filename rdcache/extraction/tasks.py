@@ -163,7 +163,7 @@ def software() -> tuple[tuple[str, str], ...]:
 
 def _for_elsewhere(config: ExtractConfig) -> ExtractConfig:
     """The config with absolute paths, since a worker has a working folder of its own."""
-    weights = config.weights
+    weights, salt = config.weights, config.uid_salt
     return config.model_copy(
         update={
             "root": _absolute(default_root(config.root)),
@@ -173,6 +173,9 @@ def _for_elsewhere(config: ExtractConfig) -> ExtractConfig:
             "weights": str(Path(weights).absolute())
             if weights and Path(weights).exists()
             else weights,
+            "uid_salt": f"@{Path(salt[1:]).expanduser().absolute()}"
+            if salt and salt.startswith("@")
+            else salt,
         }
     )
 

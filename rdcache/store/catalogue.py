@@ -12,7 +12,12 @@ from typing import Any
 
 import platformdirs
 
-from rdcache.errors import StoreFormatError, StoreNotFoundError, UnknownNameError
+from rdcache.errors import (
+    StoreFormatError,
+    StoreNotFoundError,
+    UnknownNameError,
+    UnsafeFileError,
+)
 from rdcache.store.locations import Location, as_location
 from rdcache.store.manifest import fingerprint_of, layout_of, read_manifest
 from rdcache.store.objects import objects_at
@@ -95,7 +100,7 @@ def _summary(location: Location) -> StoreSummary | None:
         manifest = read_manifest(location)
         layout = layout_of(manifest, location)
         digest = fingerprint_of(manifest, location).digest
-    except (StoreNotFoundError, StoreFormatError):
+    except (StoreNotFoundError, StoreFormatError, UnsafeFileError):
         return None
     return StoreSummary(
         location=location,

@@ -18,9 +18,11 @@ import torch
 from rdcache.errors import StoreFormatError
 from rdcache.store import arrays
 from rdcache.store.manifest import AGAIN
-from rdcache.store.objects import ReadableObjects
+from rdcache.store.objects import Objects, ReadableObjects
 from rdcache.store.projection import Projection
 from rdcache.store.spec import SPLITS, StoreLayout
+
+LISTED_SHARDS = 10_000  # so many are listed without a question
 
 
 @dataclass(frozen=True)
@@ -124,11 +126,68 @@ def _read_outcome(
     return outcome
 
 
+def require_believable(objects: Objects, layout: StoreLayout) -> None:
+    """Refuse a layout of very many shards that the store has not even the view parameters for: to
+    list its shards would take more memory than the store has bytes.
+
+    Raises:
+        StoreFormatError: it is absurd.
+    """
+    views = arrays.column_object(arrays.column_documents(layout, ("",))["view"], "view")
+    nbytes = 8 * layout.views * layout.samples  # of one parameter
+    if layout.shard_count > LISTED_SHARDS and (objects.size(views) or 0) < nbytes:
+        raise StoreFormatError(
+            "the manifest of this store claims far more than the store holds.",
+            store=objects.location,
+            claims=f"{layout.views} views of {layout.samples} samples",
+            next=AGAIN,
+        )
+
+
+def read_receipts(objects: ReadableObjects, layout: StoreLayout, digest: str | None) -> np.ndarray:
+    """The sha256 of every shard object: uint8 (views, shards, taps, 32).
+
+    Raises:
+        StoreFormatError: they are not those that the manifest states.
+    """
+    shape = (len(layout.taps), arrays.DIGEST_BYTES)
+    receipts = np.zeros((layout.views, layout.shards_per_view, *shape), np.uint8)
+    whole = hashlib.sha256()
+    shards = layout.shards()
+    found = objects.read_all([arrays.receipt_object(shard) for shard in shards])
+    for shard, data in zip(shards, found, strict=True):
+        if data is not None and len(data) == shape[0] * shape[1]:
+            whole.update(data)
+            receipts[shard.view, shard.index] = np.frombuffer(data, np.uint8).reshape(shape)
+    if whole.hexdigest() != digest:
+        raise _damaged(objects, "receipt")
+    return receipts
+
+
+def metadata_digest(objects: ReadableObjects, layout: StoreLayout) -> str:
+    """The sha256 of the `zarr.json` of every array and of the group `taps`, in order of names."""
+    whole = hashlib.sha256()
+    for name in sorted(arrays.all_documents(layout, ())):
+        whole.update(objects.read(name) or b"")
+    return whole.hexdigest()
+
+
+def require_metadata(objects: ReadableObjects, layout: StoreLayout, digest: str | None) -> None:
+    """Compare all arrays' metadata with the manifest's digest of it.
+
+    Raises:
+        StoreFormatError: they differ.
+    """
+    if metadata_digest(objects, layout) != digest:
+        raise _damaged(objects, "metadata")
+
+
 def _document(objects: ReadableObjects, name: str) -> dict[str, Any]:
     """The metadata of one array."""
+    content = objects.read(f"{name}/zarr.json") or b""
     try:
-        document = json.loads(objects.read(f"{name}/zarr.json") or b"null")
-    except ValueError:
+        document = json.loads(content)
+    except (ValueError, RecursionError):
         document = None
     if not isinstance(document, dict):
         raise StoreFormatError(

@@ -29,6 +29,7 @@ import numpy as np
 from rdcache.errors import BucketError, CorruptShardError, FileWriteError, UsageError
 from rdcache.files import user_cache
 from rdcache.store import arrays
+from rdcache.store.columns import read_receipts
 from rdcache.store.locations import RemotePath
 from rdcache.store.manifest import digests_of, layout_of, manifest_in, require_root
 from rdcache.store.objects import TEMPORARY
@@ -273,20 +274,13 @@ class CachedObjects:
 
     def _shard_digests(self, manifest: Mapping[str, Any]) -> Iterator[tuple[str, bytes]]:
         """The sha256 of each shard object, from receipts that match the manifest."""
-        whole = hashlib.sha256()
+        stated = digests_of(manifest, self.location).get("receipt")
+        receipts = read_receipts(self, self.layout, stated)
         for shard in self.layout.shards():
-            receipt = self._small.get(arrays.receipt_object(shard), b"")
-            whole.update(receipt)
-            for number, tap in enumerate(self.layout.taps):
-                start = number * arrays.DIGEST_BYTES
-                name = arrays.tap_object(tap, shard.view, shard.index)
-                yield name, receipt[start : start + arrays.DIGEST_BYTES]
-        if whole.hexdigest() != digests_of(manifest, self.location).get("receipt"):
-            raise CorruptShardError(
-                "the receipts of this store do not match its manifest.",
-                store=self.location,
-                next=f"rdcache verify {self.location}, or push the store again",
-            )
+            for tap, digest in zip(
+                self.layout.taps, receipts[shard.view, shard.index], strict=True
+            ):
+                yield arrays.tap_object(tap, shard.view, shard.index), digest.tobytes()
 
 
 def open_cached(
@@ -295,8 +289,7 @@ def open_cached(
     """The objects of a complete store in a bucket.
 
     Raises:
-        StoreFormatError: the manifest does not match its root.
-        CorruptShardError: the receipts do not match the manifest.
+        StoreFormatError: the manifest does not match its root, or the receipts not the manifest.
         BucketError: the bucket does not answer.
     """
     require_root(manifest, location)  # it names a file of the cache

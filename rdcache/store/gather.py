@@ -6,6 +6,7 @@ Knows objects, offsets and bytes; which samples may be read is the reader's ques
 
 from __future__ import annotations
 
+import hashlib
 import os
 from threading import Lock
 from typing import Any
@@ -29,16 +30,28 @@ class MappedTap:
     """All shards of one tap, mapped as they are first touched.
 
     Safe to pickle and to use after a fork: each process maps the files for itself.
+
+    Args:
+        digests: uint8 (views, shards, 32), the sha256 that each shard is compared with as it is
+            first touched; without them the checksum of its index has to do.
     """
 
-    def __init__(self, objects: ReadableObjects, layout: StoreLayout, tap: TapSpec) -> None:
+    def __init__(
+        self,
+        objects: ReadableObjects,
+        layout: StoreLayout,
+        tap: TapSpec,
+        digests: np.ndarray | None = None,
+    ) -> None:
         self.objects = objects
         self.layout = layout
         self.tap = tap
+        self.digests = digests
         self._forget()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"objects": self.objects, "layout": self.layout, "tap": self.tap}
+        names = ("objects", "layout", "tap", "digests")
+        return {name: getattr(self, name) for name in names}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -87,6 +100,15 @@ class MappedTap:
                 raise self._corrupt(int(views[number]), int(samples[number]))
         return batch
 
+    def touch_all(self) -> None:
+        """Map every shard, and so compare each with its digest where there are any.
+
+        Raises:
+            CorruptShardError: a shard is missing or damaged.
+        """
+        for ref in self.layout.shards():
+            self._locate(np.array([ref.start]), np.array([ref.view]))
+
     def _allocate(self, count: int) -> tuple[torch.Tensor, np.ndarray]:
         batch = torch.empty((count, *self.tap.shape), dtype=getattr(torch, self.tap.dtype))
         rows = batch.reshape(-1).view(torch.uint8).numpy().reshape(count, self.tap.nbytes)
@@ -124,6 +146,7 @@ class MappedTap:
         if data is None:
             raise self._corrupt(view, ref.start)
         try:
+            self._require_digest(data, view, index)
             table = shard.decode_index(data[-tail:].data, chunks)
         except (ValueError, CorruptShardError):
             raise self._corrupt(view, ref.start) from None
@@ -144,6 +167,12 @@ class MappedTap:
         return not (
             last < 0 < len(offsets) or (lengths != length).any() or (offsets > max(last, 0)).any()
         )
+
+    def _require_digest(self, data: np.ndarray, view: int, index: int) -> None:
+        if self.digests is None:
+            return
+        if hashlib.sha256(data.data).digest() != self.digests[view, index].tobytes():
+            raise CorruptShardError("a shard does not match its receipt.")
 
     def _corrupt(self, view: int, sample: int) -> CorruptShardError:
         index = sample // self.layout.shard_samples

@@ -34,11 +34,12 @@ from rdcache.store.hdf5 import (
 from rdcache.store.locations import Location
 from rdcache.store.manifest import (
     ATTRIBUTE,
-    ROOT,
+    BESIDE,
     STRUCTURE,
     digests_of,
     fingerprint_of,
     layout_of,
+    require_known,
     require_root,
 )
 from rdcache.store.projection import Projection
@@ -107,6 +108,7 @@ def _manifest(file: h5py.File) -> dict[str, Any] | None:
         manifest = None
     if not isinstance(manifest, dict):
         raise FeatureFileError("the manifest in this file is no JSON.", file=file.filename)
+    require_known(manifest, Path(file.filename))
     return manifest
 
 
@@ -160,7 +162,7 @@ class _Export:
             self._samples(),
             self._checked_column("view", view_shape, "<f8"),
             view_columns,
-            {name: value for name, value in manifest.items() if name not in (*STRUCTURE, ROOT)},
+            {name: value for name, value in manifest.items() if name not in (*STRUCTURE, *BESIDE)},
             self._projections(),
         )
 

@@ -129,7 +129,15 @@ def find_garbage(
         else:
             continue
         found.append(Garbage(summary.location, why, disk_usage(summary.location)))
-    return found
+    return [garbage for garbage in found if not _by_link(garbage.path, root)]
+
+
+def _by_link(path: Location, root: Location) -> bool:
+    """Whether a link below the root leads to a path, which is then not the root's to clean."""
+    if isinstance(path, RemotePath) or isinstance(root, RemotePath):
+        return False
+    between = [path, *path.parents]
+    return any(folder.is_symlink() for folder in between[: between.index(root)])
 
 
 def delete_garbage(garbage: Garbage) -> None:

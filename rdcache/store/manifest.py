@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from rdcache.errors import StoreFormatError, StoreNotFoundError
+from rdcache.store.links import inside
 from rdcache.store.locations import Location, RemotePath
 from rdcache.store.objects import objects_at
 from rdcache.store.spec import Fingerprint, StoreLayout, TapSpec
@@ -17,7 +18,10 @@ ATTRIBUTE = "rdcache"
 # Entries that are ours to write; all others are facts of whoever fills the store.
 STRUCTURE = ("schema", "complete", "created", "fingerprint", "taps", "layout", "digests")
 ROOT = "root"
+SIGNATURES = "signatures"  # of the root, by public key
+BESIDE = (ROOT, SIGNATURES)  # entries of a finished store that its root does not cover
 COMMITTED = ("outcome", "receipt", "metadata")  # digests that only a complete store has
+DEEPEST = 64  # levels of a manifest; ours have about ten
 AGAIN = "delete this store's folder and run its `rdcache extract` again"
 
 
@@ -62,17 +66,17 @@ def complete_manifest(
 def unfinished_manifest(manifest: Mapping[str, Any]) -> dict[str, Any]:
     """The manifest of a finished store that is to be mended: without what its commit added."""
     columns = {k: v for k, v in manifest["digests"].items() if k not in COMMITTED}
-    entries = {key: value for key, value in manifest.items() if key != ROOT}
+    entries = {key: value for key, value in manifest.items() if key not in BESIDE}
     return {**entries, "digests": columns, "complete": False}
 
 
 def root_of(manifest: Mapping[str, Any]) -> str:
-    """The sha256 of all entries but the root itself, as canonical JSON.
+    """The sha256 of all entries but the root itself and its signatures, as canonical JSON.
 
     Among the entries is the digest of the receipts, which hold the digest of every shard, so this
     is the root of a Merkle tree over every number of the store.
     """
-    entries = {key: value for key, value in manifest.items() if key != ROOT}
+    entries = {key: value for key, value in manifest.items() if key not in BESIDE}
     text = json.dumps(entries, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()
 
@@ -101,6 +105,7 @@ def read_manifest(location: Location) -> dict[str, Any]:
     Raises:
         StoreNotFoundError: no Zarr group with a manifest of ours.
         StoreFormatError: another schema version, or a manifest that contradicts itself.
+        UnsafeFileError: it is a link that leads out of the store.
     """
     return manifest_in(_group_document(location), location)
 
@@ -108,8 +113,9 @@ def read_manifest(location: Location) -> dict[str, Any]:
 def _group_document(location: Location) -> bytes | None:
     if isinstance(location, RemotePath):
         return objects_at(location).read("zarr.json")
+    path = inside(location, "zarr.json")
     try:
-        return (location / "zarr.json").read_bytes()
+        return path.read_bytes()
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
@@ -129,10 +135,21 @@ def manifest_in(document: bytes | None, location: Location) -> dict[str, Any]:
         manifest = json.loads(document or b"null", parse_constant=_refuse)["attributes"][ATTRIBUTE]
     except (KeyError, TypeError):
         raise StoreNotFoundError("there is no rdcache store here.", looked_at=location) from None
-    except ValueError:
+    except (ValueError, RecursionError):
         raise StoreFormatError(
             "the manifest of this store is no JSON.", store=location, next=AGAIN
         ) from None
+    require_known(manifest, location)
+    return dict(manifest)
+
+
+def require_known(manifest: Any, location: Location) -> None:
+    """Refuse what is no manifest of this schema, or nests so deeply that writing it would exhaust
+    Python's stack.
+
+    Raises:
+        StoreFormatError: it is or does.
+    """
     if not isinstance(manifest, dict) or manifest.get("schema") != SCHEMA:
         found = manifest.get("schema") if isinstance(manifest, dict) else manifest
         raise StoreFormatError(
@@ -142,7 +159,16 @@ def manifest_in(document: bytes | None, location: Location) -> dict[str, Any]:
             reads=SCHEMA,
             next="update rdcache, or extract again",
         )
-    return manifest
+    if _depth(manifest, DEEPEST) > DEEPEST:
+        raise StoreFormatError("the manifest of this store nests too deeply.", store=location)
+
+
+def _depth(value: Any, most: int) -> int:
+    """How deeply lists and dictionaries nest; a look no further than one beyond `most`."""
+    if not isinstance(value, Mapping | list):
+        return 0
+    inner = value.values() if isinstance(value, Mapping) else value
+    return 1 if most == 0 else 1 + max((_depth(each, most - 1) for each in inner), default=0)
 
 
 def _refuse(constant: str) -> None:

@@ -19,6 +19,7 @@ import numpy as np
 
 from rdcache.errors import StoreWriteError, UsageError
 from rdcache.files import sync_folder
+from rdcache.store.links import inside
 from rdcache.store.locations import Location, RemotePath
 
 TEMPORARY = ".partial"
@@ -139,7 +140,7 @@ class LocalObjects:
         Raises:
             StoreWriteError: it could not be written; no temporary file is left.
         """
-        path = self.location / name
+        path = inside(self.location, name)
         temporary = self._temporary(path)
         try:
             _make_folder(path.parent)
@@ -164,7 +165,7 @@ class LocalObjects:
         Raises:
             StoreWriteError: it could not be written.
         """
-        path = self.location / name
+        path = inside(self.location, name)
         temporary = self._temporary(path)
         try:
             _make_folder(path.parent)
@@ -182,7 +183,7 @@ class LocalObjects:
     def read(self, name: str) -> bytes | None:
         """The bytes of a small object, None where there is none."""
         try:
-            return (self.location / name).read_bytes()
+            return inside(self.location, name).read_bytes()
         except OSError:
             return None
 
@@ -192,8 +193,9 @@ class LocalObjects:
 
     def mapped(self, name: str) -> np.ndarray | None:
         """A large object as uint8 (bytes,), read only; None where there is none or it is empty."""
+        path = inside(self.location, name)
         try:
-            return np.memmap(self.location / name, np.uint8, mode="r").view(np.ndarray)
+            return np.memmap(path, np.uint8, mode="r").view(np.ndarray)
         except (OSError, ValueError):
             return None
 
@@ -205,7 +207,7 @@ class LocalObjects:
         """The bytes of an object of a known length; None where it is missing or of another length,
         so that a damaged store never makes us read more than it should hold.
         """
-        path = self.location / name
+        path = inside(self.location, name)
         try:
             return path.read_bytes() if path.stat().st_size == nbytes else None
         except OSError:
@@ -214,7 +216,7 @@ class LocalObjects:
     def size(self, name: str) -> int | None:
         """The length of an object in bytes, None where there is none."""
         try:
-            return (self.location / name).stat().st_size
+            return inside(self.location, name).stat().st_size
         except OSError:
             return None
 
@@ -229,7 +231,7 @@ class LocalObjects:
 
     def exists(self, name: str) -> bool:
         """Whether there is such an object."""
-        return (self.location / name).is_file()
+        return inside(self.location, name).is_file()
 
     def delete(self, names: Iterable[str]) -> None:
         """Delete objects, durably; those that are not there are no error.
@@ -237,7 +239,7 @@ class LocalObjects:
         Raises:
             StoreWriteError: the folder cannot be changed.
         """
-        paths = [self.location / name for name in names]
+        paths = [inside(self.location, name) for name in names]
         try:
             for path in paths:
                 path.unlink(missing_ok=True)
@@ -251,8 +253,8 @@ class LocalObjects:
         found = {}
         for folder, _, files in os.walk(self.location / prefix):
             for file in files:
-                # What others delete meanwhile is not there.
-                with contextlib.suppress(FileNotFoundError):
+                # What others delete meanwhile is not there; nor is what a link in circles leads to.
+                with contextlib.suppress(OSError):
                     if not file.endswith(TEMPORARY):
                         path = Path(folder, file)
                         found[path.relative_to(self.location).as_posix()] = path.stat().st_size

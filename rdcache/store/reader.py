@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,8 +17,7 @@ import torch
 import zarr
 
 from rdcache.errors import StoreIncompleteError, UnknownNameError, UsageError
-from rdcache.store import arrays
-from rdcache.store.columns import read_columns
+from rdcache.store.columns import read_columns, read_receipts, require_metadata
 from rdcache.store.compressed import CompressedTap
 from rdcache.store.gather import MappedTap
 from rdcache.store.locations import Location, RemotePath, as_location
@@ -30,25 +30,40 @@ from rdcache.store.manifest import (
 )
 from rdcache.store.objects import ReadableObjects, objects_at
 from rdcache.store.quantisation import dequantise, with_scales
-from rdcache.store.spec import NOT_FINITE, STORED, Fingerprint, SampleTable, StoreLayout, TapSpec
+from rdcache.store.signatures import require_signed
+from rdcache.store.spec import (
+    NOT_FINITE,
+    STORED,
+    Fingerprint,
+    SampleTable,
+    ShardRef,
+    StoreLayout,
+    TapSpec,
+)
 
 if TYPE_CHECKING:
     import dask.array
 
 
 def open_store(
-    location: str | os.PathLike[str] | RemotePath, *, allow_incomplete: bool = False
+    location: str | os.PathLike[str] | RemotePath,
+    *,
+    allow_incomplete: bool = False,
+    require_signature: str | Path | None = None,
 ) -> Store:
     """Open a store for reading, in a folder or a bucket; see `download_cache.py` for the latter.
 
     Args:
         location: a folder, or an address such as `s3://team/rdcache/isic/pmc-clip/0123456789ab`.
         allow_incomplete: open one whose extraction has not finished, for a look at it.
+        require_signature: PEM file of a public key. A store that is not signed by it is refused,
+            and every shard is compared with what was signed when it is first touched.
 
     Raises:
         StoreNotFoundError: no store lies there.
         StoreFormatError: another schema, or arrays that contradict the manifest.
         StoreIncompleteError: its extraction has not finished.
+        SignatureError: it is not signed as asked for.
         BucketError: the bucket does not answer.
     """
     place = as_location(location)
@@ -59,11 +74,12 @@ def open_store(
     # Of a store under way nothing else is looked at: a crash may have left its arrays between two
     # versions, which the next extraction puts right.
     if manifest.get("complete") is not True and not allow_incomplete:
-        shards = layout_of(manifest, place).shards()
-        receipts = objects.sizes("receipt/c")
-        there = sum(arrays.receipt_object(shard) in receipts for shard in shards)
-        raise incomplete_error(place, there, len(shards))
-    return Store(objects, manifest)
+        total = layout_of(manifest, place).shard_count
+        raise incomplete_error(place, min(len(objects.sizes("receipt/c")), total), total)
+    if require_signature is None:
+        return Store(objects, manifest)
+    require_signed(manifest, place, Path(require_signature))
+    return Store(objects, manifest, check_shards=True)
 
 
 def _through_the_cache(location: RemotePath) -> tuple[ReadableObjects, dict[str, Any]]:
@@ -91,6 +107,9 @@ class Store:
     """A store that is open for reading. Safe to pickle and to use after a fork: files are mapped
     anew in each process.
 
+    Args:
+        check_shards: compare each shard with its receipt when it is first touched.
+
     Attributes:
         location: its folder, or its address in a bucket.
         objects: what it is read through.
@@ -104,7 +123,9 @@ class Store:
         view_parameters: float64 (views, samples, columns); `view_columns` names the columns.
     """
 
-    def __init__(self, objects: ReadableObjects, manifest: dict[str, Any]) -> None:
+    def __init__(
+        self, objects: ReadableObjects, manifest: dict[str, Any], *, check_shards: bool = False
+    ) -> None:
         self.objects = objects
         self.location = location = objects.location
         self.manifest = manifest
@@ -122,11 +143,16 @@ class Store:
         self._outcome = columns.outcome
         if self.complete:
             require_root(manifest, location)
+        receipts = None
+        if check_shards:
+            require_metadata(objects, self.layout, digests.get("metadata"))
+            receipts = read_receipts(objects, self.layout, digests.get("receipt"))
+        self._check_shards = check_shards
         self._mapped = {
             tap.name: (MappedTap if tap.codec == "none" else CompressedTap)(
-                objects, self.layout, tap
+                objects, self.layout, tap, None if receipts is None else receipts[:, :, number]
             )
-            for tap in self.layout.taps
+            for number, tap in enumerate(self.layout.taps)
         }
 
     @property
@@ -156,8 +182,12 @@ class Store:
     def array(self, tap: str) -> zarr.Array[Any]:
         """The tap's Zarr array, axes (view, sample, *tap); bfloat16 as its bits in uint16, int8 not
         yet multiplied with its scales, which are the array `<tap>.scale` beside it.
+
+        Zarr knows nothing of receipts: where shards are to be compared with them, all are at once.
         """
         name = f"taps/{self._tap(tap).name}"
+        if self._check_shards:
+            self._mapped[tap].touch_all()
         if isinstance(self.location, RemotePath):
             from rdcache.store.remote import RemoteObjects
 
@@ -182,6 +212,10 @@ class Store:
         """For each (sample, view) pair, whether its tensors are stored: bool (len(samples),)."""
         rows, sides = self._pairs(samples, views)
         return np.asarray(self._outcome[sides, rows] == STORED)
+
+    def outcome(self, shard: ShardRef) -> np.ndarray:
+        """What became of each sample of a shard: uint8 (stop - start,)."""
+        return self._outcome[shard.view, shard.start : shard.stop]
 
     def read(
         self,

@@ -30,6 +30,7 @@ AXES: dict[str, tuple[str, ...]] = {
 DTYPES = {"float16": 2, "bfloat16": 2, "float32": 4, "int8": 1}
 CODECS = ("none", "zstd", "blosc")
 SHARD_BYTES = 128 * 2**20
+LARGEST_BYTES = 2**70  # beyond what any file system holds; numbers above it are attacks or slips
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 UID = re.compile(r"[0-9a-f]{32}")
 
@@ -177,6 +178,8 @@ class StoreLayout:
             raise StoreFormatError("a view covers more samples than there are.")
         if any(tap.scales not in (None, *self.taps) for tap in self.taps):
             raise StoreFormatError("an int8 tap needs its scales beside it.", taps=names)
+        if max(self.nbytes(), self.shard_samples) > LARGEST_BYTES:
+            raise StoreFormatError("a store of this size cannot be meant.", bytes=self.nbytes())
 
     @classmethod
     def plan(
@@ -210,6 +213,11 @@ class StoreLayout:
     def shards_per_view(self) -> int:
         """Shards along the sample axis."""
         return -(-self.samples // self.shard_samples)
+
+    @property
+    def shard_count(self) -> int:
+        """How many shards there are to write."""
+        return sum(-(-extent // self.shard_samples) for extent in self.extents)
 
     def shard(self, view: int, index: int) -> ShardRef:
         """One shard, by its view and its position along the sample axis."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -19,10 +20,11 @@ from rdcache.errors import CorruptShardError, UnknownNameError, UsageError
 from rdcache.progress import Progress, ignore
 from rdcache.store import arrays
 from rdcache.store.catalogue import store_location
+from rdcache.store.columns import read_receipts
 from rdcache.store.filling import StoreContent, fill_store
 from rdcache.store.gather import as_stored
 from rdcache.store.locations import Location
-from rdcache.store.manifest import ROOT, STRUCTURE
+from rdcache.store.manifest import BESIDE, STRUCTURE, digests_of
 from rdcache.store.objects import ReadableObjects, objects_at
 from rdcache.store.quantisation import with_scales
 from rdcache.store.reader import Store, open_store
@@ -69,17 +71,23 @@ def copy_store(
     root: Location | None,
     part: Part | None = None,
     on_progress: Progress = ignore,
+    *,
+    require_signature: Path | None = None,
 ) -> Copy:
     """Copy a complete store under another root.
 
+    Args:
+        require_signature: PEM file of the public key that the store has to be signed by.
+
     Raises:
+        SignatureError: the store is not signed as asked for.
         StoreNotFoundError, StoreIncompleteError, StoreFormatError: see `open_store`.
         UnknownNameError: a tap or split that the store does not have.
         UsageError: more views than it has, or the root is the one it lies under.
         CorruptShardError: a shard is not what its receipt says; nothing of it was copied.
         StoreWriteError, StaleStoreError: see `fill_store`.
     """
-    store = open_store(source)
+    store = open_store(source, require_signature=require_signature)
     kept = _Kept.of(store, part or Part())
     content = _content(store, kept)
     dataset, teacher = _names(store)
@@ -89,10 +97,13 @@ def copy_store(
 
     # The bucket itself and not what is kept of it: a copy is no use of the store.
     objects = objects_at(store.location)
+    digests = digests_of(store.manifest, store.location)
+    receipts = read_receipts(store.objects, store.layout, digests.get("receipt"))
 
     def copy(writer: StoreWriter, shard: ShardRef) -> None:
         if kept.splits is None:
-            _copy_objects(store, objects, writer, shard)
+            stated = receipts[shard.view, shard.index]
+            _copy_objects(store, objects, writer, shard, stated)
         else:
             writer.write(shard, *_rows(store, kept, writer.layout, shard))
 
@@ -154,7 +165,7 @@ def _content(store: Store, kept: _Kept) -> StoreContent:
         taps=with_scales(store.taps[name] for name in kept.taps),
         shard_samples=store.layout.shard_samples,
     )
-    facts = {k: v for k, v in store.manifest.items() if k not in (*STRUCTURE, ROOT)}
+    facts = {k: v for k, v in store.manifest.items() if k not in (*STRUCTURE, *BESIDE)}
     return StoreContent(
         layout=layout,
         fingerprint=Fingerprint(_parts(store, kept)),
@@ -212,23 +223,28 @@ def _facts_of_part(facts: Mapping[str, Any], store: Store, kept: _Kept) -> dict[
     if kept.splits is not None and isinstance(dataset, dict):
         counts = {s: n for s, n in dataset.get("counts", {}).items() if s in kept.splits}
         changed["dataset"] = {**dataset, "counts": counts, "splits": list(kept.splits)}
+        if isinstance(paths := dataset.get("paths"), list):
+            changed["dataset"]["paths"] = [paths[row] for row in kept.samples]
     return changed
 
 
 def _copy_objects(
-    store: Store, objects: ReadableObjects, writer: StoreWriter, shard: ShardRef
+    store: Store,
+    objects: ReadableObjects,
+    writer: StoreWriter,
+    shard: ShardRef,
+    receipt: np.ndarray,
 ) -> None:
-    """Copy the objects of one shard as they are."""
-    numbers = {name: number for number, name in enumerate(tap.name for tap in store.layout.taps)}
-    receipt = _small(store, arrays.receipt_object(shard))
-    outcome = _small(store, arrays.outcome_object(shard))
-    digests = []
+    """Copy the objects of one shard as they are.
+
+    Args:
+        receipt: uint8 (taps, 32), the sha256 of each tap's object.
+    """
+    stated = {tap.name: row.tobytes() for tap, row in zip(store.layout.taps, receipt, strict=True)}
     for tap in writer.layout.taps:
-        start = numbers[tap.name] * arrays.DIGEST_BYTES
-        stated = receipt[start : start + arrays.DIGEST_BYTES]
         name = arrays.tap_object(tap, shard.view, shard.index)
         data = objects.mapped(name)
-        if data is None or hashlib.sha256(data.data).digest() != stated:
+        if data is None or hashlib.sha256(data.data).digest() != stated[tap.name]:
             raise CorruptShardError(
                 "a shard is missing, or does not match its receipt.",
                 store=store.location,
@@ -237,21 +253,7 @@ def _copy_objects(
                 next=f"rdcache verify {store.location} --repair",
             )
         writer.objects.put(name, data.data)
-        digests.append(stated)
-    writer.objects.put(arrays.outcome_object(shard), outcome)
-    writer.objects.put(arrays.receipt_object(shard), b"".join(digests))
-
-
-def _small(store: Store, name: str) -> bytes:
-    data = store.objects.read(name)
-    if data is None:
-        raise CorruptShardError(
-            "an object of this store is missing.",
-            store=store.location,
-            file=name,
-            next=f"rdcache verify {store.location} --repair",
-        )
-    return data
+    writer.finish(shard, store.outcome(shard), [stated[tap.name] for tap in writer.layout.taps])
 
 
 def _rows(

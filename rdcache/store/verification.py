@@ -11,13 +11,14 @@ import hashlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
-from rdcache.errors import CorruptShardError, StoreFormatError
+from rdcache.errors import CorruptShardError, SignatureError, StoreFormatError
 from rdcache.progress import Progress, ignore
 from rdcache.store import arrays, shard
-from rdcache.store.columns import read_view_columns
+from rdcache.store.columns import metadata_digest, read_view_columns, require_believable
 from rdcache.store.compression import decompress
 from rdcache.store.locations import Location
 from rdcache.store.manifest import (
@@ -29,6 +30,8 @@ from rdcache.store.manifest import (
     require_root,
 )
 from rdcache.store.objects import Objects, objects_at
+from rdcache.store.reader import open_store
+from rdcache.store.signatures import require_signed
 from rdcache.store.spec import STORED, ShardRef, StoreLayout, TapSpec
 
 THREADS = 4
@@ -51,10 +54,15 @@ class Problem:
     tap: str | None = None
 
 
-def verify_store(location: Location, on_progress: Progress = ignore) -> list[Problem]:
+def verify_store(
+    location: Location, on_progress: Progress = ignore, require_signature: Path | None = None
+) -> list[Problem]:
     """Compare every byte of a store with what the store itself says of it.
 
     Of a store that is not complete, the shards that are there are verified.
+
+    Args:
+        require_signature: a public key, whose signature is checked too.
 
     Raises:
         StoreNotFoundError: there is no store.
@@ -64,6 +72,7 @@ def verify_store(location: Location, on_progress: Progress = ignore) -> list[Pro
     layout = layout_of(manifest, location)
     fingerprint_of(manifest, location)
     objects = objects_at(location)
+    require_believable(objects, layout)
     complete = manifest.get("complete") is True
     digests = digests_of(manifest, location)
     problems = []
@@ -74,6 +83,11 @@ def verify_store(location: Location, on_progress: Progress = ignore) -> list[Pro
             require_root(manifest, location)
         except StoreFormatError:
             problems.append(Problem("zarr.json", "does not match its own digest"))
+    if require_signature is not None:
+        try:
+            require_signed(manifest, location, require_signature)
+        except (SignatureError, StoreFormatError) as error:
+            problems.append(Problem("zarr.json", f"is not signed as asked for: {error.summary}"))
     problems += _metadata(objects, layout, digests.get("metadata") if complete else None)
     problems += _columns(objects, layout, digests)
     shards = [ref for ref in layout.shards() if complete or _has_receipt(objects, ref)]
@@ -81,15 +95,12 @@ def verify_store(location: Location, on_progress: Progress = ignore) -> list[Pro
         problems += _whole_arrays(objects, shards, digests)
     problems += _shards(objects, layout, shards, on_progress)
     problems += _strangers(objects, layout)
+    if not problems:
+        try:
+            open_store(location, allow_incomplete=True)
+        except StoreFormatError as error:  # whole, but it was never right
+            problems.append(Problem("zarr.json", f"cannot be followed: {error.summary}"))
     return problems
-
-
-def metadata_digest(objects: Objects, layout: StoreLayout) -> str:
-    """The sha256 of the `zarr.json` of every array and of the group `taps`, in order of names."""
-    whole = hashlib.sha256()
-    for name in sorted(arrays.all_documents(layout, ())):
-        whole.update(objects.read(name) or b"")
-    return whole.hexdigest()
 
 
 def _metadata(objects: Objects, layout: StoreLayout, digest: str | None) -> Iterator[Problem]:

@@ -24,7 +24,7 @@ from rdcache.errors import (
 )
 from rdcache.store import arrays
 from rdcache.store.claims import Worker
-from rdcache.store.columns import read_projections
+from rdcache.store.columns import metadata_digest, read_projections
 from rdcache.store.compression import compress
 from rdcache.store.locations import Location
 from rdcache.store.manifest import (
@@ -50,7 +50,6 @@ from rdcache.store.spec import (
     StoreLayout,
     TapSpec,
 )
-from rdcache.store.verification import metadata_digest
 
 
 def finished_store(location: Location) -> Store | None:
@@ -210,6 +209,15 @@ class StoreWriter:
         digests = [
             self._write_tap(tap, shard, tensors[tap.name], present) for tap in self.layout.taps
         ]
+        self.finish(shard, outcome, digests)
+
+    def finish(self, shard: ShardRef, outcome: np.ndarray, digests: Sequence[bytes]) -> None:
+        """Declare a shard written, whose objects are there already.
+
+        Args:
+            outcome: uint8 (stop - start,).
+            digests: the sha256 of each tap's object.
+        """
         padded = np.zeros(self.layout.shard_samples, np.uint8)
         padded[: len(outcome)] = outcome
         self.objects.put(arrays.outcome_object(shard), padded.tobytes())
@@ -374,6 +382,12 @@ def _require_same(
             differs_in=", ".join(there.differences(fingerprint)),
         )
     laid_out = layout_of(manifest, location)
+    if laid_out.shard_samples > 2 * laid_out.samples:
+        raise StoreFormatError(
+            "the shards of the store that lies here are absurdly large.",
+            store=location,
+            shard=f"{laid_out.shard_samples} samples, of {laid_out.samples} in all",
+        )
     if _without_dtypes(laid_out) != _without_dtypes(layout):
         raise StaleStoreError(
             "a store of other samples, views or taps lies here under the same fingerprint.",

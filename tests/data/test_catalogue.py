@@ -84,7 +84,7 @@ def test_covid_follows_the_official_lists_even_where_a_suffix_differs(
     assert dataset.classes == ("CT_COVID", "CT_NonCOVID")
     assert len(dataset.skipped) == 6
     assert dataset.skipped[0].path == "CT_COVID/train-gone.png"
-    assert dataset.skipped[0].reason == "listed in trainCT_COVID.txt, but no file"
+    assert dataset.skipped[0].reason == "listed, but there is no file (in trainCT_COVID.txt)"
     with pytest.raises(DatasetError, match="6 files of covid cannot be used"):
         load_dataset("covid", data, strict=True)
 
@@ -189,7 +189,7 @@ def test_isic_validation_images_without_ground_truth_are_reported(challenge: Pat
     (challenge / f"isic/{stem}_GroundTruth/{stem}_GroundTruth.csv").unlink()
     (skipped,) = load_dataset("isic", challenge).skipped
     assert skipped.path == f"{stem}_Input"
-    assert skipped.reason == f"its images have no {stem}_GroundTruth.csv"
+    assert skipped.reason == f"its images have no table ({stem}_GroundTruth.csv)"
 
 
 def test_isic_without_its_test_images_or_their_ground_truth_is_not_split_otherwise(

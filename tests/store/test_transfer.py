@@ -13,6 +13,7 @@ from s3_server import S3Server
 
 from rdcache.errors import (
     CorruptShardError,
+    SignatureError,
     StaleStoreError,
     StoreIncompleteError,
     UnknownNameError,
@@ -20,6 +21,8 @@ from rdcache.errors import (
 )
 from rdcache.store import Fingerprint, Location, RemotePath, Store, open_store, verify_store
 from rdcache.store.objects import objects_at
+from rdcache.store.signatures import new_key
+from rdcache.store.signing import sign_store
 from rdcache.store.transfer import Part, copy_store
 
 from .conftest import LAYOUT, TAPS, begin, contents
@@ -137,6 +140,23 @@ def test_a_part_may_hold_some_splits_only(
     assert copied.fingerprint.differences(source.fingerprint) == ("splits",)
     assert same_numbers(copied, source, rows)
     assert verify_store(copied.location) == []
+
+
+def test_a_signature_travels_with_the_whole_and_is_asked_for_on_the_way(
+    source: Store, bucket: RemotePath, tmp_path: Path
+) -> None:
+    private, public, _ = new_key(tmp_path / "ada")
+    place = copy_store(source.location, bucket).store.location
+    with pytest.raises(SignatureError, match="not signed"):
+        copy_store(place, tmp_path / "mine", require_signature=public)
+    assert not (tmp_path / "mine").exists()
+    sign_store(place, private)
+    pulled = copy_store(place, tmp_path / "mine", require_signature=public).store
+    assert open_store(pulled.location, require_signature=public).complete
+    assert open_store(place, require_signature=public).read([0], 0)
+    part = copy_store(place, tmp_path / "mine", Part(views=1), require_signature=public).store
+    with pytest.raises(SignatureError, match="not signed"):
+        open_store(part.location, require_signature=public)
 
 
 def test_a_part_of_everything_is_the_whole(source: Store, tmp_path: Path) -> None:

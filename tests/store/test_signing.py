@@ -1,0 +1,271 @@
+"""Signed stores: whoever changes a byte of one is refused by those who ask for the signature."""
+
+from __future__ import annotations
+
+import builtins
+import hashlib
+import json
+import pickle
+import shutil
+import stat
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rdcache.errors import (
+    CorruptShardError,
+    FileWriteError,
+    RdcacheError,
+    SignatureError,
+    StoreFormatError,
+    StoreIncompleteError,
+    UsageError,
+)
+from rdcache.store import Store, StoreWriter, create_store, open_store, verify_store
+from rdcache.store.hdf5_export import export_hdf5
+from rdcache.store.hdf5_import import import_hdf5
+from rdcache.store.manifest import read_manifest, root_of
+from rdcache.store.signatures import fingerprint, new_key, signatures_of
+from rdcache.store.signing import sign_store
+
+from .conftest import COLUMNS, FINGERPRINT, LAYOUT, begin, contents, fill, sample_table
+from .conftest import view_parameters as parameters
+
+Keys = tuple[Path, Path]
+
+
+@pytest.fixture
+def keys(tmp_path: Path) -> Keys:
+    private, public, _ = new_key(tmp_path / "ada")
+    return private, public
+
+
+@pytest.fixture
+def signed(store: Store, keys: Keys) -> Path:
+    sign_store(store.location, keys[0])
+    return store.location
+
+
+def edit(location: Path, **changes: Any) -> None:
+    """Change entries of the manifest and make its root fit again, as someone who tampers would."""
+    path = location / "zarr.json"
+    document = json.loads(path.read_text())
+    manifest = document["attributes"]["rdcache"]
+    manifest.update(changes)
+    manifest["root"] = root_of(manifest)
+    path.write_text(json.dumps(document, indent=2))
+
+
+def test_a_signed_store_opens_with_the_public_key_and_reads_the_same(
+    signed: Path, keys: Keys
+) -> None:
+    before, after = open_store(signed), open_store(signed, require_signature=keys[1])
+    for tap, values in before.read(range(10), 0).items():
+        assert (after.read(range(10), 0)[tap] == values).all()
+    assert (after.array("pooled")[0] == before.array("pooled")[0]).all()
+    assert verify_store(signed, require_signature=keys[1]) == []
+
+
+def test_signing_changes_nothing_but_one_entry_of_the_manifest(store: Store, keys: Keys) -> None:
+    before, manifest = contents(store.location), read_manifest(store.location)
+    sign_store(store.location, keys[0])
+    signed = read_manifest(store.location)
+    (signature,) = signed.pop("signatures").values()
+    assert signed == manifest
+    assert len(signature) == 128
+    after = contents(store.location)
+    assert {name for name in after if after[name] != before.get(name)} == {"zarr.json"}
+    sign_store(store.location, keys[0])
+    assert contents(store.location) == after
+
+
+def test_a_store_without_a_signature_is_refused_in_one_sentence(store: Store, keys: Keys) -> None:
+    with pytest.raises(SignatureError, match=r"^this store is not signed\.\n"):
+        open_store(store.location, require_signature=keys[1])
+    (problem,) = verify_store(store.location, require_signature=keys[1])
+    assert "not signed" in problem.what
+
+
+def test_a_store_signed_by_others_names_them(signed: Path, tmp_path: Path, keys: Keys) -> None:
+    _, stranger, _ = new_key(tmp_path / "stranger")
+    with pytest.raises(SignatureError, match="not signed by the key") as caught:
+        open_store(signed, require_signature=stranger)
+    (public,) = signatures_of(read_manifest(signed))
+    assert caught.value.facts["signed by"] == fingerprint(public)
+
+
+def test_several_people_sign_one_store(signed: Path, tmp_path: Path, keys: Keys) -> None:
+    private, public, _ = new_key(tmp_path / "bob")
+    sign_store(signed, private)
+    for key in (keys[1], public):
+        assert open_store(signed, require_signature=key).samples == 10
+
+
+def test_a_signature_moved_from_another_store_is_wrong(signed: Path, keys: Keys) -> None:
+    edit(signed, created="2000-01-01")
+    open_store(signed)
+    with pytest.raises(SignatureError, match="signature of this store is wrong"):
+        open_store(signed, require_signature=keys[1])
+
+
+@pytest.mark.parametrize("lie", [7, None, [], {"x": "y"}, {"ab": 3}, {"0" * 64: "zz"}], ids=str)
+def test_what_is_no_signature_counts_as_none(signed: Path, keys: Keys, lie: Any) -> None:
+    edit(signed, signatures=lie)
+    open_store(signed)
+    with pytest.raises(SignatureError):
+        open_store(signed, require_signature=keys[1])
+
+
+def test_every_changed_byte_of_a_signed_store_is_refused(signed: Path, keys: Keys) -> None:
+    good = open_store(signed, require_signature=keys[1])
+    expected = {view: good.read(range(good.extents[view]), view) for view in range(3)}
+    for path in sorted(path for path in signed.rglob("*") if path.is_file()):
+        content = path.read_bytes()
+        path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+        with pytest.raises(RdcacheError):  # noqa: PT012  (at opening or at the first touch)
+            store = open_store(signed, require_signature=keys[1])
+            for view, extent in enumerate(store.extents):
+                store.read(range(extent), view)
+        path.write_bytes(content)
+    again = open_store(signed, require_signature=keys[1])
+    for view, batch in expected.items():
+        for tap, values in batch.items():
+            assert (again.read(range(good.extents[view]), view)[tap] == values).all()
+
+
+def forge_shard(location: Path) -> None:
+    """Write other numbers into a shard so that all its checksums fit, and its receipt too."""
+    other = begin(location.parent / "forged")
+    shard = other.layout.shard(0, 1)
+    import numpy as np
+
+    zeros = {
+        tap.name: np.zeros((shard.stop - shard.start, *tap.shape), tap.stored_dtype)
+        for tap in other.layout.taps
+    }
+    other.write(shard, zeros, np.ones(shard.stop - shard.start, np.uint8))
+    for name in [f"taps/{tap.name}/c/0/1" for tap in other.layout.taps]:
+        shutil.rmtree(location / name, ignore_errors=True)
+        source = other.location / name
+        (shutil.copytree if source.is_dir() else shutil.copy)(source, location / name)
+    shutil.copytree(
+        other.location / "receipt/c/0/1", location / "receipt/c/0/1", dirs_exist_ok=True
+    )
+
+
+def test_a_shard_that_fits_all_its_own_checksums_is_refused_all_the_same(
+    signed: Path, keys: Keys
+) -> None:
+    receipt = signed / "receipt/c/0/1/0/0"
+    good = receipt.read_bytes()
+    forge_shard(signed)
+    assert not open_store(signed).read([5], 0, verify=True)["pooled"].any(), (
+        "believed without a key"
+    )
+    with pytest.raises(StoreFormatError, match="receipt"):
+        open_store(signed, require_signature=keys[1])
+    receipt.write_bytes(good)
+    store = open_store(signed, require_signature=keys[1])
+    for use in (
+        lambda: store.read([5], 0, ["pooled"]),
+        lambda: store.array("pooled"),
+        lambda: pickle.loads(pickle.dumps(store)).read([5], 0, ["pooled"]),
+        lambda: export_hdf5(store, signed.parent / "out.h5"),
+    ):
+        with pytest.raises(CorruptShardError, match=r"pooled|layer4"):
+            use()
+
+
+def test_a_signature_survives_copies_and_hdf5(signed: Path, keys: Keys, tmp_path: Path) -> None:
+    shutil.copytree(signed, tmp_path / "copy")
+    export_hdf5(open_store(signed), tmp_path / "out.h5")
+    import_hdf5(tmp_path / "out.h5", tmp_path / "imported")
+    for place in ("copy", "imported"):
+        assert verify_store(tmp_path / place, require_signature=keys[1]) == []
+        assert open_store(tmp_path / place, require_signature=keys[1]).samples == 10
+
+
+def test_mending_drops_the_signature(signed: Path, keys: Keys) -> None:
+    (signed / "taps/pooled/c/0/1/0").unlink()
+    arguments = (LAYOUT, FINGERPRINT, sample_table(LAYOUT), parameters(LAYOUT), COLUMNS, {})
+    writer = create_store(signed, *arguments)
+    with pytest.raises(SignatureError, match="not signed: its extraction has not finished"):
+        open_store(signed, allow_incomplete=True, require_signature=keys[1])
+    fill(writer)
+    writer.commit({})
+    assert "signatures" not in read_manifest(signed)
+    with pytest.raises(SignatureError, match="not signed"):
+        open_store(signed, require_signature=keys[1])
+
+
+def test_only_whole_stores_are_signed(store: Store, keys: Keys) -> None:
+    (store.location / "notes.txt").write_text("a stranger")
+    with pytest.raises(CorruptShardError, match=r"damaged store is not signed[\s\S]*notes.txt"):
+        sign_store(store.location, keys[0])
+    StoreWriter(store.location, store.manifest).reopen()
+    with pytest.raises(StoreIncompleteError):
+        sign_store(store.location, keys[0])
+
+
+def test_what_is_signed_is_what_the_format_document_says(signed: Path, keys: Keys) -> None:
+    from cryptography.hazmat.primitives.serialization import load_pem_public_key
+
+    manifest = read_manifest(signed)
+    public: Any = load_pem_public_key(keys[1].read_bytes())
+    ((key, signature),) = manifest["signatures"].items()
+    assert key == public.public_bytes_raw().hex()
+    message = b"rdcache store root\0" + bytes.fromhex(manifest["root"])
+    public.verify(bytes.fromhex(signature), message)
+    entries = {k: v for k, v in manifest.items() if k not in ("root", "signatures")}
+    text = json.dumps(entries, sort_keys=True, separators=(",", ":"))
+    assert hashlib.sha256(text.encode()).hexdigest() == manifest["root"]
+
+
+def test_keys_are_never_overwritten_and_the_private_one_is_its_owners(tmp_path: Path) -> None:
+    private, public, _ = new_key(tmp_path / "ada")
+    assert stat.S_IMODE(private.stat().st_mode) == 0o600
+    before = private.read_bytes(), public.read_bytes()
+    for kept in (private, public):
+        others = {private, public} - {kept}
+        saved = {path: path.read_bytes() for path in others}
+        for path in others:
+            path.unlink()
+        with pytest.raises(FileWriteError, match="something of this name"):
+            new_key(tmp_path / "ada")
+        for path, content in saved.items():
+            assert not path.exists()
+            path.write_bytes(content)
+    assert (private.read_bytes(), public.read_bytes()) == before
+    with pytest.raises(FileWriteError, match="No such file"):
+        new_key(tmp_path / "nowhere" / "ada")
+
+
+def test_wrong_keys_are_one_sentence(store: Store, keys: Keys, tmp_path: Path) -> None:
+    (tmp_path / "no.pem").write_text("hello")
+    for wrong in (keys[1], tmp_path / "no.pem", tmp_path / "none.pem"):
+        with pytest.raises(UsageError, match=r"no private key|cannot be read"):
+            sign_store(store.location, wrong)
+    for wrong in (keys[0], tmp_path / "no.pem", tmp_path):
+        with pytest.raises(UsageError, match=r"no public key|cannot be read"):
+            open_store(store.location, require_signature=wrong)
+
+
+def test_without_cryptography_the_error_says_what_to_install(
+    store: Store, keys: Keys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = builtins.__import__
+
+    def without(name: str, *arguments: Any, **options: Any) -> Any:
+        if name.startswith("cryptography"):
+            raise ImportError(name)
+        return real(name, *arguments, **options)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    for use in (
+        lambda: sign_store(store.location, keys[0]),
+        lambda: open_store(store.location, require_signature=keys[1]),
+    ):
+        with pytest.raises(UsageError, match=r"pip install 'rdcache\[sign\]'"):
+            use()
+    assert open_store(store.location).samples == 10
