@@ -12,17 +12,22 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import obstore
-from obstore.exceptions import AlreadyExistsError, BaseError
-from obstore.store import ObjectStore, from_url
+from obstore.exceptions import (
+    AlreadyExistsError,
+    BaseError,
+    PermissionDeniedError,
+    UnauthenticatedError,
+)
+from obstore.store import ObjectStore
 from zarr.storage import ObjectStore as ZarrStore
 
-from rdcache.errors import BucketError, StoreWriteError, UsageError
+from rdcache.errors import BucketError, StoreWriteError
+from rdcache.store.connecting import advice, connect, reason
 from rdcache.store.locations import RemotePath
 
 # Small objects asked for at once, and pieces of a large one.
@@ -30,8 +35,7 @@ REQUESTS_AT_ONCE = 16
 PIECE_BYTES = 8 * 2**20
 # An answer whose connection drops in its middle; what fails sooner is repeated by obstore.
 TRIES = 5
-PATIENCE_SECONDS = 60.0
-ENDPOINTS = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT", "AZURE_STORAGE_ENDPOINT")
+DENIED = (PermissionDeniedError, UnauthenticatedError, PermissionError)
 
 
 class RemoteObjects:
@@ -42,7 +46,7 @@ class RemoteObjects:
 
     def __init__(self, location: RemotePath) -> None:
         self.location = location
-        self._bucket: ObjectStore = _connect(location)
+        self._bucket: ObjectStore = connect(location)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return RemoteObjects, (self.location,)
@@ -128,8 +132,18 @@ class RemoteObjects:
         Raises:
             StoreWriteError: it could not be written; what was there before is there still.
         """
-        with self._writing(name):
-            obstore.put(self._bucket, name, b"".join(pieces), chunk_size=PIECE_BYTES)
+        data = b"".join(pieces)
+        for _ in range(TRIES):
+            try:
+                with self._writing(name):
+                    obstore.put(self._bucket, name, data, chunk_size=PIECE_BYTES)
+                return
+            except StoreWriteError as error:
+                # The end of a multipart upload whose answer got lost is not repeated by obstore.
+                failure = error
+                if len(data) <= PIECE_BYTES or isinstance(error.__cause__, DENIED):
+                    break
+        raise failure
 
     def create(self, name: str, data: bytes) -> bool:
         """Write a new object whole, unless there is one of this name already: only one of several
@@ -180,7 +194,8 @@ class RemoteObjects:
             with self._reading(name):
                 try:
                     answer = obstore.get(self._bucket, name)
-                except FileNotFoundError:
+                except FileNotFoundError as error:
+                    _require_bucket(error)
                     return None
                 if nbytes not in (None, answer.meta["size"]):
                     return None
@@ -222,7 +237,7 @@ class RemoteObjects:
         try:
             yield
         except (BaseError, FileNotFoundError, PermissionError, TimeoutError) as error:
-            raise self._failure(name, _reason(error)) from error
+            raise self._failure(name, reason(error)) from error
 
     @contextmanager
     def _writing(self, name: str) -> Iterator[None]:
@@ -234,8 +249,8 @@ class RemoteObjects:
             raise StoreWriteError(
                 "the store cannot be written.",
                 file=self.location / name,
-                why=_reason(error),
-                next="check the network and your rights, and run the same command again",
+                why=reason(error),
+                next=f"{advice(self.location)}; then run the same command again",
             ) from error
 
     def _failure(self, name: str, why: str) -> BucketError:
@@ -243,39 +258,14 @@ class RemoteObjects:
             "the bucket cannot be read.",
             address=self.location / name if name else self.location,
             why=why,
-            next="check the address, the network and your credentials, and run the command again",
+            next=advice(self.location),
         )
 
 
-def _connect(location: RemotePath) -> ObjectStore:
-    """A connection that is made with the first request.
-
-    Raises:
-        UsageError: address or environment variables make no sense to obstore.
-    """
-    patience = timedelta(seconds=float(os.environ.get("RDCACHE_PATIENCE", PATIENCE_SECONDS)))
-    plain = any(os.environ.get(name, "").startswith("http://") for name in ENDPOINTS)
-    try:
-        return from_url(
-            location.url,
-            # A limit for a whole request would be one for the slowest line and largest object.
-            client_options={
-                "timeout": timedelta(days=1),
-                "read_timeout": patience / 2,
-                "connect_timeout": patience / 6,
-                **({"allow_http": True} if plain else {}),
-            },
-            retry_config={"max_retries": 8, "retry_timeout": patience},
-        )
-    except (BaseError, ValueError) as error:
-        raise UsageError(
-            "there is no bucket at this address.", address=location, why=_reason(error)
-        ) from error
-
-
-def _reason(error: Exception) -> str:
-    """The first line of what obstore says; the rest is its internal state."""
-    return str(error).strip().splitlines()[0].strip() if str(error).strip() else repr(error)
+def _require_bucket(error: FileNotFoundError) -> None:
+    """Tell a bucket that is not there from an object that is not."""
+    if "NoSuchBucket" in str(error):
+        raise error
 
 
 def _copy(data: np.ndarray, start: int, piece: memoryview) -> None:
