@@ -38,21 +38,21 @@ def connect(location: RemotePath) -> ObjectStore:
     Raises:
         UsageError: the environment variables do not say how to reach the bucket.
     """
-    patience = timedelta(seconds=_patience())
+    limit = timedelta(seconds=patience())
     try:
         return from_url(
             location.url,
             # A limit for a whole request would be one for the slowest line and largest object.
             client_options={
                 "timeout": timedelta(days=1),
-                "read_timeout": patience / 2,
-                "connect_timeout": patience / 6,
+                "read_timeout": limit / 2,
+                "connect_timeout": limit / 6,
                 **({"allow_http": True} if _is_plain_http() else {}),
             },
             # Time is what ends the trying, not a number of tries.
             retry_config={
                 "max_retries": 1000,
-                "retry_timeout": patience,
+                "retry_timeout": limit,
                 "backoff": {
                     "init_backoff": timedelta(seconds=0.1),
                     "max_backoff": timedelta(seconds=5),
@@ -86,7 +86,12 @@ def advice(location: RemotePath) -> str:
     return f"check the address and the network, and set {variables}"
 
 
-def _patience() -> float:
+def patience() -> float:
+    """Seconds after which an answer that fails or does not come is given up.
+
+    Raises:
+        UsageError: RDCACHE_PATIENCE is no such number.
+    """
     text = os.environ.get("RDCACHE_PATIENCE") or str(PATIENCE_SECONDS)
     try:
         seconds = float(text)

@@ -13,13 +13,15 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import obstore
 from obstore.exceptions import (
     AlreadyExistsError,
     BaseError,
+    InvalidPathError,
+    NotSupportedError,
     PermissionDeniedError,
     UnauthenticatedError,
 )
@@ -27,15 +29,23 @@ from obstore.store import ObjectStore
 from zarr.storage import ObjectStore as ZarrStore
 
 from rdcache.errors import BucketError, StoreWriteError
-from rdcache.store.connecting import advice, connect, reason
+from rdcache.store.connecting import advice, connect, patience, reason
 from rdcache.store.locations import RemotePath
 
 # Small objects asked for at once, and pieces of a large one.
 REQUESTS_AT_ONCE = 16
 PIECE_BYTES = 8 * 2**20
-# An answer whose connection drops in its middle; what fails sooner is repeated by obstore.
-TRIES = 5
-DENIED = (PermissionDeniedError, UnauthenticatedError, PermissionError)
+FIRST_PAUSE, LONGEST_PAUSE = 0.1, 5.0
+# What no waiting mends.
+FINAL = (
+    AlreadyExistsError,
+    InvalidPathError,
+    NotSupportedError,
+    PermissionDeniedError,
+    PermissionError,
+    UnauthenticatedError,
+)
+Answer = TypeVar("Answer")
 
 
 class RemoteObjects:
@@ -47,6 +57,7 @@ class RemoteObjects:
     def __init__(self, location: RemotePath) -> None:
         self.location = location
         self._bucket: ObjectStore = connect(location)
+        self._patience = patience()
 
     def __reduce__(self) -> tuple[Any, ...]:
         return RemoteObjects, (self.location,)
@@ -117,13 +128,13 @@ class RemoteObjects:
     def sizes(self, prefix: str) -> dict[str, int]:
         """Names of all objects below a folder, with their lengths in bytes."""
         with self._reading():
-            found = obstore.list(self._bucket, prefix=prefix or None).collect()
+            found = self._ask(lambda: obstore.list(self._bucket, prefix or None).collect())
         return {entry["path"]: int(entry["size"]) for entry in found}
 
     def folders(self, prefix: str) -> list[str]:
         """Names of the folders right below a folder, sorted; without the prefix."""
         with self._reading():
-            found = obstore.list_with_delimiter(self._bucket, prefix=prefix or None)
+            found = self._ask(lambda: obstore.list_with_delimiter(self._bucket, prefix or None))
         return sorted(path.rstrip("/").rpartition("/")[2] for path in found["common_prefixes"])
 
     def put(self, name: str, *pieces: bytes | memoryview) -> None:
@@ -133,17 +144,8 @@ class RemoteObjects:
             StoreWriteError: it could not be written; what was there before is there still.
         """
         data = b"".join(pieces)
-        for _ in range(TRIES):
-            try:
-                with self._writing(name):
-                    obstore.put(self._bucket, name, data, chunk_size=PIECE_BYTES)
-                return
-            except StoreWriteError as error:
-                # The end of a multipart upload whose answer got lost is not repeated by obstore.
-                failure = error
-                if len(data) <= PIECE_BYTES or isinstance(error.__cause__, DENIED):
-                    break
-        raise failure
+        with self._writing(name):
+            self._ask(lambda: obstore.put(self._bucket, name, data, chunk_size=PIECE_BYTES))
 
     def create(self, name: str, data: bytes) -> bool:
         """Write a new object whole, unless there is one of this name already: only one of several
@@ -154,7 +156,7 @@ class RemoteObjects:
         """
         try:
             with self._writing(name):
-                obstore.put(self._bucket, name, data, mode="create")
+                self._ask(lambda: obstore.put(self._bucket, name, data, mode="create"))
         except AlreadyExistsError:
             # It may be ours: the answer to a request that succeeded got lost, and it was repeated.
             return bool(data) and self.read(name) == data
@@ -168,7 +170,7 @@ class RemoteObjects:
         """
         if paths := list(names):
             with self._writing(paths[0]):
-                obstore.delete(self._bucket, paths)
+                self._ask(lambda: obstore.delete(self._bucket, paths))
 
     def zarr_store(self) -> ZarrStore:
         """The same prefix for zarr-python, read only."""
@@ -183,25 +185,19 @@ class RemoteObjects:
 
     def _facts(self, name: str) -> Any:
         with self._reading(name):
-            try:
-                return obstore.head(self._bucket, name)
-            except FileNotFoundError:
-                return None
+            return self._ask(lambda: _unless_missing(lambda: obstore.head(self._bucket, name)))
 
     def _fetch(self, name: str, nbytes: int | None = None) -> bytes | None:
         """A small object, None where it is missing or not of the length that it should have."""
-        for attempt in range(TRIES):
-            with self._reading(name):
-                try:
-                    answer = obstore.get(self._bucket, name)
-                except FileNotFoundError as error:
-                    _require_bucket(error)
-                    return None
-                if nbytes not in (None, answer.meta["size"]):
-                    return None
-                if (data := self._body(answer, attempt)) is not None:
-                    return data
-        raise self._failure(name, "the connection drops again and again")
+
+        def request() -> bytes | None:
+            answer = _unless_missing(lambda: obstore.get(self._bucket, name))
+            if answer is None or nbytes not in (None, answer.meta["size"]):
+                return None
+            return bytes(answer.bytes())
+
+        with self._reading(name):
+            return self._ask(request)
 
     def _fill(self, name: str, size: int, put: Callable[[int, memoryview], None]) -> None:
         """Read a large object in pieces, several at once."""
@@ -215,22 +211,28 @@ class RemoteObjects:
 
     def _piece(self, name: str, start: int, stop: int) -> bytes:
         """Bytes from start to stop of an object that has so many."""
-        for attempt in range(TRIES):
-            with self._reading(name):
-                answer = obstore.get(self._bucket, name, options={"range": (start, stop)})
-                data = self._body(answer, attempt)
-            if data is not None and len(data) == stop - start:
-                return data
-        raise self._failure(name, "the connection drops again and again")
+        with self._reading(name):
+            return self._ask(
+                lambda: bytes(obstore.get_range(self._bucket, name, start=start, end=stop))
+            )
 
-    @staticmethod
-    def _body(answer: obstore.GetResult, attempt: int) -> bytes | None:
-        """The body of an answer; None, after a pause, where the connection dropped."""
-        try:
-            return bytes(answer.bytes())
-        except BaseError:
-            time.sleep(0.1 * 2**attempt)
-            return None
+    def _ask(self, request: Callable[[], Answer]) -> Answer:
+        """Make a request until it succeeds, fails for good, or patience ends.
+
+        obstore asks again where the server says that it failed, but not where its answer breaks
+        off, or gets lost at the end of a large upload.
+        """
+        began, pause = time.monotonic(), FIRST_PAUSE
+        while True:
+            try:
+                return request()
+            except FINAL:
+                raise
+            except (BaseError, FileNotFoundError, TimeoutError) as error:
+                if "NoSuchBucket" in str(error) or time.monotonic() - began > self._patience:
+                    raise
+            time.sleep(pause)
+            pause = min(2 * pause, LONGEST_PAUSE)
 
     @contextmanager
     def _reading(self, name: str = "") -> Iterator[None]:
@@ -262,10 +264,14 @@ class RemoteObjects:
         )
 
 
-def _require_bucket(error: FileNotFoundError) -> None:
-    """Tell a bucket that is not there from an object that is not."""
-    if "NoSuchBucket" in str(error):
-        raise error
+def _unless_missing(request: Callable[[], Answer]) -> Answer | None:
+    """The answer, None where the object is not there; that the bucket is not there is an error."""
+    try:
+        return request()
+    except FileNotFoundError as error:
+        if "NoSuchBucket" in str(error):
+            raise
+        return None
 
 
 def _copy(data: np.ndarray, start: int, piece: memoryview) -> None:

@@ -192,5 +192,5 @@ def test_a_bucket_that_is_not_there_gets_one_sentence(
     monkeypatch.setenv("RDCACHE_PATIENCE", "1")
     with pytest.raises(BucketError, match="cannot be read") as caught:
         open_store(nowhere / "b")
-    assert "credentials" in caught.value.facts["next"]
+    assert "AWS_ACCESS_KEY_ID" in caught.value.facts["next"]
     assert "\n" not in caught.value.facts["why"]
