@@ -113,20 +113,6 @@ def test_a_disk_that_is_really_full_loses_nothing(
     assert chunks(small_disk / "root") == undisturbed
 
 
-def test_the_long_form_of_these_tests_still_runs() -> None:
-    """`python -m benchmarks.faults`, with everything in small numbers."""
-    small = ["--kills", "2", "--seconds", "1", "--damages", "10", "--views", "3"]
-    done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.faults", *small],
-        cwd=Path(__file__).parents[2],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "what was lost" in done.stdout
-
-
 def test_a_finished_store_is_not_touched_by_a_disk_that_fails_later(
     config: ExtractConfig, undisturbed: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
