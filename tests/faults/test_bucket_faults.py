@@ -7,7 +7,6 @@ import signal
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from forked import Forked, finished
@@ -26,18 +25,23 @@ from .test_many_writers import ALONE, chunks, extract
 
 Script = Callable[[nn.Module], str]
 # Every tenth request fails at once, others in ways that are harder to see.
-FAULTS = {"error": 0.1, "lost_answer": 0.05, "cut": 0.08, "slow": 0.1, "hang": 0.01}
+FAULTS = {"error": 0.1, "lost_answer": 0.05, "cut": 0.08, "slow": 0.1, "hang": 0.05}
 TAPS = (
     TapSpec("map", "map2d", (64, 14, 14), "float16"),
     TapSpec("pooled", "vector", (64,), "float32"),
 )
-LAYOUT = StoreLayout(samples=240, extents=(240, 200), taps=TAPS, shard_samples=16)
+LAYOUT = StoreLayout(samples=120, extents=(120, 100), taps=TAPS, shard_samples=8)
+SHORT = StoreLayout(samples=60, extents=(60, 50), taps=TAPS, shard_samples=8)
 
 
 @pytest.fixture
 def big(tmp_path: Path) -> Store:
-    """Thirteen MB in 28 shards of each tap."""
-    writer = begin(tmp_path / "source", LAYOUT)
+    """Six MB in 28 shards of each tap."""
+    return filled(tmp_path / "source", LAYOUT)
+
+
+def filled(place: Path, layout: StoreLayout) -> Store:
+    writer = begin(place, layout)
     fill(writer)
     return writer.commit({})
 
@@ -56,19 +60,21 @@ def bytes_of(place: RemotePath) -> dict[str, bytes]:
 
 
 def test_push_pull_and_reading_lose_nothing_whatever_the_server_does(
-    big: Store, bucket: RemotePath, impatient: S3Server, tmp_path: Path
+    bucket: RemotePath, impatient: S3Server, tmp_path: Path
 ) -> None:
+    source = filled(tmp_path / "source", SHORT)
     with impatient.failing(**FAULTS):
-        place = copy_store(big.location, bucket).store.location
+        place = copy_store(source.location, bucket).store.location
         pulled = copy_store(place, tmp_path / "pulled").store
+    with impatient.failing(**FAULTS):
         remote = open_store(place)
-        for view, extent in enumerate(big.extents):
-            here, there = (it.read(range(extent), view, verify=True) for it in (big, remote))
-            assert all(torch.equal(here[tap], there[tap]) for tap in big.taps)
-    assert {kind for kind, often in impatient.struck.items() if often} >= set(KINDS) - {"hang"}
+        for view, extent in enumerate(source.extents):
+            here, there = (it.read(range(extent), view, verify=True) for it in (source, remote))
+            assert all(torch.equal(here[tap], there[tap]) for tap in source.taps)
+    assert all(impatient.struck[kind] for kind in KINDS), impatient.struck
     assert isinstance(place, RemotePath)
-    assert bytes_of(place) == all_bytes(big.location)
-    assert all_bytes(Path(str(pulled.location))) == all_bytes(big.location)
+    assert bytes_of(place) == all_bytes(source.location)
+    assert all_bytes(Path(str(pulled.location))) == all_bytes(source.location)
 
 
 def all_bytes(folder: Path) -> dict[str, bytes]:
@@ -96,13 +102,11 @@ def test_a_push_that_is_killed_again_and_again_goes_on(
     order = (copy, str(big.location), str(bucket))
     everything = {(shard.view, shard.index) for shard in LAYOUT.shards()}
     whole = all_bytes(big.location)
-    random = np.random.default_rng(3)
     finished_before = finished_shards(bucket)
-    for _ in range(4):
+    for begun in (1, 5, 3, 6):  # by four threads, so that the fifth follows a finished one
         s3.requests.clear()
-        kill_at = int(random.integers(10, 30))
         process = Forked(*order)
-        while s3.count("PUT") < kill_at and process.wait(0.002) is None:
+        while s3.count("PUT", "/taps/map/c/") < begun and process.wait(0.002) is None:
             pass
         process.kill()
         assert process.code == -signal.SIGKILL
@@ -140,9 +144,7 @@ def test_objects_of_many_pieces_lose_nothing_whatever_the_server_does(
     bucket: RemotePath, impatient: S3Server, tmp_path: Path
 ) -> None:
     tap = TapSpec("map", "map2d", (64, 96, 96), "float16")
-    writer = begin(tmp_path / "source", StoreLayout(32, (32,), (tap,), shard_samples=16))
-    fill(writer)
-    large = writer.commit({})
+    large = filled(tmp_path / "source", StoreLayout(32, (32,), (tap,), shard_samples=16))
     size = (Path(large.location) / "taps/map/c/0/0/0/0/0").stat().st_size
     assert size > 2 * PIECE_BYTES
     with impatient.failing(**FAULTS):

@@ -7,7 +7,6 @@ from __future__ import annotations
 import errno
 import os
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -35,10 +34,18 @@ def config(script: Callable[[nn.Module], str], folder: Path, tmp_path: Path) -> 
     )
 
 
+@pytest.fixture(scope="module")
+def _kept() -> dict[str, bytes]:
+    return {}
+
+
 @pytest.fixture
-def undisturbed(config: ExtractConfig, tmp_path: Path) -> dict[str, bytes]:
-    extract(config.model_copy(update={"root": tmp_path / "undisturbed"}))
-    return chunks(tmp_path / "undisturbed")
+def undisturbed(config: ExtractConfig, tmp_path: Path, _kept: dict[str, bytes]) -> dict[str, bytes]:
+    """What every test's extraction writes where nothing goes wrong; made once."""
+    if not _kept:
+        extract(config.model_copy(update={"root": tmp_path / "undisturbed"}))
+        _kept |= chunks(tmp_path / "undisturbed")
+    return _kept
 
 
 @pytest.fixture
