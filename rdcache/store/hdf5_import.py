@@ -16,14 +16,13 @@ import h5py
 import numpy as np
 import torch
 
-from rdcache.errors import StoreFormatError
+from rdcache.errors import FeatureFileError, StoreFormatError
 from rdcache.progress import Progress, ignore
 from rdcache.store import arrays
 from rdcache.store.compression import compress
 from rdcache.store.filling import Finished, StoreContent, fill_store
 from rdcache.store.hdf5 import (
     MOST_COMPRESSION,
-    FeatureFileError,
     find_dataset,
     open_hdf5,
     read_attribute,
