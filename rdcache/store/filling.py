@@ -16,7 +16,7 @@ from rdcache.store.claims import EXTRACTION, Worker, claims_beside
 from rdcache.store.locations import Location
 from rdcache.store.manifest import group_document
 from rdcache.store.projection import Projection
-from rdcache.store.reader import Store, open_store
+from rdcache.store.reader import Store, open_directly
 from rdcache.store.spec import Fingerprint, SampleTable, ShardRef, StoreLayout
 from rdcache.store.writer import StoreWriter, create_store, finished_store
 
@@ -93,7 +93,7 @@ def fill_store(
         store = writer.commit({})
         if manifest is not None:
             writer.objects.put("zarr.json", group_document(manifest))
-            store = open_store(location)
+            store = open_directly(location)
         return store, True
 
 

@@ -67,10 +67,36 @@ def open_store(
         BucketError: the bucket does not answer.
     """
     place = as_location(location)
-    if isinstance(place, RemotePath):
-        objects, manifest = _through_the_cache(place)
-    else:
-        objects, manifest = objects_at(place), read_manifest(place)
+    if not isinstance(place, RemotePath):
+        return open_directly(
+            place, allow_incomplete=allow_incomplete, require_signature=require_signature
+        )
+    objects, manifest = _through_the_cache(place)
+    return _open(objects, manifest, allow_incomplete, require_signature)
+
+
+def open_directly(
+    location: Location,
+    *,
+    allow_incomplete: bool = False,
+    require_signature: str | Path | None = None,
+) -> Store:
+    """Open a store without the download cache, for a look or to copy it: of what is read from a
+    bucket hardly anything is kept, so that batches in random order should not be.
+
+    Args and errors are those of `open_store`.
+    """
+    objects, manifest = objects_at(location), read_manifest(location)
+    return _open(objects, manifest, allow_incomplete, require_signature)
+
+
+def _open(
+    objects: ReadableObjects,
+    manifest: dict[str, Any],
+    allow_incomplete: bool,
+    require_signature: str | Path | None,
+) -> Store:
+    place = objects.location
     # Of a store under way nothing else is looked at: a crash may have left its arrays between two
     # versions, which the next extraction puts right.
     if manifest.get("complete") is not True and not allow_incomplete:
@@ -104,8 +130,8 @@ def incomplete_error(location: Location, there: int, total: int) -> StoreIncompl
 
 
 class Store:
-    """A store that is open for reading. Safe to pickle and to use after a fork: files are mapped
-    anew in each process.
+    """A store that is open for reading. Safe to pickle: files are mapped anew in each process. Safe
+    to use after a fork, too, if it lies in a folder; see `RemoteObjects` for buckets.
 
     Args:
         check_shards: compare each shard with its receipt when it is first touched.
@@ -267,9 +293,14 @@ class Store:
         names = list(self._mapped) if taps is None else taps
         rows, sides = self._pairs(samples, views)
         self._require_stored(rows, sides)
-        if verify:
-            return {name: self._mapped[name].gather_verified(rows, sides) for name in names}
-        return {name: self._mapped[name].gather(rows, sides) for name in names}
+        tensors = {}
+        for name in names:
+            tap = self._mapped[name]
+            tensors[name] = (tap.gather_verified if verify else tap.gather)(rows, sides)
+            if tap.fresh:  # it may have taken the room of others
+                for each in self._mapped.values():
+                    each.let_go()
+        return tensors
 
     def _pairs(
         self, samples: Sequence[int], views: Sequence[int] | int
