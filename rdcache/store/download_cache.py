@@ -229,6 +229,7 @@ class CachedObjects:
         self.location = remote.location
         self.cache = cache
         self.layout = layout_of(manifest, self.location)
+        self.downloads = 0
         self._small: dict[str, bytes] = {}
         self._shards: dict[str, _Shard] = {}
         self._read_small_objects(manifest)
@@ -303,7 +304,9 @@ class CachedObjects:
                         return
             raise self._damaged(name, "it does not match its receipt")
 
-        return self.cache.keep(shard.key, size, write)
+        path = self.cache.keep(shard.key, size, write)
+        self.downloads += 1
+        return path
 
     def _read_small_objects(self, manifest: Mapping[str, Any]) -> None:
         """All objects but the shards, in one file of the cache."""

@@ -44,7 +44,7 @@ class MappedTap:
             first touched; without them the checksum of its index has to do.
 
     Attributes:
-        fresh: whether shards were mapped since the last `let_go`.
+        neighbours: the taps that a download for this one may take the room of; this one is one.
     """
 
     def __init__(
@@ -58,10 +58,11 @@ class MappedTap:
         self.layout = layout
         self.tap = tap
         self.digests = digests
+        self.neighbours = [self]
         self._forget()
 
     def __getstate__(self) -> dict[str, Any]:
-        names = ("objects", "layout", "tap", "digests")
+        names = ("objects", "layout", "tap", "digests", "neighbours")
         return {name: getattr(self, name) for name in names}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -72,7 +73,6 @@ class MappedTap:
         self._process = os.getpid()
         self._lock = Lock()
         self._maps: dict[int, np.ndarray] = {}
-        self.fresh = False
         self._used: set[int] = set()
         self._noted = time.monotonic()  # when it was noted last which were used
         # Where each sample's payload begins in its shard; -1 where there is none.
@@ -138,7 +138,6 @@ class MappedTap:
     def let_go(self) -> None:
         """Forget maps of files that had to make room: the space is free when nobody maps them."""
         with self._lock:
-            self.fresh = False
             gone = self.objects.gone(self._names(self._maps))
             if gone:
                 kept = zip(self._maps.items(), self._names(self._maps), strict=True)
@@ -184,16 +183,14 @@ class MappedTap:
 
     def _source(self, key: int) -> np.ndarray:
         """One shard, mapped now if it was not."""
+        before = self.objects.downloads
         with self._lock:
             source = self._maps.get(key)
             if source is None:
                 source = self._maps[key] = self._map(*divmod(key, self.layout.shards_per_view))
-                new = True
-            else:
-                new = False
-        if new:
-            self.let_go()
-            self.fresh = True
+        if self.objects.downloads != before:
+            for tap in self.neighbours:
+                tap.let_go()
         return source
 
     def _found(self, samples: np.ndarray, views: np.ndarray) -> list[int]:

@@ -42,6 +42,10 @@ class ReadableObjects(Protocol):
     def location(self) -> Location:
         """The folder or prefix that the names are relative to; named in errors."""
 
+    @property
+    def downloads(self) -> int:
+        """How many objects were brought here to be mapped; for each, others may be `gone`."""
+
     def read(self, name: str, most: int | None = None) -> bytes | None:
         """The bytes of a small object, None where there is none, or one of more than `most` bytes
         in a bucket.
@@ -140,6 +144,8 @@ class LocalObjects:
     Args:
         token: of the worker that writes; part of the names of its temporary files.
     """
+
+    downloads = 0
 
     def __init__(self, folder: Path, token: str | None = None) -> None:
         self.location = folder

@@ -180,6 +180,8 @@ class Store:
             )
             for number, tap in enumerate(self.layout.taps)
         }
+        for mapped in self._mapped.values():
+            mapped.neighbours = list(self._mapped.values())
 
     @property
     def samples(self) -> int:
@@ -293,14 +295,9 @@ class Store:
         names = list(self._mapped) if taps is None else taps
         rows, sides = self._pairs(samples, views)
         self._require_stored(rows, sides)
-        tensors = {}
-        for name in names:
-            tap = self._mapped[name]
-            tensors[name] = (tap.gather_verified if verify else tap.gather)(rows, sides)
-            if tap.fresh:  # it may have taken the room of others
-                for each in self._mapped.values():
-                    each.let_go()
-        return tensors
+        if verify:
+            return {name: self._mapped[name].gather_verified(rows, sides) for name in names}
+        return {name: self._mapped[name].gather(rows, sides) for name in names}
 
     def _pairs(
         self, samples: Sequence[int], views: Sequence[int] | int

@@ -47,6 +47,7 @@ class RemoteObjects:
 
     def __init__(self, location: RemotePath) -> None:
         self.location = location
+        self.downloads = 0
         self._connection: ObjectStore = _connect(location)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -100,6 +101,7 @@ class RemoteObjects:
         data = np.empty(size, np.uint8)
         self._fill(name, size, lambda start, piece: _copy(data, start, piece))
         data.flags.writeable = False
+        self.downloads += 1
         return data
 
     def use(self, names: Iterable[str]) -> None:
