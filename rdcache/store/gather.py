@@ -78,6 +78,10 @@ class MappedTap:
         # Where each sample's payload begins in its shard; -1 where there is none.
         self._starts = np.full((self.layout.views, self.layout.samples), -1, np.int64)
 
+    def _notice_fork(self) -> None:
+        if self._process != os.getpid():
+            self._forget()
+
     def gather(self, samples: np.ndarray, views: np.ndarray) -> torch.Tensor:
         """Copy samples out of the mapped files.
 
@@ -132,11 +136,13 @@ class MappedTap:
         Raises:
             CorruptShardError: a shard is missing or damaged.
         """
+        self._notice_fork()
         for ref in self.layout.shards():
             self._source(ref.view * self.layout.shards_per_view + ref.index)
 
     def let_go(self) -> None:
         """Forget maps of files that had to make room: the space is free when nobody maps them."""
+        self._notice_fork()
         with self._lock:
             gone = self.objects.gone(self._names(self._maps))
             if gone:
@@ -152,8 +158,7 @@ class MappedTap:
         """A batch filled from the mapped shards: all at once where they are mapped, else shard by
         shard, so that no more of them are held than are kept.
         """
-        if self._process != os.getpid():
-            self._forget()
+        self._notice_fork()
         keys = (views * self.layout.shards_per_view + samples // self.layout.shard_samples).tolist()
         touched = set(keys)
         with self._lock:  # threads may share a tap
