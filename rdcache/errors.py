@@ -142,6 +142,10 @@ class FileWriteError(RdcacheError, OSError):
     """A run folder or a table cannot be written: read-only, full, or not a folder."""
 
 
+class FeatureFileError(RdcacheError, ValueError):
+    """A file of features that cannot be read, or does not hold what it is said to hold."""
+
+
 class TeacherOutputError(RdcacheError, ValueError):
     """A teacher gave something its taps did not promise."""
 

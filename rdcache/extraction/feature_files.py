@@ -16,10 +16,10 @@ from typing import Any
 import h5py
 import numpy as np
 
+from rdcache.errors import FeatureFileError
 from rdcache.models.taps import KIND_BY_DIMENSIONS, tap_specs
 from rdcache.store import TapSpec
 from rdcache.store.hdf5 import (
-    FeatureFileError,
     feature_dtype,
     find_dataset,
     has_link,

@@ -25,7 +25,7 @@ from rdcache.data import (
     salt_of_environment,
     view_parameters,
 )
-from rdcache.errors import DatasetError, StoreFormatError, UsageError
+from rdcache.errors import DatasetError, FeatureFileError, StoreFormatError, UsageError
 from rdcache.extraction.config import RootOption
 from rdcache.extraction.feature_files import BagFolder, FeatureFile, FeatureSource
 from rdcache.extraction.matching import NO_ROW, match_rows, require_all, some
@@ -44,7 +44,7 @@ from rdcache.store import (
     store_location,
 )
 from rdcache.store.filling import StoreContent, fill_store
-from rdcache.store.hdf5 import FeatureFileError, open_hdf5
+from rdcache.store.hdf5 import open_hdf5
 from rdcache.store.hdf5_import import exported_manifest, import_hdf5
 from rdcache.store.manifest import fingerprint_of
 

@@ -25,7 +25,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from rdcache.errors import StoreWriteError
+from rdcache.errors import BucketError, StoreWriteError
 from rdcache.store.locations import Location
 from rdcache.store.objects import Objects, objects_at
 
@@ -98,12 +98,12 @@ class Worker:
     ) -> None:
         self._leaving.set()
         self._thread.join()
-        with contextlib.suppress(StoreWriteError):
+        with contextlib.suppress(StoreWriteError, BucketError):
             self.objects.delete([_sign_object(self.token)])
 
     def remove_traces(self) -> None:
         """Remove the claims of a finished store, unless others are still looking at them."""
-        with contextlib.suppress(StoreWriteError):
+        with contextlib.suppress(StoreWriteError, BucketError):
             if not self.others():
                 self.objects.remove_all()
 

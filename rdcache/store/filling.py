@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from rdcache.errors import StaleStoreError, StoreWriteError
+from rdcache.errors import CorruptShardError, StaleStoreError, StoreFormatError, StoreWriteError
 from rdcache.progress import Progress, ignore
+from rdcache.store import arrays
 from rdcache.store.claims import EXTRACTION, Worker, claims_beside
 from rdcache.store.locations import Location
-from rdcache.store.manifest import group_document
 from rdcache.store.projection import Projection
-from rdcache.store.reader import Store, open_directly
+from rdcache.store.reader import Store
 from rdcache.store.spec import Fingerprint, SampleTable, ShardRef, StoreLayout
 from rdcache.store.writer import StoreWriter, create_store, finished_store
 
@@ -34,20 +34,31 @@ class StoreContent:
     projections: Mapping[str, Projection] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Finished:
+    """The finished store that a copy is of.
+
+    Attributes:
+        receipts: uint8 (views, shards, taps, 32), as `read_receipts` gives them.
+    """
+
+    manifest: Mapping[str, Any]
+    receipts: np.ndarray
+
+
 def fill_store(
     location: Location,
     content: StoreContent,
     fill: Callable[[StoreWriter, ShardRef], None],
     on_progress: Progress = ignore,
-    manifest: Mapping[str, Any] | None = None,
+    finished: Finished | None = None,
     threads: int = 1,
 ) -> tuple[Store, bool]:
     """Write what a store still lacks, and declare it complete.
 
     Args:
         fill: writes one shard.
-        manifest: of the finished store, where there is one already: it stays as it is, with its
-            time, its root and whatever is signed.
+        finished: what this is a copy of, if it is one: it becomes the very same.
         threads: how many shards are written at once.
 
     Returns:
@@ -55,9 +66,9 @@ def fill_store(
 
     Raises:
         StoreWriteError: the root cannot be written, or another process fills this store.
-        StaleStoreError: another store, or part of one, lies here.
+        StaleStoreError: another store, or part of one, lies here, or a damaged one.
     """
-    if (store := finished_store(location)) is not None and store.fingerprint == content.fingerprint:
+    if (store := _there(location)) is not None and store.fingerprint == content.fingerprint:
         return store, False
     with _alone(location) as worker:
         writer = create_store(
@@ -77,6 +88,8 @@ def fill_store(
                 store=location,
                 next="delete its folder, or finish it with the command that began it",
             )
+        if finished is not None:
+            _forget_others(writer, finished)
         missing, total = writer.missing(), sum(content.layout.extents)
         done = total - sum(shard.stop - shard.start for shard in missing)
         on_progress(done, total, "samples")
@@ -90,11 +103,44 @@ def fill_store(
             except BaseException:
                 pool.shutdown(cancel_futures=True)
                 raise
-        store = writer.commit({})
-        if manifest is not None:
-            writer.objects.put("zarr.json", group_document(manifest))
-            store = open_directly(location)
-        return store, True
+        return writer.commit({}, None if finished is None else finished.manifest), True
+
+
+def _there(location: Location) -> Store | None:
+    """The finished store that lies here.
+
+    Raises:
+        StaleStoreError: it is damaged.
+    """
+    try:
+        return finished_store(location)
+    except (StoreFormatError, CorruptShardError) as error:
+        raise StaleStoreError(
+            "what lies at the destination is damaged.",
+            store=location,
+            why=error.summary,
+            next=f"rdcache rm {location}, then the same command again",
+        ) from error
+
+
+def _forget_others(writer: StoreWriter, finished: Finished) -> None:
+    """Have those shards written again that an extraction of the same fingerprint has left here:
+    another machine may give other last bits.
+    """
+    digests = writer.manifest["digests"]
+    if any(finished.manifest["digests"].get(name) != digests[name] for name in digests):
+        raise StaleStoreError(
+            "an unfinished store of the same fingerprint, but of other columns, lies here.",
+            store=writer.location,
+            next="delete its folder, or finish it with the command that began it",
+        )
+    shards = writer.layout.shards()
+    found = writer.objects.read_all([arrays.receipt_object(shard) for shard in shards])
+    writer.forget(
+        shard
+        for shard, receipt in zip(shards, found, strict=True)
+        if receipt not in (None, finished.receipts[shard.view, shard.index].tobytes())
+    )
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from rdcache.errors import RdcacheError, UnknownNameError, UnsafeFileError
+from rdcache.errors import FeatureFileError, RdcacheError, UnknownNameError, UnsafeFileError
 
 DTYPE_ATTRIBUTE = (
     "rdcache_dtype"  # the attribute that tells bfloat16 from the uint16 it is stored as
@@ -23,10 +23,6 @@ DTYPE_ATTRIBUTE = (
 STORED_DTYPES = {"float16": "float16", "float32": "float32", "float64": "float32"}
 MOST_COMPRESSION = 1100  # deflate, the strongest filter of HDF5 itself, shrinks to 1/1032 at best
 CHUNK_CACHE = 64 * 2**20  # bytes a dataset: rows come in large chunks, in ascending order
-
-
-class FeatureFileError(RdcacheError, ValueError):
-    """A file of features that cannot be read, or does not hold what it is said to hold."""
 
 
 @contextmanager

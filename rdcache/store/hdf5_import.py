@@ -16,14 +16,13 @@ import h5py
 import numpy as np
 import torch
 
-from rdcache.errors import StoreFormatError
+from rdcache.errors import FeatureFileError, StoreFormatError
 from rdcache.progress import Progress, ignore
 from rdcache.store import arrays
 from rdcache.store.compression import compress
-from rdcache.store.filling import StoreContent, fill_store
+from rdcache.store.filling import Finished, StoreContent, fill_store
 from rdcache.store.hdf5 import (
     MOST_COMPRESSION,
-    FeatureFileError,
     find_dataset,
     open_hdf5,
     read_attribute,
@@ -94,7 +93,8 @@ def import_hdf5(
         def fill(writer: StoreWriter, shard: ShardRef) -> None:
             writer.write(shard, *export.shard(shard))
 
-        return fill_store(location, export.content, fill, on_progress, export.manifest)
+        finished = Finished(export.manifest, export.receipt)
+        return fill_store(location, export.content, fill, on_progress, finished)
 
 
 def _manifest(file: h5py.File) -> dict[str, Any] | None:

@@ -17,7 +17,8 @@ from rdcache.store.locations import Location, RemotePath
 from rdcache.store.manifest import read_manifest
 from rdcache.store.objects import TEMPORARY, LocalObjects, Objects, objects_at, write_error
 
-REMOVED = ".removed"  # suffix of a folder that is being deleted, and no store any more
+# Suffix of a folder, or object in a prefix, that is being deleted and is no store any more.
+REMOVED = ".removed"
 CLAIMS = ".claims"
 SECONDS_A_DAY = 86_400
 # What a live process writes is seconds old; a file of this age has no writer any more.
@@ -54,8 +55,8 @@ def disk_usage(path: Location) -> int:
 def remove_store(location: Location) -> int:
     """Delete a store and return how many bytes that freed.
 
-    It is renamed first, or in a bucket loses its manifest first, so that nobody ever opens half of
-    it, and what a crash leaves is garbage.
+    It is renamed first; in a bucket it is marked and loses its manifest first. So nobody ever opens
+    half of it, and what a crash leaves is known to be garbage.
 
     Raises:
         StoreNotFoundError: there is no store.
@@ -69,12 +70,19 @@ def remove_store(location: Location) -> int:
         raise UsageError("an extraction is at work on this store.", store=location)
     nbytes = disk_usage(location)
     if isinstance(location, RemotePath):
-        objects_at(location).delete(["zarr.json"])
-        objects_at(location).remove_all()
+        _remove_prefix(location)
     else:
         _remove_folder(location)
     claims_beside(location).remove_all()
     return nbytes
+
+
+def _remove_prefix(location: RemotePath) -> None:
+    objects = objects_at(location)
+    objects.put(REMOVED, b"")
+    objects.delete(["zarr.json"])
+    objects.delete(sorted(objects.sizes("").keys() - {REMOVED}))
+    objects.delete([REMOVED])
 
 
 def _remove_folder(location: Path) -> None:
@@ -153,7 +161,10 @@ def delete_garbage(garbage: Garbage) -> None:
         remove_store(path)
         return
     if isinstance(path, RemotePath):
-        objects.remove_all()
+        if path.name.endswith(CLAIMS):
+            objects.remove_all()
+        else:
+            _remove_prefix(path)
         return
     try:
         if path.is_dir():
@@ -178,14 +189,10 @@ def _leftovers(root: Path) -> Iterator[Garbage]:
 def _remote_leftovers(root: RemotePath) -> Iterator[Garbage]:
     for path in store_folders(root):
         objects = objects_at(path)
-        if path.name.endswith(CLAIMS):
-            why = "claims of processes that have ended"
-            needed = _at_work(objects)
-        else:
-            why = "half-deleted store"
-            needed = objects.exists("zarr.json") or in_use(path)
-        if not needed:
-            yield Garbage(path, why, disk_usage(path))
+        if objects.exists(REMOVED):
+            yield Garbage(path, "half-deleted store", disk_usage(path))
+        elif path.name.endswith(CLAIMS) and not _at_work(objects):
+            yield Garbage(path, "claims of processes that have ended", disk_usage(path))
 
 
 def _days_unused(location: Location) -> float:

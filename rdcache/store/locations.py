@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
@@ -59,7 +60,9 @@ def as_location(value: str | os.PathLike[str] | RemotePath) -> Location:
     """
     if isinstance(value, RemotePath):
         return value
-    scheme, separator, rest = str(value).partition("://")
+    # `Path("s3://team")` has lost a slash.
+    text = re.sub(r"^(\w+):/(?!/)", r"\1://", str(value)) if isinstance(value, Path) else str(value)
+    scheme, separator, rest = text.partition("://")
     if not separator:
         return Path(value).expanduser()
     parts = rest.rstrip("/").split("/")

@@ -12,29 +12,41 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import obstore
-from obstore.exceptions import AlreadyExistsError, BaseError
-from obstore.store import ObjectStore, from_url
+from obstore.exceptions import (
+    AlreadyExistsError,
+    BaseError,
+    InvalidPathError,
+    NotSupportedError,
+    PermissionDeniedError,
+    UnauthenticatedError,
+)
+from obstore.store import ObjectStore
 from zarr.storage import ObjectStore as ZarrStore
 
 from rdcache.errors import BucketError, StoreWriteError, UsageError
+from rdcache.store.connecting import advice, connect, patience, reason
 from rdcache.store.locations import RemotePath
 
 # Small objects asked for at once, and pieces of a large one.
 REQUESTS_AT_ONCE = 16
 PIECE_BYTES = 8 * 2**20
-# An answer whose connection drops in its middle; what fails sooner is repeated by obstore.
-TRIES = 5
 IN_MEMORY = 2  # objects of one tap that stay in memory after they were read
-PATIENCE_SECONDS = 60.0
-ENDPOINTS = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT", "AZURE_STORAGE_ENDPOINT")
-
-
+FIRST_PAUSE, LONGEST_PAUSE = 0.1, 5.0
+# What no waiting mends.
+FINAL = (
+    AlreadyExistsError,
+    InvalidPathError,
+    NotSupportedError,
+    PermissionDeniedError,
+    PermissionError,
+    UnauthenticatedError,
+)
+Answer = TypeVar("Answer")
 _asking: int | None = None  # the process that has asked a bucket first
 
 
@@ -48,7 +60,8 @@ class RemoteObjects:
     def __init__(self, location: RemotePath) -> None:
         self.location = location
         self.downloads = 0
-        self._connection: ObjectStore = _connect(location)
+        self._connection: ObjectStore = connect(location)
+        self._patience = patience()
 
     def __reduce__(self) -> tuple[Any, ...]:
         return RemoteObjects, (self.location,)
@@ -144,13 +157,13 @@ class RemoteObjects:
     def sizes(self, prefix: str) -> dict[str, int]:
         """Names of all objects below a folder, with their lengths in bytes."""
         with self._reading():
-            found = obstore.list(self._bucket, prefix=prefix or None).collect()
+            found = self._ask(lambda: obstore.list(self._bucket, prefix or None).collect())
         return {entry["path"]: int(entry["size"]) for entry in found}
 
     def folders(self, prefix: str) -> list[str]:
         """Names of the folders right below a folder, sorted; without the prefix."""
         with self._reading():
-            found = obstore.list_with_delimiter(self._bucket, prefix=prefix or None)
+            found = self._ask(lambda: obstore.list_with_delimiter(self._bucket, prefix or None))
         return sorted(path.rstrip("/").rpartition("/")[2] for path in found["common_prefixes"])
 
     def put(self, name: str, *pieces: bytes | memoryview) -> None:
@@ -159,8 +172,9 @@ class RemoteObjects:
         Raises:
             StoreWriteError: it could not be written; what was there before is there still.
         """
+        data = b"".join(pieces)
         with self._writing(name):
-            obstore.put(self._bucket, name, b"".join(pieces), chunk_size=PIECE_BYTES)
+            self._ask(lambda: obstore.put(self._bucket, name, data, chunk_size=PIECE_BYTES))
 
     def create(self, name: str, data: bytes) -> bool:
         """Write a new object whole, unless there is one of this name already: only one of several
@@ -171,7 +185,7 @@ class RemoteObjects:
         """
         try:
             with self._writing(name):
-                obstore.put(self._bucket, name, data, mode="create")
+                self._ask(lambda: obstore.put(self._bucket, name, data, mode="create"))
         except AlreadyExistsError:
             # It may be ours: the answer to a request that succeeded got lost, and it was repeated.
             return bool(data) and self.read(name) == data
@@ -185,7 +199,7 @@ class RemoteObjects:
         """
         if paths := list(names):
             with self._writing(paths[0]):
-                obstore.delete(self._bucket, paths)
+                self._ask(lambda: obstore.delete(self._bucket, paths))
 
     def zarr_store(self) -> ZarrStore:
         """The same prefix for zarr-python, read only."""
@@ -200,25 +214,22 @@ class RemoteObjects:
 
     def _facts(self, name: str) -> Any:
         with self._reading(name):
-            try:
-                return obstore.head(self._bucket, name)
-            except FileNotFoundError:
-                return None
+            return self._ask(lambda: _unless_missing(lambda: obstore.head(self._bucket, name)))
 
     def _fetch(self, name: str, nbytes: int | None = None, most: int | None = None) -> bytes | None:
         """A small object, None where it is missing or not of the length that it should have."""
-        for attempt in range(TRIES):
-            with self._reading(name):
-                try:
-                    answer = obstore.get(self._bucket, name)
-                except FileNotFoundError:
-                    return None
-                size = answer.meta["size"]
-                if nbytes not in (None, size) or (most is not None and size > most):
-                    return None
-                if (data := self._body(answer, attempt)) is not None:
-                    return data
-        raise self._failure(name, "the connection drops again and again")
+
+        def request() -> bytes | None:
+            answer = _unless_missing(lambda: obstore.get(self._bucket, name))
+            if answer is None:
+                return None
+            size = answer.meta["size"]
+            if nbytes not in (None, size) or (most is not None and size > most):
+                return None
+            return bytes(answer.bytes())
+
+        with self._reading(name):
+            return self._ask(request)
 
     def _fill(self, name: str, size: int, put: Callable[[int, memoryview], None]) -> None:
         """Read a large object in pieces, several at once."""
@@ -232,29 +243,35 @@ class RemoteObjects:
 
     def _piece(self, name: str, start: int, stop: int) -> bytes:
         """Bytes from start to stop of an object that has so many."""
-        for attempt in range(TRIES):
-            with self._reading(name):
-                answer = obstore.get(self._bucket, name, options={"range": (start, stop)})
-                data = self._body(answer, attempt)
-            if data is not None and len(data) == stop - start:
-                return data
-        raise self._failure(name, "the connection drops again and again")
+        with self._reading(name):
+            return self._ask(
+                lambda: bytes(obstore.get_range(self._bucket, name, start=start, end=stop))
+            )
 
-    @staticmethod
-    def _body(answer: obstore.GetResult, attempt: int) -> bytes | None:
-        """The body of an answer; None, after a pause, where the connection dropped."""
-        try:
-            return bytes(answer.bytes())
-        except BaseError:
-            time.sleep(0.1 * 2**attempt)
-            return None
+    def _ask(self, request: Callable[[], Answer]) -> Answer:
+        """Make a request until it succeeds, fails for good, or patience ends.
+
+        obstore asks again where the server says that it failed, but not where its answer breaks
+        off, or gets lost at the end of a large upload.
+        """
+        began, pause = time.monotonic(), FIRST_PAUSE
+        while True:
+            try:
+                return request()
+            except FINAL:
+                raise
+            except (BaseError, FileNotFoundError, TimeoutError) as error:
+                if "NoSuchBucket" in str(error) or time.monotonic() - began > self._patience:
+                    raise
+            time.sleep(pause)
+            pause = min(2 * pause, LONGEST_PAUSE)
 
     @contextmanager
     def _reading(self, name: str = "") -> Iterator[None]:
         try:
             yield
         except (BaseError, FileNotFoundError, PermissionError, TimeoutError) as error:
-            raise self._failure(name, _reason(error)) from error
+            raise self._failure(name, reason(error)) from error
 
     @contextmanager
     def _writing(self, name: str) -> Iterator[None]:
@@ -266,8 +283,8 @@ class RemoteObjects:
             raise StoreWriteError(
                 "the store cannot be written.",
                 file=self.location / name,
-                why=_reason(error),
-                next="check the network and your rights, and run the same command again",
+                why=reason(error),
+                next=f"{advice(self.location)}; then run the same command again",
             ) from error
 
     def _failure(self, name: str, why: str) -> BucketError:
@@ -275,7 +292,7 @@ class RemoteObjects:
             "the bucket cannot be read.",
             address=self.location / name if name else self.location,
             why=why,
-            next="check the address, the network and your credentials, and run the command again",
+            next=advice(self.location),
         )
 
 
@@ -293,35 +310,14 @@ def offline_error(location: RemotePath) -> BucketError:
     )
 
 
-def _connect(location: RemotePath) -> ObjectStore:
-    """A connection that is made with the first request.
-
-    Raises:
-        UsageError: address or environment variables make no sense to obstore.
-    """
-    patience = timedelta(seconds=float(os.environ.get("RDCACHE_PATIENCE", PATIENCE_SECONDS)))
-    plain = any(os.environ.get(name, "").startswith("http://") for name in ENDPOINTS)
+def _unless_missing(request: Callable[[], Answer]) -> Answer | None:
+    """The answer, None where the object is not there; that the bucket is not there is an error."""
     try:
-        return from_url(
-            location.url,
-            # A limit for a whole request would be one for the slowest line and largest object.
-            client_options={
-                "timeout": timedelta(days=1),
-                "read_timeout": patience / 2,
-                "connect_timeout": patience / 6,
-                **({"allow_http": True} if plain else {}),
-            },
-            retry_config={"max_retries": 8, "retry_timeout": patience},
-        )
-    except (BaseError, ValueError) as error:
-        raise UsageError(
-            "there is no bucket at this address.", address=location, why=_reason(error)
-        ) from error
-
-
-def _reason(error: Exception) -> str:
-    """The first line of what obstore says; the rest is its internal state."""
-    return str(error).strip().splitlines()[0].strip() if str(error).strip() else repr(error)
+        return request()
+    except FileNotFoundError as error:
+        if "NoSuchBucket" in str(error):
+            raise
+        return None
 
 
 def _copy(data: np.ndarray, start: int, piece: memoryview) -> None:

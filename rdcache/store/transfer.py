@@ -22,7 +22,7 @@ from rdcache.store import arrays
 from rdcache.store.catalogue import store_location
 from rdcache.store.columns import read_receipts
 from rdcache.store.compression import largest_shard
-from rdcache.store.filling import StoreContent, fill_store
+from rdcache.store.filling import Finished, StoreContent, fill_store
 from rdcache.store.gather import as_stored
 from rdcache.store.locations import Location
 from rdcache.store.manifest import BESIDE, STRUCTURE, digests_of
@@ -93,7 +93,7 @@ def copy_store(
     content = _content(store, kept)
     dataset, teacher = _names(store)
     location = store_location(root, dataset, teacher, content.fingerprint.digest)
-    if location == store.location:
+    if _same_place(location, store.location):
         raise UsageError("this store lies under that root already.", store=store.location)
 
     # The bucket itself and not what is kept of it: a copy is no use of the store.
@@ -108,8 +108,8 @@ def copy_store(
         else:
             writer.write(shard, *_rows(store, kept, writer.layout, shard))
 
-    manifest = store.manifest if kept.whole else None
-    copied, filled = fill_store(location, content, copy, on_progress, manifest, threads=THREADS)
+    finished = Finished(store.manifest, receipts) if kept.whole else None
+    copied, filled = fill_store(location, content, copy, on_progress, finished, threads=THREADS)
     return Copy(copied, "copied" if filled else "unchanged")
 
 
@@ -186,6 +186,17 @@ def _content(store: Store, kept: _Kept) -> StoreContent:
 def _parts(store: Store, kept: _Kept) -> dict[str, Any]:
     """The fingerprint of a part: what an extraction of these taps and views would have."""
     parts = dict(store.fingerprint.parts)
+    for name, changed in (
+        ("taps", kept.taps != tuple(store.taps)),
+        ("views", kept.views != store.views),
+    ):
+        if changed and name not in parts:
+            raise UsageError(
+                f"the fingerprint of this store does not say which {name} it has, so that no part "
+                "of it can be named.",
+                store=store.location,
+                next=f"copy it with all its {name}",
+            )
     if kept.taps != tuple(store.taps):
         parts["taps"] = [tap for tap in parts["taps"] if tap[0] in kept.taps]
         parts |= _own_parts(parts, kept.taps)
@@ -273,6 +284,13 @@ def _rows(
             rows[stored] = as_stored(read[tap.name])
         tensors[tap.name] = rows
     return tensors, np.where(stored, STORED, NOT_FINITE).astype(np.uint8)
+
+
+def _same_place(one: Location, other: Location) -> bool:
+    """Whether two locations are one, also by a link."""
+    if isinstance(one, Path) and isinstance(other, Path):
+        return one.resolve() == other.resolve()
+    return one == other
 
 
 def _names(store: Store) -> tuple[str, str]:

@@ -6,7 +6,7 @@ or not at all; then its outcomes; its receipt last. A shard without a receipt wa
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import cached_property, partial
@@ -292,17 +292,33 @@ class StoreWriter:
         self.manifest = unfinished_manifest(self.manifest)
         self.objects.put("zarr.json", group_document(self.manifest))
 
-    def commit(self, facts: Mapping[str, Any]) -> Store:
+    def forget(self, shards: Iterable[ShardRef]) -> None:
+        """Have shards written again, whatever lies there."""
+        self.objects.delete(sorted(arrays.receipt_object(shard) for shard in shards))
+
+    def commit(self, facts: Mapping[str, Any], manifest: Mapping[str, Any] | None = None) -> Store:
         """Declare the store complete, with the last facts of its manifest.
+
+        Args:
+            manifest: of the finished store, where there is one already: it stays as it is, with
+                its time, its root and whatever is signed.
 
         Raises:
             StoreIncompleteError: shards are missing.
+            StaleStoreError: what lies here is not what the given manifest says.
         """
         missing, total = len(self.missing()), len(self.layout.shards())
         if missing:
             raise incomplete_error(self.location, total - missing, total)
         self.write_tap_documents()
-        self.manifest = complete_manifest(self.manifest, self._digests(), facts)
+        finished = complete_manifest(self.manifest, self._digests(), facts)
+        if manifest is not None and manifest["digests"] != finished["digests"]:
+            raise StaleStoreError(
+                "another process has written other numbers into this store meanwhile.",
+                store=self.location,
+                next="run the same command again",
+            )
+        self.manifest = finished if manifest is None else dict(manifest)
         self.objects.put("zarr.json", group_document(self.manifest))
         return open_directly(self.location)
 

@@ -14,10 +14,15 @@ from small_inputs import save_image
 
 import rdcache
 from rdcache.data import ImageDataset, load_dataset
-from rdcache.errors import DatasetError, UnknownNameError, UnsafeFileError, UsageError
+from rdcache.errors import (
+    DatasetError,
+    FeatureFileError,
+    UnknownNameError,
+    UnsafeFileError,
+    UsageError,
+)
 from rdcache.extraction.importing import ImportConfig, Imported, import_store
 from rdcache.store import newest_store
-from rdcache.store.hdf5 import FeatureFileError
 from rdcache.store.hdf5_export import export_hdf5
 
 Import = Callable[..., Imported]

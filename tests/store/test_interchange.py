@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 
 from rdcache.errors import (
     CorruptShardError,
+    FeatureFileError,
     FileWriteError,
     StaleStoreError,
     StoreFormatError,
@@ -30,7 +31,6 @@ from rdcache.errors import (
     UnsafeFileError,
 )
 from rdcache.store import Store, StoreLayout, Worker, claims_beside, open_store, verify_store
-from rdcache.store.hdf5 import FeatureFileError
 from rdcache.store.hdf5_export import export_hdf5
 from rdcache.store.hdf5_import import exported_manifest, import_hdf5
 from rdcache.store.manifest import root_of

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,13 +20,22 @@ from rdcache.errors import (
     UnknownNameError,
     UsageError,
 )
-from rdcache.store import Fingerprint, Location, RemotePath, Store, open_store, verify_store
+from rdcache.store import (
+    Fingerprint,
+    Location,
+    RemotePath,
+    Store,
+    StoreLayout,
+    StoreWriter,
+    open_store,
+    verify_store,
+)
 from rdcache.store.objects import objects_at
 from rdcache.store.signatures import new_key
 from rdcache.store.signing import sign_store
 from rdcache.store.transfer import Part, copy_store
 
-from .conftest import LAYOUT, TAPS, begin, contents
+from .conftest import LAYOUT, TAPS, begin, contents, rows_of
 
 PARTS = {
     "teacher": "invented",
@@ -213,3 +223,62 @@ def test_an_unfinished_extraction_of_other_shards_is_left_alone(
     with pytest.raises(StaleStoreError, match="laid out otherwise"):
         copy_store(source.location, tmp_path / "mine")
     assert contents(place) == before
+
+
+def begin_otherwise(source: Store, place: Path, layout: StoreLayout = LAYOUT) -> StoreWriter:
+    """An extraction of the same fingerprint on another machine, which gives other last bits."""
+    writer = begin(place, layout, fingerprint=source.fingerprint)
+    shard = layout.shards()[0]
+    tensors = {tap.name: rows_of(tap, shard) for tap in layout.taps}
+    tensors["layer4"] = np.nextafter(tensors["layer4"], np.float16(9))
+    writer.write(shard, tensors, np.ones(shard.stop - shard.start, np.uint8))
+    return writer
+
+
+def test_what_another_machine_began_is_not_mixed_into_a_copy(source: Store, tmp_path: Path) -> None:
+    place = tmp_path / "mine" / "busi" / "timm-x" / source.fingerprint.digest[:12]
+    begin_otherwise(source, place)
+    assert copy_store(source.location, tmp_path / "mine").status == "copied"
+    assert verify_store(place) == []
+    assert contents(place) == contents(source.location)
+    assert (place / "zarr.json").read_bytes() == (source.location / "zarr.json").read_bytes()
+
+
+def test_a_copy_into_which_others_write_meanwhile_is_not_declared_whole(
+    source: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = tmp_path / "mine" / "busi" / "timm-x" / source.fingerprint.digest[:12]
+    commit = StoreWriter.commit
+
+    def others_come_first(writer: StoreWriter, *arguments: Any) -> Store:
+        begin_otherwise(source, place)
+        return commit(writer, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(StoreWriter, "commit", others_come_first)
+        with pytest.raises(StaleStoreError, match="meanwhile"):
+            copy_store(source.location, tmp_path / "mine")
+    copy_store(source.location, tmp_path / "mine")
+    assert contents(place) == contents(source.location)
+
+
+def test_a_damaged_destination_is_named_with_what_to_do(source: Store, tmp_path: Path) -> None:
+    place = Path(str(copy_store(source.location, tmp_path / "mine").store.location))
+    (place / "label" / "c" / "0").write_bytes(b"nonsense")
+    with pytest.raises(StaleStoreError, match="damaged") as caught:
+        copy_store(source.location, tmp_path / "mine")
+    assert caught.value.facts["next"].startswith(f"rdcache rm {place}")
+
+
+def test_a_store_is_not_copied_onto_itself_by_a_link_either(source: Store, tmp_path: Path) -> None:
+    place = Path(str(copy_store(source.location, tmp_path / "mine").store.location))
+    (tmp_path / "link").symlink_to(tmp_path / "mine")
+    before = contents(place)
+    with pytest.raises(UsageError, match="already"):
+        copy_store(place, tmp_path / "link")
+    assert contents(place) == before
+
+
+def test_a_part_that_the_fingerprint_cannot_name_is_refused(store: Store, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="does not say which taps"):
+        copy_store(store.location, tmp_path / "mine", Part(taps=("pooled",)))
