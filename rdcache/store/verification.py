@@ -30,7 +30,7 @@ from rdcache.store.manifest import (
     require_root,
 )
 from rdcache.store.objects import Objects, objects_at
-from rdcache.store.reader import open_store
+from rdcache.store.reader import open_directly
 from rdcache.store.signatures import require_signed
 from rdcache.store.spec import STORED, ShardRef, StoreLayout, TapSpec
 
@@ -97,7 +97,7 @@ def verify_store(
     problems += _strangers(objects, layout)
     if not problems:
         try:
-            open_store(location, allow_incomplete=True)
+            open_directly(location, allow_incomplete=True)
         except StoreFormatError as error:  # whole, but it was never right
             problems.append(Problem("zarr.json", f"cannot be followed: {error.summary}"))
     return problems
