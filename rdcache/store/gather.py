@@ -209,10 +209,10 @@ class MappedTap:
 
     def _note_use(self, keys: set[int], *, now: bool) -> None:
         """Note which shards are in use, in time before others have to make room."""
-        self._used |= keys
+        self._used = self._used | keys  # a new set: another thread may be walking the old one
         if now or time.monotonic() - self._noted > USE_SECONDS:
-            self.objects.use(self._names(self._used))
-            self._used, self._noted = set(), time.monotonic()
+            used, self._used, self._noted = self._used, set(), time.monotonic()
+            self.objects.use(self._names(used))
 
     def _names(self, keys: Iterable[int]) -> Iterable[str]:
         per_view = self.layout.shards_per_view
