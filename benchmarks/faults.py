@@ -41,8 +41,8 @@ from rdcache.extraction import ExtractConfig, plan_extraction, run_extraction
 from rdcache.store import open_store, verify_store
 
 PROCESSES = 8
-IMAGES = 48  # of each class
 FAILED = 3  # exit status of a child that met an error it should not have met
+GIVE_UP = 5  # failures in a row, without a shard written in between
 
 
 @dataclass(frozen=True)
@@ -65,15 +65,18 @@ class Outcome:
 @click.option("--seconds", default=60.0, show_default=True, help="How long eight work together.")
 @click.option("--damages", default=1000, show_default=True, help="How much damage is done.")
 @click.option("--views", default=24, show_default=True, help="Views, and with them shards.")
+@click.option("--images", default=48, show_default=True, help="Images of each class.")
 @click.option("--seed", default=0, show_default=True)
 @click.option("--out", type=click.Path(path_type=Path), help="Also write the table as JSON.")
-def main(kills: int, seconds: float, damages: int, views: int, seed: int, out: Path | None) -> None:
+def main(
+    kills: int, seconds: float, damages: int, views: int, images: int, seed: int, out: Path | None
+) -> None:
     """Kill, crowd, damage and starve extractions, and count what was lost."""
     torch.set_num_threads(1)  # also a condition for forking
     generator = random.Random(seed)
     with tempfile.TemporaryDirectory(prefix="rdcache-faults-") as name:
         folder = Path(name)
-        draw_images(folder / "images")
+        draw_images(folder / "images", images)
         config = ExtractConfig(
             teacher=f"torchscript:{save_teacher(folder / 'teacher.pt')}",
             dataset=f"folder:{folder / 'images'}",
@@ -81,7 +84,8 @@ def main(kills: int, seconds: float, damages: int, views: int, seed: int, out: P
             device="cpu",
         )
         began = time.perf_counter()
-        wait(start(config, folder / "undisturbed"))
+        if wait(start(config, folder / "undisturbed")):
+            raise click.ClickException("even an undisturbed extraction fails; see above.")
         undisturbed = contents(folder / "undisturbed")
         alone = time.perf_counter() - began
         click.echo(f"An undisturbed extraction: {alone:.1f} s, {len(undisturbed)} files.")
@@ -114,12 +118,12 @@ def save_teacher(path: Path) -> Path:
     return path
 
 
-def draw_images(folder: Path) -> None:
+def draw_images(folder: Path, images: int) -> None:
     """Two classes of noise."""
     noise = np.random.default_rng(0)
     for name in ("benign", "malignant"):
         (folder / name).mkdir(parents=True)
-        for number in range(IMAGES):
+        for number in range(images):
             pixels = noise.integers(0, 256, (40, 48, 3), np.uint8)
             Image.fromarray(pixels).save(folder / name / f"{number:02}.png")
 
@@ -137,12 +141,14 @@ def killed(
     while done < kills:
         root = folder / f"killed-{stores}"
         stores += 1
+        endings = Endings(root)
         while not is_complete(root):
             child = start(config, root)
             time.sleep(generator.expovariate(1 / moment))
             os.kill(child, signal.SIGKILL)
-            done += wait(child) == -signal.SIGKILL
-        lost += contents(root) != undisturbed
+            endings.note(wait(child))
+        done += endings.killed
+        lost += endings.failed + (contents(root) != undisturbed)
     return Outcome(f"kills of {stores} extractions, each resumed", done, lost, 0)
 
 
@@ -160,18 +166,21 @@ def together(
     while time.monotonic() < end:
         root = folder / f"together-{stores}"
         stores += 1
+        endings = Endings(root)
         children = [start(config, root) for _ in range(PROCESSES)]
         while not is_complete(root):
             time.sleep(generator.uniform(0.1, 1))
-            children = [child for child in children if is_running(child)]
+            children = [child for child in children if not endings.noted(child)]
             if children and time.monotonic() < end:
                 victim = generator.choice(children)
                 os.kill(victim, signal.SIGKILL)
-                done += wait(victim) == -signal.SIGKILL
+                endings.note(wait(victim))
                 children.remove(victim)
             children += [start(config, root) for _ in range(PROCESSES - len(children))]
-        lost += sum(wait(child) == FAILED for child in children)
-        lost += contents(root) != undisturbed
+        for child in children:
+            endings.note(wait(child))
+        done += endings.killed
+        lost += endings.failed + (contents(root) != undisturbed)
     return Outcome(f"kills among {PROCESSES} processes, {stores} stores", done, lost, 0)
 
 
@@ -254,9 +263,45 @@ def wait(child: int) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
-def is_running(child: int) -> bool:
-    """Whether a child has not ended; one that has is waited for."""
-    return os.waitpid(child, os.WNOHANG)[0] == 0
+class Endings:
+    """How the processes ended that were at work on the store under a root.
+
+    Attributes:
+        killed: how many died of SIGKILL.
+        failed: how many met an error they should not have met.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.killed = 0
+        self.failed = 0
+        self._root = root
+        self._shards = 0
+        self._in_a_row = 0
+
+    def note(self, status: int) -> None:
+        """Count an ending.
+
+        Raises:
+            ClickException: one fails after the other, and none writes a shard.
+        """
+        self.killed += status == -signal.SIGKILL
+        shards = sum(1 for _ in self._root.glob("*/*/*/receipt/c/*/*/0/0"))
+        if shards > self._shards:
+            self._shards, self._in_a_row = shards, 0
+        if status == FAILED:
+            self.failed += 1
+            self._in_a_row += 1
+        if self._in_a_row >= GIVE_UP:
+            raise click.ClickException(
+                f"{GIVE_UP} extractions have failed and written nothing; their errors are above."
+            )
+
+    def noted(self, child: int) -> bool:
+        """Whether a child has ended, which then is counted."""
+        number, status = os.waitpid(child, os.WNOHANG)
+        if number:
+            self.note(os.waitstatus_to_exitcode(status))
+        return number != 0
 
 
 def location_under(root: Path) -> Path:

@@ -70,6 +70,15 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "images"
 
 
+@pytest.fixture
+def few(folder: Path) -> Path:
+    """Eight images of each class, for tests to which their number proves nothing."""
+    for path in folder.rglob("*.png"):
+        if int(path.stem) >= 8:
+            path.unlink()
+    return folder
+
+
 @pytest.fixture(scope="session")
 def _s3_server() -> Iterator[S3Server]:
     server = S3Server()

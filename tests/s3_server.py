@@ -38,6 +38,7 @@ class S3Server:
         self.struck = dict.fromkeys(KINDS, 0)
         self.hang_seconds = 5.0
         self._random = random.Random(0)
+        self._hangs = 0
         self._app = DomainDispatcherApplication(create_backend_app)
         self._server = make_server(
             "127.0.0.1", 0, self._answer, threaded=True, request_handler=Quiet
@@ -52,8 +53,13 @@ class S3Server:
         self._server.server_close()
 
     @contextmanager
-    def failing(self, **faults: float) -> Iterator[None]:
-        """Faults by kind, with `_` for blanks, while the context lasts."""
+    def failing(self, hangs: int = 1, **faults: float) -> Iterator[None]:
+        """Faults by kind, with `_` for blanks, while the context lasts.
+
+        Args:
+            hangs: how many requests hang at most: each of them costs seconds.
+        """
+        self._hangs = hangs
         self.faults = {name.replace("_", " "): share for name, share in faults.items()}
         assert set(self.faults) <= set(KINDS)
         try:
@@ -95,6 +101,10 @@ class S3Server:
         point = self._random.random()
         for kind, share in self.faults.items():
             if point < share:
+                if kind == "hang":
+                    if self._hangs < 1:
+                        return None
+                    self._hangs -= 1
                 self.struck[kind] += 1
                 return kind
             point -= share

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from forked import finished
 
 from rdcache.distillation import Run, distill
 from rdcache.errors import UsageError
@@ -27,21 +27,16 @@ EVERYTHING: dict[str, Any] = {
     "jitter": 0.3,
     "width": 16,
 }
-KILLED_AT_STEP = """
-import os, signal, sys
-from pathlib import Path
-import torch
-from rdcache.distillation import distill
 
-torch.set_num_threads(1)
-options, store, step = eval(sys.argv[1]), sys.argv[2], int(sys.argv[3])
 
-def on_progress(done, total, note=""):
-    if done == step:
-        os.kill(os.getpid(), signal.SIGKILL)
+def distill_until_killed(store: Path, options: dict[str, Any], step: int) -> None:
+    """Train in this process, which dies at a step."""
 
-distill(store, on_progress=on_progress, **options)
-"""
+    def on_progress(done: int, total: int, note: str = "") -> None:
+        if done == step:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    distill(store, on_progress=on_progress, **options)
 
 
 def assert_same(one: Run, other: Run) -> None:
@@ -66,15 +61,9 @@ def test_a_run_killed_with_sigkill_resumes_to_the_same_weights(
 ) -> None:
     chosen = options(**EVERYTHING)
     steps = uninterrupted.result["training"]["steps"]
-    arguments = [
-        repr({k: str(v) if isinstance(v, Path) else v for k, v in chosen.items()}),
-        str(tiny.store.location),
-        str(steps - 2),  # in the last epoch, after two checkpoints of the student
-    ]
-    killed = subprocess.run(
-        [sys.executable, "-c", KILLED_AT_STEP, *arguments], capture_output=True, check=False
-    )
-    assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
+    last_epoch = steps - 2  # after two checkpoints of the student
+    killed = finished(distill_until_killed, tiny.store.location, chosen, last_epoch)
+    assert killed.code == -signal.SIGKILL, killed.stderr
     with pytest.raises(UsageError, match=r"interrupted[\s\S]*--resume"):
         distill(tiny.store, **chosen)
     steps_seen: list[int] = []

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from distributed import LocalCluster
+from forked import warm_up
 from small_inputs import LargeOnBright, Pooling, Projection, save_image
 from torch import nn
 
@@ -37,11 +38,19 @@ Script = Callable[[nn.Module], str]
 @pytest.fixture(scope="module")
 def scheduler(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of a scheduler with two workers, in another working folder than the tests."""
+    warm_up()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RDCACHE_CACHE", str(tmp_path_factory.mktemp("cache")))
         patch.chdir(tmp_path_factory.mktemp("elsewhere"))
         with (
-            dask.config.set({"distributed.scheduler.allowed-failures": 0}),
+            dask.config.set(
+                {
+                    "distributed.scheduler.allowed-failures": 0,
+                    "distributed.worker.multiprocessing-method": "forkserver",
+                    "distributed.nanny.environ.RDCACHE_CACHE": str(
+                        tmp_path_factory.mktemp("cache")
+                    ),
+                }
+            ),
             LocalCluster(2, threads_per_worker=1, dashboard_address="127.0.0.1:0") as cluster,
         ):
             yield cluster.scheduler_address
@@ -177,7 +186,8 @@ def test_workers_write_straight_into_a_bucket(
     teacher, everyone = script(Pooling(1.0)), range(40)
     alone = run_extraction(planned(teacher, folder, views="clean")).store
     plan = planned(teacher, folder, views="clean", root=bucket / "root", scheduler="local:1")
-    together = run_extraction(plan).store
+    with dask.config.set({"distributed.worker.multiprocessing-method": "spawn"}):  # as for users
+        together = run_extraction(plan).store
     assert together.manifest["digests"] == alone.manifest["digests"]
     assert torch.equal(together.read(everyone, 0)["out0"], alone.read(everyone, 0)["out0"])
 

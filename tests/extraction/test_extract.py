@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from forked import Forked
 from small_inputs import LargeOnBright, NanOnDark, Pooling, save_image
 from torch import nn
 
@@ -177,20 +175,10 @@ def test_too_little_space_is_said_before_anything_is_written(
     assert not plan.location.exists()
 
 
-KILLED_EXTRACTION = """
-import sys
-from pathlib import Path
-from dataclasses import replace
-from rdcache.extraction import ExtractConfig, ExtractionPlan, plan_extraction, run_extraction
-teacher, folder, root = sys.argv[1:]
-config = ExtractConfig(
-    teacher=teacher, dataset=f"folder:{folder}", views="6", root=Path(root), batch_size=2
-)
-plan = plan_extraction(config)
-plan = replace(plan, layout=replace(plan.layout, shard_samples=8))
-print("extracting", flush=True)
-run_extraction(plan)
-"""
+def extract_slowly(teacher: str, folder: Path, root: Path) -> None:
+    """Six views in shards of eight, by a process that may be killed."""
+    plan = plan_extraction(config(teacher, folder, views="6", root=root))
+    run_extraction(replace(plan, layout=replace(plan.layout, shard_samples=8)))
 
 
 def test_a_killed_extraction_resumes_to_the_same_bytes(
@@ -199,20 +187,12 @@ def test_a_killed_extraction_resumes_to_the_same_bytes(
     teacher = script(Pooling(1.0))
 
     def run(root: str, kill: bool) -> None:
-        process = subprocess.Popen(
-            [sys.executable, "-c", KILLED_EXTRACTION, teacher, str(folder), str(tmp_path / root)],
-            stdout=subprocess.PIPE,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-        )
-        assert process.stdout is not None
-        process.stdout.readline()
+        process = Forked(extract_slowly, teacher, folder, tmp_path / root)
+        while kill and receipts(tmp_path / root) < 3 and process.wait(0.001) is None:
+            pass
         if kill:
-            deadline = time.monotonic() + 60
-            while receipts(tmp_path / root) < 3 and time.monotonic() < deadline:
-                time.sleep(0.001)
-            process.send_signal(signal.SIGKILL)
-        process.wait()
-        process.stdout.close()
+            process.kill()
+        assert process.wait() == (-signal.SIGKILL if kill else 0), process.stderr
 
     run("killed", kill=True)
     (location,) = (path.parent for path in (tmp_path / "killed").glob("*/*/*/zarr.json"))

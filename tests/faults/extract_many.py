@@ -1,9 +1,9 @@
-"""Extractions that die: a program, because only a process of its own can be killed for real.
+"""Extractions that die: for a process of its own, because only such a one can be killed for real.
 
-`python -m faults.extract_many JSON` reads {teacher, folder, plans: [{root, join, processes, kills,
-shards_apart, seed}]}; for each plan it forks so many processes that all extract one store, kills
-some of them (SIGKILL) as shards appear, waits for the rest, and prints the statuses they report.
-A plan whose root is a bucket comes last: a process that has asked a bucket must not fork.
+For each plan {root, join, processes, kills, shards_apart, seed} it forks so many processes that all
+extract one store, kills some of them (SIGKILL) as shards appear, waits for the rest, and prints the
+statuses they report. A plan whose root is a bucket comes last: a process that has asked a bucket
+must not fork.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import json
 import os
 import random
 import signal
-import sys
 import time
 from dataclasses import replace
 from typing import Any
@@ -86,18 +85,9 @@ def run(config: ExtractConfig, plan: dict[str, Any]) -> list[str]:
     return statuses
 
 
-def main() -> None:
-    torch.set_num_threads(1)
+def extract_all(teacher: str, folder: str, options: dict[str, Any], plans: list[Any]) -> None:
+    """Print the statuses of each plan's processes, as JSON."""
     make_slow_and_small()
-    order = json.loads(sys.argv[1])
-    config = ExtractConfig(
-        teacher=order["teacher"],
-        dataset=f"folder:{order['folder']}",
-        views="flip",
-        batch_size=4,
-    )
-    print(json.dumps([run(config, plan) for plan in order["plans"]]))
-
-
-if __name__ == "__main__":
-    main()
+    given: dict[str, Any] = {"views": "flip", "batch_size": 4, **options}
+    config = ExtractConfig(teacher=teacher, dataset=f"folder:{folder}", **given)
+    print(json.dumps([run(config, plan) for plan in plans]))

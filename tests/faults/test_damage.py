@@ -13,7 +13,7 @@ from store.conftest import LAYOUT, begin, fill
 from rdcache.errors import RdcacheError
 from rdcache.store import Store, open_store, verify_store
 
-TRIALS = 400
+TRIALS = 150  # benchmarks/faults.py does a thousand
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,6 @@ from __future__ import annotations
 import errno
 import os
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -35,10 +34,18 @@ def config(script: Callable[[nn.Module], str], folder: Path, tmp_path: Path) -> 
     )
 
 
+@pytest.fixture(scope="module")
+def _kept() -> dict[str, bytes]:
+    return {}
+
+
 @pytest.fixture
-def undisturbed(config: ExtractConfig, tmp_path: Path) -> dict[str, bytes]:
-    extract(config.model_copy(update={"root": tmp_path / "undisturbed"}))
-    return chunks(tmp_path / "undisturbed")
+def undisturbed(config: ExtractConfig, tmp_path: Path, _kept: dict[str, bytes]) -> dict[str, bytes]:
+    """What every test's extraction writes where nothing goes wrong; made once."""
+    if not _kept:
+        extract(config.model_copy(update={"root": tmp_path / "undisturbed"}))
+        _kept |= chunks(tmp_path / "undisturbed")
+    return _kept
 
 
 @pytest.fixture
@@ -111,20 +118,6 @@ def test_a_disk_that_is_really_full_loses_nothing(
     subprocess.run(grow, check=True)
     assert extract(config) in ("resumed", "extracted")
     assert chunks(small_disk / "root") == undisturbed
-
-
-def test_the_long_form_of_these_tests_still_runs() -> None:
-    """`python -m benchmarks.faults`, with everything in small numbers."""
-    small = ["--kills", "2", "--seconds", "1", "--damages", "10", "--views", "3"]
-    done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.faults", *small],
-        cwd=Path(__file__).parents[2],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "what was lost" in done.stdout
 
 
 def test_a_finished_store_is_not_touched_by_a_disk_that_fails_later(

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import dask
 import psutil
 import pytest
+from forked import warm_up
 from small_inputs import Pooling
 from torch import nn
 
@@ -32,9 +34,20 @@ def receipts(root: Path) -> list[Path]:
     return list(root.glob("*/*/*/receipt/c/*/*/0/0"))
 
 
-def workers() -> list[psutil.Process]:
-    children = psutil.Process().children(recursive=True)
-    return [child for child in children if "multiprocessing.spawn" in " ".join(child.cmdline())]
+def children() -> list[psutil.Process]:
+    return psutil.Process().children(recursive=True)
+
+
+@pytest.fixture
+def _quick_workers(tmp_path: Path) -> Iterator[None]:
+    """Workers that are forked from one process that has imported everything."""
+    warm_up()
+    settings = {
+        "distributed.worker.multiprocessing-method": "forkserver",
+        "distributed.nanny.environ.RDCACHE_CACHE": str(tmp_path / "cache"),
+    }
+    with dask.config.set(settings):
+        yield
 
 
 class Murder(threading.Thread):
@@ -46,22 +59,24 @@ class Murder(threading.Thread):
         self.shards = shards
         self.written_before: dict[Path, int] = {}
         self.survivors: list[psutil.Process] = []
+        self.others = set(children())
 
     def run(self) -> None:
         deadline = time.monotonic() + 200
         while len(receipts(self.root)) < self.shards and time.monotonic() < deadline:
             time.sleep(0.001)
-        victim, *self.survivors = workers()
+        victim, *self.survivors = set(children()) - self.others
         self.written_before = {path: path.stat().st_mtime_ns for path in receipts(self.root)}
         victim.kill()
 
 
+@pytest.mark.usefixtures("_quick_workers")
 def test_a_killed_workers_shards_are_written_by_the_others(
-    script: Script, folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    script: Script, few: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     teacher, alone, root = script(Pooling(1.0)), tmp_path / "alone", tmp_path / "together"
-    run_extraction(planned(teacher, folder, alone, None))
-    plan = planned(teacher, folder, root, "local:2")
+    run_extraction(planned(teacher, few, alone, None))
+    plan = planned(teacher, few, root, "local:2")
     murder = Murder(root, shards=5)
     murder.start()
     extraction = run_extraction(plan)

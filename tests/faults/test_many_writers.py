@@ -3,37 +3,26 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from forked import finished
 from small_inputs import Pooling
 from torch import nn
 
 from rdcache.store import open_store
 
+from .extract_many import extract_all
+
 Script = Callable[[nn.Module], str]
-TESTS = Path(__file__).parents[1]
-ENVIRONMENT = {
-    **os.environ,
-    "OMP_NUM_THREADS": "1",
-    "PYTHONPATH": os.pathsep.join([str(TESTS), str(TESTS.parent)]),
-}
 ALONE = {"join": False, "processes": 1, "kills": 0, "shards_apart": 0, "seed": 0}
 
 
-def extract(teacher: str, folder: Path, plans: list[dict[str, object]]) -> list[list[str]]:
-    order = json.dumps({"teacher": teacher, "folder": str(folder), "plans": plans})
-    done = subprocess.run(
-        [sys.executable, "-m", "faults.extract_many", order],
-        env=ENVIRONMENT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+def extract(
+    teacher: str, folder: Path, plans: list[dict[str, object]], **options: object
+) -> list[list[str]]:
+    done = finished(extract_all, teacher, str(folder), options, plans)
+    assert done.code == 0, done.stderr
     statuses: list[list[str]] = json.loads(done.stdout)
     return statuses
 
@@ -50,16 +39,16 @@ def chunks(root: Path) -> dict[str, bytes]:
 
 
 def test_whoever_is_killed_the_store_is_the_one_that_a_single_process_makes(
-    script: Script, folder: Path, tmp_path: Path
+    script: Script, few: Path, tmp_path: Path
 ) -> None:
-    joined = {"join": True, "processes": 4, "kills": 2, "shards_apart": 5}
+    joined = {"join": True, "processes": 4, "kills": 2, "shards_apart": 5, "seed": 3}
     plans: list[dict[str, object]] = [
         {**ALONE, "root": str(tmp_path / "alone")},
         {**joined, "seed": 1, "root": str(tmp_path / "a")},
         {**joined, "seed": 2, "root": str(tmp_path / "b")},
-        {**joined, "processes": 8, "kills": 7, "seed": 3, "root": str(tmp_path / "c")},
+        {**joined, "processes": 8, "kills": 7, "shards_apart": 2, "root": str(tmp_path / "c")},
     ]
-    alone, *others = extract(script(Pooling(1.0)), folder, plans)
+    alone, *others = extract(script(Pooling(1.0)), few, plans)
     assert alone == ["extracted"]
     undisturbed = chunks(tmp_path / "alone")
     for statuses, plan in zip(others, plans[1:], strict=True):
@@ -72,15 +61,33 @@ def test_whoever_is_killed_the_store_is_the_one_that_a_single_process_makes(
 
 
 def test_a_second_process_waits_and_takes_over_only_from_a_dead_one(
-    script: Script, folder: Path, tmp_path: Path
+    script: Script, few: Path, tmp_path: Path
 ) -> None:
     waiting = {"join": False, "processes": 2, "shards_apart": 5, "seed": 0}
     plans: list[dict[str, object]] = [
         {**waiting, "kills": 0, "root": str(tmp_path / "patient")},
         {**waiting, "kills": 1, "root": str(tmp_path / "heir")},
     ]
-    patient, heir = extract(script(Pooling(1.0)), folder, plans)
+    patient, heir = extract(script(Pooling(1.0)), few, plans)
     assert sorted(patient) == ["extracted", "unchanged"]
     assert sorted(heir)[0] in ("extracted", "killed", "resumed")
     assert heir.count("killed") == 1
     assert chunks(tmp_path / "heir") == chunks(tmp_path / "patient")
+
+
+def test_two_processes_write_the_int8_and_projected_store_of_one(
+    script: Script, few: Path, tmp_path: Path
+) -> None:
+    options = {"dtype": "int8", "codec": "zstd", "pool": "out0=2", "project": "out0=2"}
+    joined = {"join": True, "processes": 2, "kills": 0, "seed": 0}
+    plans: list[dict[str, object]] = [
+        {**ALONE, "root": str(tmp_path / "alone")},
+        {**joined, "shards_apart": 0, "root": str(tmp_path / "together")},
+    ]
+    alone, together = extract(script(Pooling(1.0)), few, plans, **options)
+    assert alone == ["extracted"]
+    assert sorted(together) == ["extracted", "joined"]
+    undisturbed = chunks(tmp_path / "alone")
+    assert any(".basis/" in name for name in undisturbed)
+    assert any(".scale/" in name for name in undisturbed)
+    assert chunks(tmp_path / "together") == undisturbed

@@ -6,60 +6,20 @@ import json
 import os
 import shutil
 import stat
-import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from forked import Forked, finished
 from small_inputs import Pooling
 from torch import nn
 
-import rdcache
 from rdcache.store import open_store, verify_store
 
-PACKAGE = Path(rdcache.__file__).parent
+from .extract_as import extract_as
+
 GROUP, FIRST, SECOND = 4711, 4801, 4802
-CHILD = """
-import json, os, sys
-order = json.loads(sys.argv[1])
-def refuse(*arguments, **options):
-    raise AssertionError("chmod")
-os.chmod = os.fchmod = os.lchmod = refuse
-import torch
-torch.set_num_threads(1)
-import rdcache.extraction.run as run
-from dataclasses import replace
-from rdcache.cli import run_command_line
-from rdcache.extraction import ExtractConfig, plan_extraction, run_extraction
-from rdcache.store import StoreWriter
-config = ExtractConfig(teacher=order["teacher"], dataset=order["dataset"], views="flip",
-                       root=order["root"], batch_size=4)
-if order["user"]:
-    # Everything is imported by then, also where Python itself is not for other users to read.
-    run_extraction(plan_extraction(config.model_copy(update={"root": order["warm"]})))
-    os.setgroups([order["group"]])
-    os.setgid(order["user"])
-    os.setuid(order["user"])
-os.umask(order["umask"])
-plan = plan_extraction(config)
-plan = replace(plan, layout=replace(plan.layout, shard_samples=4))
-written = []
-write = StoreWriter.write
-def write_some(self, *arguments):
-    write(self, *arguments)
-    written.append(1)
-    if len(written) == order["stop_after"]:
-        os._exit(9)
-StoreWriter.write = write_some
-done = run_extraction(plan)
-for arguments in order["then"]:
-    filled = [argument.replace("STORE", str(done.store.location)) for argument in arguments]
-    if run_command_line(filled):
-        raise SystemExit(f"failed: {arguments}")
-print(json.dumps({"status": done.status, "written": len(written)}))
-"""
 
 
 @pytest.fixture
@@ -84,7 +44,7 @@ def extract(
     user: int = 0,
     stop_after: int = 0,
     then: tuple[list[str], ...] = (),
-) -> subprocess.CompletedProcess[str]:
+) -> Forked:
     order = {"root": str(root), "teacher": teacher, "dataset": dataset, "umask": umask}
     order |= {"user": user, "group": GROUP, "stop_after": stop_after, "then": then}
     folder = root.parent / f"own-{user}"
@@ -92,13 +52,8 @@ def extract(
     os.chown(folder, user or -1, -1)
     order["warm"] = str(folder / "warm")
     folders = {name: str(folder) for name in ("RDCACHE_CACHE", "HOME", "TMPDIR")}
-    return subprocess.run(
-        [sys.executable, "-c", CHILD, json.dumps(order)],
-        capture_output=True,
-        text=True,
-        cwd=folder,
-        env={**os.environ, **folders, "PYTHONPATH": str(PACKAGE.parent), "OMP_NUM_THREADS": "1"},
-    )
+    environment = {**os.environ, **folders}
+    return finished(extract_as, order, environment=environment, folder=folder)
 
 
 def modes(folder: Path) -> dict[str, int]:
@@ -110,10 +65,10 @@ def modes(folder: Path) -> dict[str, int]:
 
 @pytest.mark.parametrize(("umask", "rights"), [(0o002, 0o775), (0o022, 0o755), (0o077, 0o700)])
 def test_everything_that_is_written_has_the_rights_that_the_umask_leaves(
-    tmp_path: Path, folder: Path, teacher: str, umask: int, rights: int
+    tmp_path: Path, few: Path, teacher: str, umask: int, rights: int
 ) -> None:
     root = tmp_path / "shared"
-    where = ["--dataset", f"folder:{folder}", "--store", "STORE", "--out", str(root / "runs")]
+    where = ["--dataset", f"folder:{few}", "--store", "STORE", "--out", str(root / "runs")]
     distill = ["distill", *where, "--method", "none", "--epochs", "1", "--batch-size", "4"]
     commands = (
         ["sign", "--new-key", str(tmp_path / f"key-{umask}")],
@@ -122,8 +77,8 @@ def test_everything_that_is_written_has_the_rights_that_the_umask_leaves(
         ["import", str(root / "out.h5"), "--root", str(root / "imported")],
         [*distill, "--image-size", "32", "--student", "shufflenet-x0.5"],
     )
-    done = extract(root, teacher, f"folder:{folder}", umask=umask, then=commands)
-    assert done.returncode == 0, done.stderr
+    done = extract(root, teacher, f"folder:{few}", umask=umask, then=commands)
+    assert done.code == 0, done.stderr
     found = modes(root)
     kinds = ("zarr.json", "out.h5", "student.safetensors", "result.json", "/c/0/0")
     for kind in kinds:
@@ -136,7 +91,7 @@ def test_everything_that_is_written_has_the_rights_that_the_umask_leaves(
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can be two users")
 def test_another_user_goes_on_with_what_the_first_began(
-    public: Path, folder: Path, teacher: str
+    public: Path, few: Path, teacher: str
 ) -> None:
     root = public / "shared"
     root.mkdir()
@@ -144,11 +99,11 @@ def test_another_user_goes_on_with_what_the_first_began(
     root.chmod(0o2775)
     family, _, file = teacher.partition(":")
     teacher = f"{family}:{shutil.copy(file, public)}"
-    dataset = f"folder:{shutil.copytree(folder, public / 'images')}"
+    dataset = f"folder:{shutil.copytree(few, public / 'images')}"
     begun = extract(root, teacher, dataset, umask=0o002, user=FIRST, stop_after=3)
-    assert begun.returncode == 9, begun.stderr
+    assert begun.code == 9, begun.stderr
     done = extract(root, teacher, dataset, umask=0o002, user=SECOND)
-    assert done.returncode == 0, done.stderr
+    assert done.code == 0, done.stderr
     report = json.loads(done.stdout)
     assert report["status"] == "resumed"
     (location,) = (path.parent for path in root.glob("*/*/*/zarr.json"))

@@ -1,9 +1,6 @@
-"""Writers that die: a program, because only a process of its own can be killed for real.
+"""Writers that die, for processes of their own, because only such can be killed for real.
 
-`python -m store.crash --plain FOLDER`: for n = 0, 1, … a forked process writes FOLDER/n and kills
-itself (SIGKILL) at its n-th open, rename or removal, until one survives; `--widen`: the same,
-within a change of dtypes; `--slow`: writes FOLDER until it is killed from outside; `--limit`:
-writes FOLDER under a limit of file size, and prints the error.
+Those that die on their own do so (SIGKILL) at an open, rename or removal.
 """
 
 from __future__ import annotations
@@ -78,6 +75,7 @@ def crash_everywhere(folder: Path, run: Callable[[Path, int], None]) -> None:
 
 
 def write_with_limit(location: Path) -> None:
+    """Write under a limit of file size, and print the error."""
     resource.setrlimit(resource.RLIMIT_FSIZE, (LIMIT_BYTES, LIMIT_BYTES))
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     try:
@@ -86,14 +84,16 @@ def write_with_limit(location: Path) -> None:
         print(error)
 
 
-if __name__ == "__main__":
-    target = Path(sys.argv[-1])
-    match sys.argv[1]:
-        case "--widen":
-            crash_everywhere(target, widen)
-        case "--slow":
-            fill(begin(target, SLOW))
-        case "--limit":
-            write_with_limit(target)
-        case "--plain":
-            crash_everywhere(target, write)
+def crash_writing(folder: Path) -> None:
+    """Kill writers of FOLDER/0, FOLDER/1, … at their n-th event, until one survives."""
+    crash_everywhere(folder, write)
+
+
+def crash_widening(folder: Path) -> None:
+    """The same, within a change of dtypes."""
+    crash_everywhere(folder, widen)
+
+
+def write_slowly(location: Path) -> None:
+    """Write until killed from outside."""
+    fill(begin(location, SLOW))

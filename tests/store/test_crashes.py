@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import signal
-import subprocess
-import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
+import forked
 import numpy as np
 import pytest
 
@@ -18,21 +16,20 @@ from rdcache.store import ShardRef, StoreLayout, StoreWriter, open_store
 from rdcache.store.arrays import receipt_object
 
 from .conftest import begin, contents, fill
-from .crash import SLOW, SMALL, WIDE
+from .crash import (
+    SLOW,
+    SMALL,
+    WIDE,
+    crash_widening,
+    crash_writing,
+    write_slowly,
+    write_with_limit,
+)
 
-TESTS = Path(__file__).parents[1]
-ENVIRONMENT = {
-    **os.environ,
-    "OMP_NUM_THREADS": "1",
-    "PYTHONPATH": os.pathsep.join([str(TESTS), str(TESTS.parent)]),
-}
-PROGRAM = [sys.executable, "-m", "store.crash"]
 
-
-def run_program(*arguments: object) -> str:
-    command = [*PROGRAM, *map(str, arguments)]
-    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+def run_program(program: Callable[[Path], None], place: Path) -> str:
+    done = forked.finished(program, place)
+    assert done.code == 0, done.stderr
     return done.stdout
 
 
@@ -55,7 +52,7 @@ def crashed_stores(folder: Path) -> list[Path]:
 def crashes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One folder for each moment at which a writer was killed; not to be changed."""
     folder = tmp_path_factory.mktemp("crashes")
-    run_program("--plain", folder)
+    run_program(crash_writing, folder)
     return folder
 
 
@@ -100,7 +97,7 @@ def test_a_kill_while_a_tap_changes_its_dtype_is_resumed_to_the_same_bytes(
     writer = begin(tmp_path / "undisturbed", SMALL).restart_with(WIDE)
     undisturbed = finished(writer)
     (tmp_path / "killed").mkdir()
-    run_program("--widen", tmp_path / "killed")
+    run_program(crash_widening, tmp_path / "killed")
 
     for location in crashed_stores(tmp_path / "killed"):
         writer = begin(location, SMALL)
@@ -116,13 +113,12 @@ def test_a_store_killed_from_outside_again_and_again_ends_with_the_same_bytes(
     location = tmp_path / "killed"
     random = np.random.default_rng(0)
     for wanted in (1, 13):
-        command = [*PROGRAM, "--slow", str(location)]
-        with subprocess.Popen(command, env=ENVIRONMENT) as process:
-            while len(list(location.glob("receipt/c/*/*/0/0"))) < wanted:
-                assert process.poll() is None
-                time.sleep(0.001)
-            time.sleep(random.uniform(0, 0.02))
-            process.send_signal(signal.SIGKILL)
+        process = forked.Forked(write_slowly, location)
+        while len(list(location.glob("receipt/c/*/*/0/0"))) < wanted:
+            assert process.code is None, process.stderr
+            time.sleep(0.001)
+        time.sleep(random.uniform(0, 0.02))
+        process.kill()
 
     writer = begin(location, SLOW)
     assert 0 < len(writer.missing()) < len(SLOW.shards())
@@ -134,7 +130,7 @@ def test_a_full_disk_leaves_no_temporary_file_and_the_same_command_goes_on_after
     tmp_path: Path,
 ) -> None:
     location = tmp_path / "store"
-    said = run_program("--limit", location)
+    said = run_program(write_with_limit, location)
 
     assert "the store cannot be written" in said
     assert str(location) in said

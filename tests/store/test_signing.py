@@ -11,7 +11,9 @@ import stat
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
 from rdcache.errors import (
     CorruptShardError,
@@ -22,10 +24,20 @@ from rdcache.errors import (
     StoreIncompleteError,
     UsageError,
 )
-from rdcache.store import Store, StoreWriter, create_store, open_store, verify_store
+from rdcache.store import (
+    Store,
+    StoreLayout,
+    StoreWriter,
+    TapSpec,
+    create_store,
+    open_store,
+    verify_store,
+)
 from rdcache.store.hdf5_export import export_hdf5
 from rdcache.store.hdf5_import import import_hdf5
 from rdcache.store.manifest import read_manifest, root_of
+from rdcache.store.projection import Projection
+from rdcache.store.quantisation import quantised, with_scales
 from rdcache.store.signatures import fingerprint, new_key, signatures_of
 from rdcache.store.signing import sign_store
 
@@ -134,12 +146,79 @@ def test_every_changed_byte_of_a_signed_store_is_refused(signed: Path, keys: Key
             assert (again.read(range(good.extents[view]), view)[tap] == values).all()
 
 
+@pytest.fixture
+def signed_and_small(tmp_path: Path, keys: Keys) -> Path:
+    """A store with an int8 tap, a projected one and a compressed one."""
+    int8 = TapSpec("map", "map2d", (3, 2, 4), "int8")
+    projected = TapSpec("s4", "map2d", (2, 3, 3), "float32", projected_from=7)
+    packed = TapSpec("logits", "logits", (4,), "float16", "zstd")
+    layout = StoreLayout(6, (6, 4), with_scales([int8, projected, packed]), 4)
+    basis = Projection(torch.arange(7.0), torch.linalg.qr(torch.randn(7, 2))[0].T.contiguous())
+    writer = begin(tmp_path / "small", layout, projections={"s4": basis})
+    random = torch.Generator().manual_seed(3)
+    for shard in writer.missing():
+        count = shard.stop - shard.start
+        given = {
+            tap.name: torch.randn((count, *tap.shape), generator=random) for tap in layout.public
+        }
+        rows = quantised(given, layout.taps)
+        stored = {tap.name: rows[tap.name].numpy().astype(tap.stored_dtype) for tap in layout.taps}
+        writer.write(shard, stored, np.ones(count, np.uint8))
+    sign_store(writer.commit({}).location, keys[0])
+    return tmp_path / "small"
+
+
+def test_int8_projected_and_compressed_taps_are_read_from_a_signed_store(
+    signed_and_small: Path, keys: Keys
+) -> None:
+    before = open_store(signed_and_small)
+    after = open_store(signed_and_small, require_signature=keys[1])
+    assert {tap.dtype for tap in after.taps.values()} == {"int8", "float32", "float16"}
+    for view, extent in enumerate(before.extents):
+        there = after.read(range(extent), view)
+        for tap, values in before.read(range(extent), view).items():
+            assert torch.equal(there[tap], values)
+    assert verify_store(signed_and_small, require_signature=keys[1]) == []
+
+
+@pytest.mark.parametrize(
+    "damaged",
+    [
+        "taps/s4.basis/c/0/0",
+        "taps/s4.mean/c/0",
+        "taps/s4/c/1/0/0/0/0",
+        "taps/map.scale/c/0/1/0",
+        "taps/map/c/0/1/0/0/0",
+        "taps/logits/c/0/1/0",
+    ],
+)
+def test_a_changed_byte_of_basis_scale_or_compressed_shard_is_refused(
+    signed_and_small: Path, keys: Keys, damaged: str
+) -> None:
+    path = signed_and_small / damaged
+    content = path.read_bytes()
+    path.write_bytes(bytes([content[0] ^ 1]) + content[1:])
+    with pytest.raises((CorruptShardError, StoreFormatError)):  # noqa: PT012  (whenever it is seen)
+        store = open_store(signed_and_small, require_signature=keys[1])
+        for view, extent in enumerate(store.extents):
+            store.read(range(extent), view)
+    assert verify_or_refusal(signed_and_small, keys[1])
+    path.write_bytes(content)
+    assert verify_store(signed_and_small, require_signature=keys[1]) == []
+
+
+def verify_or_refusal(location: Path, key: Path) -> bool:
+    """Whether verify finds something, or refuses the store altogether."""
+    try:
+        return bool(verify_store(location, require_signature=key))
+    except RdcacheError:
+        return True
+
+
 def forge_shard(location: Path) -> None:
     """Write other numbers into a shard so that all its checksums fit, and its receipt too."""
     other = begin(location.parent / "forged")
     shard = other.layout.shard(0, 1)
-    import numpy as np
-
     zeros = {
         tap.name: np.zeros((shard.stop - shard.start, *tap.shape), tap.stored_dtype)
         for tap in other.layout.taps
