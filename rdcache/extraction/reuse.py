@@ -22,7 +22,7 @@ from rdcache.errors import (
     UnsafeFileError,
 )
 from rdcache.extraction.plan import ExtractionPlan
-from rdcache.store import Location, Store, TapSpec, default_root, list_stores, open_store
+from rdcache.store import Location, Store, TapSpec, default_root, list_stores, open_directly
 from rdcache.store.manifest import digests_of, fingerprint_of, read_manifest
 
 UNUSABLE = (
@@ -103,7 +103,7 @@ def find_donors(plan: ExtractionPlan, taps: Sequence[TapSpec]) -> Donors:
             other = fingerprint_of(read_manifest(summary.location), summary.location)
             if not set(other.differences(own)) <= MAY_DIFFER:
                 continue
-            store = open_store(summary.location, require_signature=plan.config.require_signature)
+            store = open_directly(summary.location, require_signature=plan.config.require_signature)
             same = _bases(store.manifest, store.location) == bases
         except UNUSABLE:
             continue  # damaged, not trusted, or changed by others since it was listed

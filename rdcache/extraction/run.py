@@ -9,7 +9,7 @@ from __future__ import annotations
 import platform
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -20,7 +20,7 @@ import torch
 
 import rdcache
 from rdcache.data import VIEW_COLUMNS
-from rdcache.errors import StoreNotFoundError, TeacherOutputError
+from rdcache.errors import StoreNotFoundError, TeacherOutputError, UsageError
 from rdcache.extraction.basis import fit_projections
 from rdcache.extraction.fidelity import measure_fidelity
 from rdcache.extraction.forward import TeacherForward, forward_of
@@ -40,6 +40,7 @@ from rdcache.store import (
     NOT_FINITE,
     STORED,
     Location,
+    RemotePath,
     ShardRef,
     Store,
     StoreWriter,
@@ -48,6 +49,7 @@ from rdcache.store import (
     claims_beside,
     create_store,
     finished_store,
+    open_directly,
     open_store,
     read_manifest,
 )
@@ -94,7 +96,7 @@ def run_extraction(plan: ExtractionPlan, on_progress: Progress = ignore) -> Extr
         status = await_turn(plan, worker, on_progress)
         copied = 0
         if status == "unchanged":
-            store = open_store(plan.location)
+            store = open_directly(plan.location)
         else:
             with _crew(plan, forward, worker, on_progress) as crew:
                 store = _fill(_open_writer(plan, forward, worker), crew, worker, plan)
@@ -341,6 +343,9 @@ def _describe(
         for view, extent in enumerate(store.extents)
         for sample in np.flatnonzero(~store.available(range(extent), view))
     ]
+    if isinstance(store.location, RemotePath):
+        with suppress(UsageError):  # the download cache is too small: a look at the store is left
+            store = open_store(store.location)
     return Extraction(
         store=store,
         status=status,

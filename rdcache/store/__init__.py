@@ -15,7 +15,7 @@ from rdcache.store.claims import EXTRACTION, Worker, claims_beside
 from rdcache.store.locations import Location, RemotePath, as_location
 from rdcache.store.manifest import read_manifest
 from rdcache.store.objects import write_error
-from rdcache.store.reader import Store, open_store
+from rdcache.store.reader import Store, open_directly, open_store
 from rdcache.store.spec import (
     NOT_FINITE,
     SPLITS,
@@ -54,6 +54,7 @@ __all__ = [
     "folder_name",
     "list_stores",
     "newest_store",
+    "open_directly",
     "open_store",
     "read_manifest",
     "store_location",

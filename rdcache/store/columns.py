@@ -22,6 +22,7 @@ from rdcache.store.objects import Objects, ReadableObjects
 from rdcache.store.projection import Projection
 from rdcache.store.spec import SPLITS, StoreLayout
 
+DOCUMENT_BYTES = 2**20  # no metadata of an array is longer
 LISTED_SHARDS = 10_000  # so many are listed without a question
 
 
@@ -168,7 +169,7 @@ def metadata_digest(objects: ReadableObjects, layout: StoreLayout) -> str:
     """The sha256 of the `zarr.json` of every array and of the group `taps`, in order of names."""
     whole = hashlib.sha256()
     for name in sorted(arrays.all_documents(layout, ())):
-        whole.update(objects.read(name) or b"")
+        whole.update(objects.read(name, DOCUMENT_BYTES) or b"")
     return whole.hexdigest()
 
 
@@ -184,7 +185,7 @@ def require_metadata(objects: ReadableObjects, layout: StoreLayout, digest: str 
 
 def _document(objects: ReadableObjects, name: str) -> dict[str, Any]:
     """The metadata of one array."""
-    content = objects.read(f"{name}/zarr.json") or b""
+    content = objects.read(f"{name}/zarr.json", DOCUMENT_BYTES) or b""
     try:
         document = json.loads(content)
     except (ValueError, RecursionError):

@@ -4,6 +4,7 @@ by a few threads.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -30,49 +31,70 @@ class CompressedTap(MappedTap):
         Raises:
             CorruptShardError: also where a payload cannot be decompressed to its length.
         """
-        sources, starts = self._locate(samples, views)
-        lengths = self._lengths[views, samples].tolist()
-        payloads = [
-            source[start : start + length]
-            for source, start, length in zip(sources, starts, lengths, strict=True)
-        ]
-        return self._decompressed(payloads, samples, views)
+
+        def take(
+            rows: np.ndarray,
+            numbers: Sequence[int],
+            sources: Sequence[np.ndarray],
+            starts: Sequence[int],
+        ) -> None:
+            lengths = self._lengths[views[numbers], samples[numbers]].tolist()
+            payloads = [
+                source[start : start + length]
+                for source, start, length in zip(sources, starts, lengths, strict=True)
+            ]
+            self._decompress(payloads, rows, numbers, samples, views)
+
+        return self._visit(samples, views, take)
 
     def gather_verified(self, samples: np.ndarray, views: np.ndarray) -> torch.Tensor:
         """The same, with each payload compared with its crc32c before it is decompressed."""
-        sources, starts = self._locate(samples, views)
-        lengths = self._lengths[views, samples].tolist()
-        payloads = []
-        for number, (source, start, length) in enumerate(
-            zip(sources, starts, lengths, strict=True)
-        ):
-            end = start + length
-            payload = source[start:end].copy()  # the bytes that are checked are those decompressed
-            if not shard.matches(payload, source[end : end + shard.CHECKSUM_BYTES]):
-                raise self._corrupt(int(views[number]), int(samples[number]))
-            payloads.append(payload)
-        return self._decompressed(payloads, samples, views)
 
-    def _decompressed(
-        self, payloads: list[np.ndarray], samples: np.ndarray, views: np.ndarray
-    ) -> torch.Tensor:
-        batch, rows = self._allocate(len(payloads))
+        def take(
+            rows: np.ndarray,
+            numbers: Sequence[int],
+            sources: Sequence[np.ndarray],
+            starts: Sequence[int],
+        ) -> None:
+            lengths = self._lengths[views[numbers], samples[numbers]].tolist()
+            payloads = []
+            for number, source, start, length in zip(
+                numbers, sources, starts, lengths, strict=True
+            ):
+                end = start + length
+                payload = source[start:end].copy()  # the bytes that are checked are decompressed
+                if not shard.matches(payload, source[end : end + shard.CHECKSUM_BYTES]):
+                    raise self._corrupt(int(views[number]), int(samples[number]))
+                payloads.append(payload)
+            self._decompress(payloads, rows, numbers, samples, views)
 
-        def fill(number: int) -> None:
+        return self._visit(samples, views, take)
+
+    def _decompress(
+        self,
+        payloads: list[np.ndarray],
+        rows: np.ndarray,
+        numbers: Sequence[int],
+        samples: np.ndarray,
+        views: np.ndarray,
+    ) -> None:
+        """Decompress payloads into those rows of a batch that have these numbers."""
+
+        def fill(place: int) -> None:
+            number = numbers[place]
             try:
-                decompress(self.tap, payloads[number], rows[number])
+                decompress(self.tap, payloads[place], rows[number])
             except ValueError:
                 raise self._corrupt(int(views[number]), int(samples[number])) from None
 
-        numbers = range(len(payloads))
-        if rows.size < WORTH_THREADS:
-            for number in numbers:
-                fill(number)
+        places = range(len(payloads))
+        if len(payloads) * self.tap.nbytes < WORTH_THREADS:
+            for place in places:
+                fill(place)
         else:
             with ThreadPoolExecutor(THREADS, thread_name_prefix="decompress") as pool:
-                for _ in pool.map(fill, numbers):
+                for _ in pool.map(fill, places):
                     pass
-        return batch
 
     def _fit(self, offsets: np.ndarray, lengths: np.ndarray, room: int) -> bool:
         """Whether all chunks have some length and lie within the first `room` bytes."""

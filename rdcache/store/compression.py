@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numcodecs import blosc, zstd
 
+from rdcache.store.shard import shard_bytes
 from rdcache.store.spec import DTYPES, TapSpec
 
 ZSTD_LEVEL = 1  # higher levels gain no more on features, and cost time
@@ -50,6 +51,15 @@ def compress(tap: TapSpec, payload: np.ndarray) -> np.ndarray:
     else:
         return payload
     return np.frombuffer(packed, np.uint8)
+
+
+def largest_shard(tap: TapSpec, present: int, chunks: int) -> int:
+    """The most bytes that a shard object with `present` samples can have; as many as it has to have
+    where the tap is not compressed.
+    """
+    # Zstandard's ZSTD_compressBound; that of blosc is 16 bytes more than there were.
+    more = 0 if tap.codec == "none" else (tap.nbytes >> 8) + 64
+    return shard_bytes(tap.nbytes + more, present, chunks)
 
 
 def decompress(tap: TapSpec, payload: np.ndarray, row: np.ndarray) -> None:

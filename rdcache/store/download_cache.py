@@ -18,28 +18,55 @@ import os
 import secrets
 import time
 import zipfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from threading import Lock
+from typing import IO, Any
 
 import numpy as np
 
-from rdcache.errors import BucketError, CorruptShardError, FileWriteError, UsageError
-from rdcache.files import user_cache
+from rdcache.errors import (
+    BucketError,
+    CorruptShardError,
+    FileWriteError,
+    StoreFormatError,
+    StoreNotFoundError,
+    UsageError,
+)
+from rdcache.files import sync_folder, user_cache
 from rdcache.store import arrays
-from rdcache.store.columns import read_receipts
+from rdcache.store.columns import (
+    read_columns,
+    read_receipts,
+    require_believable,
+    require_metadata,
+)
+from rdcache.store.compression import largest_shard
 from rdcache.store.locations import RemotePath
-from rdcache.store.manifest import digests_of, layout_of, manifest_in, require_root
+from rdcache.store.manifest import (
+    MANIFEST_BYTES,
+    digests_of,
+    layout_of,
+    manifest_in,
+    require_root,
+)
 from rdcache.store.objects import TEMPORARY
-from rdcache.store.remote import RemoteObjects
+from rdcache.store.remote import RemoteObjects, offline, offline_error
+from rdcache.store.shard import index_bytes, is_whole
+from rdcache.store.spec import STORED, ShardRef, TapSpec
 
 DEFAULT_SIZE = "50 GB"
 UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
-# A download that is this old has no process any more.
-OLD_SECONDS = 3_600
+LOCK = ".lock"
+SHARDS = "shards"  # the folder of what goes first; all else is small
+# So long others' downloads are waited for where there is no room beside them.
+WAIT_SECONDS = 300.0
 TRIES = 3
+# By process and file: of several threads that need a file only one downloads it.
+_downloads: dict[tuple[int, Path], Lock] = {}
 
 
 @dataclass(frozen=True)
@@ -87,23 +114,22 @@ class DownloadCache:
             write: fills a file that has its full size already.
 
         Raises:
-            UsageError: it is larger than the whole cache may be.
+            UsageError: it is larger than the whole cache may be, or than what others leave of it.
             FileWriteError: the cache cannot be written.
         """
         path = self.folder / key
         partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}{TEMPORARY}")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            with self._locked():
-                self._make_room(size)
-                # At its full length from the start, so that others count it.
-                with partial.open("wb") as file:
-                    file.truncate(size)
-            try:
-                write(partial)
-                partial.replace(path)
-            finally:
-                partial.unlink(missing_ok=True)
+            with self._begun(partial, size) as file:
+                try:
+                    write(partial)
+                    os.fsync(file.fileno())
+                    with self._locked():  # nobody who counts meets it twice, or not at all
+                        partial.replace(path)
+                finally:
+                    partial.unlink(missing_ok=True)
+            sync_folder(path.parent)
         except OSError as error:
             if isinstance(error, BucketError | CorruptShardError):
                 raise
@@ -115,44 +141,78 @@ class DownloadCache:
             ) from error
         return path
 
+    def drop(self, key: str) -> None:
+        """Forget a file that turned out to be damaged."""
+        with contextlib.suppress(OSError):
+            (self.folder / key).unlink()
+
     def nbytes(self) -> int:
         """Bytes of all files."""
-        return sum(size for _, size, _ in self._files())
+        return sum(length for *_, length, _ in self._files())
 
-    def _files(self) -> list[tuple[float, int, Path]]:
-        """Last use, length and path of each file."""
+    def too_small(self) -> UsageError:
+        """Say that others leave no room for what is needed now."""
+        return UsageError(
+            "the download cache is too small for all who use it.",
+            folder=self.folder,
+            limit=_readable(self.limit),
+            next="let RDCACHE_CACHE_SIZE allow more",
+        )
+
+    def _files(self) -> list[tuple[bool, float, int, Path]]:
+        """For each file whether it is no shard, its last use, length and path."""
         found = []
         for folder, _, names in os.walk(self.folder):
+            small = Path(folder).relative_to(self.folder).parts[:1] != (SHARDS,)
             for name in names:
                 with contextlib.suppress(FileNotFoundError):
                     path = Path(folder, name)
                     status = path.stat()
-                    found.append((status.st_mtime, status.st_size, path))
+                    if name != LOCK:
+                        found.append((small, status.st_mtime, status.st_size, path))
         return found
 
-    def _make_room(self, size: int) -> None:
+    @contextmanager
+    def _begun(self, partial: Path, size: int) -> Iterator[IO[bytes]]:
+        """A file for a download, locked as long as its process is at it."""
         if size > self.limit:
             raise UsageError(
                 "the download cache is smaller than one file of this store.",
                 folder=self.folder,
-                limit=f"{self.limit / 1e6:.1f} MB",
-                needed=f"{size / 1e6:.1f} MB",
+                limit=_readable(self.limit),
+                needed=_readable(size),
                 next="let RDCACHE_CACHE_SIZE allow more, or `rdcache pull` the store",
             )
+        until = time.monotonic() + WAIT_SECONDS
+        while True:
+            with self._locked():
+                if self._make_room(size):
+                    file = partial.open("wb")
+                    fcntl.flock(file, fcntl.LOCK_EX)
+                    file.truncate(size)  # at its full length from the start: others count it
+                    break
+            if time.monotonic() > until:
+                raise self.too_small()
+            time.sleep(0.05)
+        with file:
+            yield file
+
+    def _make_room(self, size: int) -> bool:
+        """Delete what was used longest ago; False where downloads of others leave no room."""
         files = sorted(self._files())
-        excess = sum(length for _, length, _ in files) + size - self.limit
-        for used, length, path in files:
+        excess = sum(length for *_, length, _ in files) + size - self.limit
+        for *_, length, path in files:
             if excess <= 0:
-                return
-            if path.name.endswith(TEMPORARY) and time.time() - used < OLD_SECONDS:
-                continue
-            path.unlink(missing_ok=True)
-            excess -= length
+                break
+            if not (path.name.endswith(TEMPORARY) and _is_locked(path)):
+                path.unlink(missing_ok=True)
+                excess -= length
+        return excess <= 0
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
         """Only one process at a time makes room; the lock goes with the process."""
-        with (self.folder / ".lock").open("w") as file:
+        with (self.folder / LOCK).open("w") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
 
@@ -161,7 +221,7 @@ class CachedObjects:
     """The objects of a complete store in a bucket, read through the cache.
 
     All but the shards is small and read at once when the store is opened; its digests are checked
-    by whoever opens the store, those of the receipts here.
+    before they are kept.
     """
 
     def __init__(self, remote: RemoteObjects, manifest: Mapping[str, Any], cache: DownloadCache):
@@ -169,10 +229,12 @@ class CachedObjects:
         self.location = remote.location
         self.cache = cache
         self.layout = layout_of(manifest, self.location)
-        self._small = self._small_objects(manifest)
-        self._digests = dict(self._shard_digests(manifest))
+        self.downloads = 0
+        self._small: dict[str, bytes] = {}
+        self._shards: dict[str, _Shard] = {}
+        self._read_small_objects(manifest)
 
-    def read(self, name: str) -> bytes | None:
+    def read(self, name: str, most: int | None = None) -> bytes | None:
         """The bytes of a small object, None where there is none."""
         return self._small.get(name)
 
@@ -187,55 +249,116 @@ class CachedObjects:
 
     def exists(self, name: str) -> bool:
         """Whether there is such an object."""
-        return name in self._small or name in self._digests
+        return name in self._small or name in self._shards
 
     def sizes(self, prefix: str) -> dict[str, int]:
         """Names of all objects below a folder, with their lengths, as the bucket lists them."""
         return self.remote.sizes(prefix)
 
-    def kept(self, name: str) -> bool:
-        """Whether a shard's file is still in the cache."""
-        return (self.cache.folder / self._key(name)).is_file()
+    def use(self, names: Iterable[str]) -> None:
+        """Mark the files of shards as just used."""
+        for name in names:
+            _touch(self._file(name))
 
-    def mapped(self, name: str) -> np.ndarray | None:
+    def gone(self, names: Iterable[str]) -> set[str]:
+        """Which shards are not in the cache any more."""
+        return {name for name in names if not self._file(name).is_file()}
+
+    def mapped(self, name: str, most: int | None = None) -> np.ndarray | None:
         """A shard as uint8 (bytes,), read only, downloaded if it is not kept.
 
         Raises:
             BucketError: it is not kept, and the bucket does not answer or may not be asked.
             CorruptShardError: it is not what its receipt says.
         """
-        if name not in self._digests:
+        if (shard := self._shards.get(name)) is None:
             return None
-        for _ in range(TRIES):
-            path = self.cache.find(self._key(name)) or self._download(name)
-            # Another process may have needed the room between the two.
-            with contextlib.suppress(FileNotFoundError):
-                return np.memmap(path, np.uint8, mode="r").view(np.ndarray)
-        raise UsageError(
-            "the download cache is too small for all who use it.",
-            folder=self.cache.folder,
-            next="let RDCACHE_CACHE_SIZE allow more",
-        )
+        key = shard.key
+        with _downloads.setdefault((os.getpid(), self.cache.folder / key), Lock()):
+            if (path := self.cache.find(key)) is not None:
+                # A power cut or a bad disk; what was downloaded just now has its digest.
+                if (data := _map(path)) is not None and shard.fits(data):
+                    return data
+                self.cache.drop(key)
+            for _ in range(TRIES):
+                # Another process may need the room as soon as it is there.
+                if (data := _map(self._download(name, shard))) is not None:
+                    return data
+        raise self.cache.too_small()
 
-    def _key(self, name: str) -> str:
-        digest = self._digests[name].hex()
-        return f"shards/{digest[:2]}/{digest}"
+    def _file(self, name: str) -> Path:
+        return self.cache.folder / self._shards[name].key
 
-    def _download(self, name: str) -> Path:
-        require_online(self.location)
+    def _download(self, name: str, shard: _Shard) -> Path:
         size = self.remote.size(name)
         if size is None:
             raise self._damaged(name, "it is missing")
+        if not shard.least <= size <= shard.most:
+            raise self._damaged(name, f"it has {size} bytes, where at most {shard.most} belong")
 
         def write(path: Path) -> None:
             for _ in range(TRIES):
                 self.remote.download(name, path, size)
                 with path.open("rb") as file:
-                    if hashlib.file_digest(file, "sha256").digest() == self._digests[name]:
+                    if hashlib.file_digest(file, "sha256").digest() == shard.digest:
                         return
             raise self._damaged(name, "it does not match its receipt")
 
-        return self.cache.keep(self._key(name), size, write)
+        path = self.cache.keep(shard.key, size, write)
+        self.downloads += 1
+        return path
+
+    def _read_small_objects(self, manifest: Mapping[str, Any]) -> None:
+        """All objects but the shards, in one file of the cache."""
+        key = f"stores/{manifest['root']}.zip"
+        if (kept := _unpacked(self.cache.read(key))) is not None:
+            with contextlib.suppress(StoreFormatError):
+                self._check(kept, manifest)
+                return
+        self.cache.drop(key)
+        require_believable(self.remote, self.layout)
+        names = [*arrays.all_documents(self.layout, ())]
+        names += [
+            arrays.column_object(document, name)
+            for name, document in arrays.column_documents(self.layout, ("",)).items()
+        ]
+        for shard in self.layout.shards():
+            names += [arrays.outcome_object(shard), arrays.receipt_object(shard)]
+        sizes = self.remote.sizes("")
+        # More than bases and a few numbers for each image and view is not what we have written.
+        bases = sum(
+            4 * tap.shape[tap.channel_axis] * (tap.projected_from or 0) for tap in self.layout.taps
+        )
+        bound = 2**20 + 2**10 * self.layout.samples * self.layout.views + bases
+        names = [name for name in names if sizes.get(name, bound + 1) <= bound]
+        data = self.remote.read_all(names)
+        found = {name: it for name, it in zip(names, data, strict=True) if it is not None}
+        self._check(found, manifest)
+        content = _packed(found)
+        self.cache.keep(key, len(content), lambda path: _write(path, content))
+
+    def _check(self, small: dict[str, bytes], manifest: Mapping[str, Any]) -> None:
+        """Take these objects for the store's, if they are what its manifest says.
+
+        Raises:
+            StoreFormatError: they are not.
+        """
+        self._small = small
+        digests = digests_of(manifest, self.location)
+        require_metadata(self, self.layout, digests.get("metadata"))
+        read_columns(self, self.layout, digests, complete=True)
+        receipts = read_receipts(self, self.layout, digests.get("receipt"))
+        for ref in self.layout.shards():
+            for tap, digest in zip(self.layout.taps, receipts[ref.view, ref.index], strict=True):
+                name = arrays.tap_object(tap, ref.view, ref.index)
+                self._shards[name] = self._shard(tap, ref, digest.tobytes())
+
+    def _shard(self, tap: TapSpec, ref: ShardRef, digest: bytes) -> _Shard:
+        chunks = self.layout.shard_samples
+        outcome = self._small.get(arrays.outcome_object(ref), b"")
+        present = outcome.count(STORED)
+        most = largest_shard(tap, present, chunks) if len(outcome) == chunks else 0
+        return _Shard(digest, chunks, present, most if tap.codec == "none" else 0, most)
 
     def _damaged(self, name: str, why: str) -> CorruptShardError:
         return CorruptShardError(
@@ -246,41 +369,34 @@ class CachedObjects:
             next=f"rdcache verify {self.location}, or push the store again",
         )
 
-    def _small_objects(self, manifest: Mapping[str, Any]) -> dict[str, bytes]:
-        """All objects but the shards, in one file of the cache."""
-        key = f"stores/{manifest['root']}.zip"
-        names = [*arrays.all_documents(self.layout, ())]
-        names += [
-            arrays.column_object(document, name)
-            for name, document in arrays.column_documents(self.layout, ("",)).items()
-        ]
-        for shard in self.layout.shards():
-            names += [arrays.outcome_object(shard), arrays.receipt_object(shard)]
-        if (kept := self.cache.read(key)) is not None:
-            return _unpacked(kept)
-        require_online(self.location)
-        sizes = self.remote.sizes("")
-        # More than bases and a few numbers for each image and view is not what we have written.
-        bases = sum(
-            4 * tap.shape[tap.channel_axis] * (tap.projected_from or 0) for tap in self.layout.taps
-        )
-        bound = 2**20 + 2**10 * self.layout.samples * self.layout.views + bases
-        names = [name for name in names if sizes.get(name, bound + 1) <= bound]
-        data = self.remote.read_all(names)
-        found = {name: it for name, it in zip(names, data, strict=True) if it is not None}
-        content = _packed(found)
-        self.cache.keep(key, len(content), lambda path: _write(path, content))
-        return found
 
-    def _shard_digests(self, manifest: Mapping[str, Any]) -> Iterator[tuple[str, bytes]]:
-        """The sha256 of each shard object, from receipts that match the manifest."""
-        stated = digests_of(manifest, self.location).get("receipt")
-        receipts = read_receipts(self, self.layout, stated)
-        for shard in self.layout.shards():
-            for tap, digest in zip(
-                self.layout.taps, receipts[shard.view, shard.index], strict=True
-            ):
-                yield arrays.tap_object(tap, shard.view, shard.index), digest.tobytes()
+@dataclass(frozen=True)
+class _Shard:
+    """What is known of a shard object before it is downloaded.
+
+    Attributes:
+        digest: sha256, as its receipt says.
+        chunks: samples that a full shard has.
+        present: samples that it has.
+        least, most: what its length lies between.
+    """
+
+    digest: bytes
+    chunks: int
+    present: int
+    least: int
+    most: int
+
+    @property
+    def key(self) -> str:
+        """Its name in the cache."""
+        digest = self.digest.hex()
+        return f"{SHARDS}/{digest[:2]}/{digest}"
+
+    def fits(self, data: np.ndarray) -> bool:
+        """Whether a file that was kept has an index, and the length that this makes it."""
+        tail = data[-index_bytes(self.chunks) :].tobytes()
+        return self.least <= data.size <= self.most and is_whole(tail, data.size, self.present)
 
 
 def open_cached(
@@ -305,35 +421,17 @@ def remembered_manifest(location: RemotePath, cache: DownloadCache) -> dict[str,
     """
     key = f"manifests/{hashlib.sha256(location.url.encode()).hexdigest()}.json"
     if offline():
-        document = cache.read(key)
-        if document is None:
-            require_online(location)
-        return manifest_in(document, location)
-    document = RemoteObjects(location).read("zarr.json")
+        with contextlib.suppress(StoreNotFoundError, StoreFormatError):
+            manifest = manifest_in(cache.read(key), location)
+            require_root(manifest, location)
+            return manifest
+        raise offline_error(location)
+    document = RemoteObjects(location).read("zarr.json", MANIFEST_BYTES)
     manifest = manifest_in(document, location)
-    if document is not None and document != cache.read(key):
-        content = document
+    if manifest.get("complete") is True and document not in (None, cache.read(key)):
+        content = document or b""
         cache.keep(key, len(content), lambda path: _write(path, content))
     return manifest
-
-
-def offline() -> bool:
-    """Whether buckets may not be asked."""
-    return os.environ.get("RDCACHE_OFFLINE", "") not in ("", "0")
-
-
-def require_online(location: RemotePath) -> None:
-    """Refuse to ask a bucket while offline.
-
-    Raises:
-        BucketError: RDCACHE_OFFLINE is set.
-    """
-    if offline():
-        raise BucketError(
-            "this part of the store is not kept on this machine, and RDCACHE_OFFLINE is set.",
-            address=location,
-            next="unset RDCACHE_OFFLINE, or `rdcache pull` the store while there is a network",
-        )
 
 
 def parse_size(text: str) -> int:
@@ -353,6 +451,12 @@ def parse_size(text: str) -> int:
     return size
 
 
+def _readable(size: int) -> str:
+    """A size as people read it, as `parse_size` takes it again."""
+    unit = next((unit for unit in reversed(UNITS) if size >= UNITS[unit]), None)
+    return f"{size} bytes" if unit is None else f"{size / UNITS[unit]:.1f} {unit}"
+
+
 def _touch(path: Path) -> None:
     with contextlib.suppress(OSError):
         os.utime(path)
@@ -370,6 +474,29 @@ def _packed(objects: Mapping[str, bytes]) -> bytes:
     return file.getvalue()
 
 
-def _unpacked(data: bytes) -> dict[str, bytes]:
-    with zipfile.ZipFile(io.BytesIO(data)) as archive:
-        return {name: archive.read(name) for name in archive.namelist()}
+def _unpacked(data: bytes | None) -> dict[str, bytes] | None:
+    """The objects of a file that was kept; None where it cannot be read."""
+    try:
+        with zipfile.ZipFile(io.BytesIO(data or b"")) as archive:
+            return {name: archive.read(name) for name in archive.namelist()}
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError):
+        return None
+
+
+def _map(path: Path) -> np.ndarray | None:
+    """A file that was kept, mapped; None where it is gone or empty."""
+    with contextlib.suppress(FileNotFoundError, ValueError):
+        return np.memmap(path, np.uint8, mode="r").view(np.ndarray)
+    return None
+
+
+def _is_locked(path: Path) -> bool:
+    """Whether somebody is at a download; the lock goes with its process."""
+    try:
+        with path.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
+    return False

@@ -8,16 +8,24 @@ from __future__ import annotations
 
 import hashlib
 import os
+import time
+from collections.abc import Callable, Iterable, Sequence
 from threading import Lock
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
 
 from rdcache.errors import CorruptShardError
 from rdcache.store import arrays, shard
+from rdcache.store.compression import largest_shard
 from rdcache.store.objects import ReadableObjects
 from rdcache.store.spec import StoreLayout, TapSpec
+
+USE_SECONDS = 60.0  # after which it is noted again that files are in use
+# Fills some rows of a batch, uint8 (B, bytes): their numbers, the mapped shard of each, and where
+# its payload begins there.
+Take: TypeAlias = Callable[[np.ndarray, Sequence[int], Sequence[np.ndarray], Sequence[int]], None]
 
 
 def as_stored(tensors: torch.Tensor) -> np.ndarray:
@@ -27,13 +35,16 @@ def as_stored(tensors: torch.Tensor) -> np.ndarray:
 
 
 class MappedTap:
-    """All shards of one tap, mapped as they are first touched.
+    """All shards of one tap, mapped as they are first touched, until they have to make room.
 
     Safe to pickle and to use after a fork: each process maps the files for itself.
 
     Args:
         digests: uint8 (views, shards, 32), the sha256 that each shard is compared with as it is
             first touched; without them the checksum of its index has to do.
+
+    Attributes:
+        neighbours: the taps that a download for this one may take the room of; this one is one.
     """
 
     def __init__(
@@ -47,10 +58,11 @@ class MappedTap:
         self.layout = layout
         self.tap = tap
         self.digests = digests
+        self.neighbours = [self]
         self._forget()
 
     def __getstate__(self) -> dict[str, Any]:
-        names = ("objects", "layout", "tap", "digests")
+        names = ("objects", "layout", "tap", "digests", "neighbours")
         return {name: getattr(self, name) for name in names}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -61,8 +73,14 @@ class MappedTap:
         self._process = os.getpid()
         self._lock = Lock()
         self._maps: dict[int, np.ndarray] = {}
+        self._used: set[int] = set()
+        self._noted = time.monotonic()  # when it was noted last which were used
         # Where each sample's payload begins in its shard; -1 where there is none.
         self._starts = np.full((self.layout.views, self.layout.samples), -1, np.int64)
+
+    def _notice_fork(self) -> None:
+        if self._process != os.getpid():
+            self._forget()
 
     def gather(self, samples: np.ndarray, views: np.ndarray) -> torch.Tensor:
         """Copy samples out of the mapped files.
@@ -76,12 +94,18 @@ class MappedTap:
         Raises:
             CorruptShardError: a shard is missing, cut short, or its index is damaged.
         """
-        sources, starts = self._locate(samples, views)
-        batch, rows = self._allocate(len(samples))
         size = self.tap.nbytes
-        for row, source, start in zip(rows, sources, starts, strict=True):
-            row[:] = source[start : start + size]
-        return batch
+
+        def take(
+            rows: np.ndarray,
+            numbers: Sequence[int],
+            sources: Sequence[np.ndarray],
+            starts: Sequence[int],
+        ) -> None:
+            for number, source, start in zip(numbers, sources, starts, strict=True):
+                rows[number] = source[start : start + size]
+
+        return self._visit(samples, views, take)
 
     def gather_verified(self, samples: np.ndarray, views: np.ndarray) -> torch.Tensor:
         """The same, with each payload compared with its crc32c.
@@ -89,16 +113,22 @@ class MappedTap:
         Raises:
             CorruptShardError: also where a payload does not match.
         """
-        sources, starts = self._locate(samples, views)
-        batch, rows = self._allocate(len(samples))
         size = self.tap.nbytes
-        for number, (source, start) in enumerate(zip(sources, starts, strict=True)):
-            # The copy is what is checked: the caller gets the very bytes that matched.
-            rows[number] = source[start : start + size]
-            stated = source[start + size : start + size + shard.CHECKSUM_BYTES]
-            if not shard.matches(rows[number], stated):
-                raise self._corrupt(int(views[number]), int(samples[number]))
-        return batch
+
+        def take(
+            rows: np.ndarray,
+            numbers: Sequence[int],
+            sources: Sequence[np.ndarray],
+            starts: Sequence[int],
+        ) -> None:
+            for number, source, start in zip(numbers, sources, starts, strict=True):
+                # The copy is what is checked: the caller gets the very bytes that matched.
+                rows[number] = source[start : start + size]
+                stated = source[start + size : start + size + shard.CHECKSUM_BYTES]
+                if not shard.matches(rows[number], stated):
+                    raise self._corrupt(int(views[number]), int(samples[number]))
+
+        return self._visit(samples, views, take)
 
     def touch_all(self) -> None:
         """Map every shard, and so compare each with its digest where there are any.
@@ -106,43 +136,96 @@ class MappedTap:
         Raises:
             CorruptShardError: a shard is missing or damaged.
         """
+        self._notice_fork()
         for ref in self.layout.shards():
-            self._locate(np.array([ref.start]), np.array([ref.view]))
+            self._source(ref.view * self.layout.shards_per_view + ref.index)
+
+    def let_go(self) -> None:
+        """Forget maps of files that had to make room: the space is free when nobody maps them."""
+        self._notice_fork()
+        with self._lock:
+            gone = self.objects.gone(self._names(self._maps))
+            if gone:
+                kept = zip(self._maps.items(), self._names(self._maps), strict=True)
+                self._maps = dict(item for item, name in kept if name not in gone)
 
     def _allocate(self, count: int) -> tuple[torch.Tensor, np.ndarray]:
         batch = torch.empty((count, *self.tap.shape), dtype=getattr(torch, self.tap.dtype))
         rows = batch.reshape(-1).view(torch.uint8).numpy().reshape(count, self.tap.nbytes)
         return batch, rows
 
-    def _locate(self, samples: np.ndarray, views: np.ndarray) -> tuple[list[np.ndarray], list[int]]:
-        """For each pair the mapped shard and the offset of its payload."""
-        if self._process != os.getpid():
-            self._forget()
-        per_view, size = self.layout.shards_per_view, self.layout.shard_samples
-        keys = (views * per_view + samples // size).tolist()
+    def _visit(self, samples: np.ndarray, views: np.ndarray, take: Take) -> torch.Tensor:
+        """A batch filled from the mapped shards: all at once where they are mapped, else shard by
+        shard, so that no more of them are held than are kept.
+        """
+        self._notice_fork()
+        keys = (views * self.layout.shards_per_view + samples // self.layout.shard_samples).tolist()
+        touched = set(keys)
         with self._lock:  # threads may share a tap
-            if new := set(keys) - self._maps.keys():
-                self._maps |= {key: self._map(*divmod(key, per_view)) for key in new}
-            sources = [self._maps[key] for key in keys]
-            if new:
-                self._let_go(per_view)
+            new = touched - self._maps.keys()
+            sources = [] if new else [self._maps[key] for key in keys]
+        self._note_use(touched - new, now=bool(new))
+        if not new:
+            starts = self._found(samples, views)
+            batch, rows = self._allocate(len(samples))
+            take(rows, range(len(keys)), sources, starts)
+            return batch
+        numbers: dict[int, list[int]] = {key: [] for key in sorted(touched, key=new.__contains__)}
+        for number, key in enumerate(keys):
+            numbers[key].append(number)
+        # Nothing is allocated before a shard has shown that samples are as large as their tap says.
+        self._source(next(iter(numbers)))
+        batch, rows = self._allocate(len(samples))
+
+        def take_from(key: int) -> None:
+            source, chosen = self._source(key), numbers[key]
+            starts = self._found(samples[chosen], views[chosen])
+            take(rows, chosen, [source] * len(chosen), starts)
+
+        for key in numbers:
+            take_from(key)  # a call of its own, so that the shard can go before the next one comes
+        return batch
+
+    def _source(self, key: int) -> np.ndarray:
+        """One shard, mapped now if it was not."""
+        before = self.objects.downloads
+        with self._lock:
+            source = self._maps.get(key)
+            if source is None:
+                source = self._maps[key] = self._map(*divmod(key, self.layout.shards_per_view))
+        if self.objects.downloads != before:
+            for tap in self.neighbours:
+                tap.let_go()
+        return source
+
+    def _found(self, samples: np.ndarray, views: np.ndarray) -> list[int]:
+        """Where each payload begins in its shard, which has been mapped."""
         starts = self._starts[views, samples]
         if (starts < 0).any():
             first = int(np.argmin(starts))
             raise self._corrupt(int(views[first]), int(samples[first]))
-        return sources, starts.tolist()
+        found: list[int] = starts.tolist()
+        return found
 
-    def _let_go(self, per_view: int) -> None:
-        """Forget maps of files that had to make room: the space is free when nobody maps them."""
-        names = {key: arrays.tap_object(self.tap, *divmod(key, per_view)) for key in self._maps}
-        self._maps = {key: it for key, it in self._maps.items() if self.objects.kept(names[key])}
+    def _note_use(self, keys: set[int], *, now: bool) -> None:
+        """Note which shards are in use, in time before others have to make room."""
+        self._used = self._used | keys  # a new set: another thread may be walking the old one
+        if now or time.monotonic() - self._noted > USE_SECONDS:
+            used, self._used, self._noted = self._used, set(), time.monotonic()
+            self.objects.use(self._names(used))
+
+    def _names(self, keys: Iterable[int]) -> Iterable[str]:
+        per_view = self.layout.shards_per_view
+        return (arrays.tap_object(self.tap, *divmod(key, per_view)) for key in keys)
 
     def _map(self, view: int, index: int) -> np.ndarray:
         """Map one shard, uint8 (bytes,), and note where its payloads begin."""
         ref = self.layout.shard(view, index)
         chunks = self.layout.shard_samples
         tail = shard.index_bytes(chunks)
-        data = self.objects.mapped(arrays.tap_object(self.tap, view, index))
+        # Of a hostile index more than this would be no use either.
+        most = largest_shard(self.tap, chunks, chunks)
+        data = self.objects.mapped(arrays.tap_object(self.tap, view, index), most)
         if data is None:
             raise self._corrupt(view, ref.start)
         try:

@@ -21,6 +21,7 @@ ROOT = "root"
 SIGNATURES = "signatures"  # of the root, by public key
 BESIDE = (ROOT, SIGNATURES)  # entries of a finished store that its root does not cover
 COMMITTED = ("outcome", "receipt", "metadata")  # digests that only a complete store has
+MANIFEST_BYTES = 2**28  # more is not read from a bucket; a million paths take 10**8
 DEEPEST = 64  # levels of a manifest; ours have about ten
 AGAIN = "delete this store's folder and run its `rdcache extract` again"
 
@@ -112,7 +113,7 @@ def read_manifest(location: Location) -> dict[str, Any]:
 
 def _group_document(location: Location) -> bytes | None:
     if isinstance(location, RemotePath):
-        return objects_at(location).read("zarr.json")
+        return objects_at(location).read("zarr.json", MANIFEST_BYTES)
     path = inside(location, "zarr.json")
     try:
         return path.read_bytes()

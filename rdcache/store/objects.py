@@ -42,8 +42,14 @@ class ReadableObjects(Protocol):
     def location(self) -> Location:
         """The folder or prefix that the names are relative to; named in errors."""
 
-    def read(self, name: str) -> bytes | None:
-        """The bytes of a small object, None where there is none."""
+    @property
+    def downloads(self) -> int:
+        """How many objects were brought here to be mapped; for each, others may be `gone`."""
+
+    def read(self, name: str, most: int | None = None) -> bytes | None:
+        """The bytes of a small object, None where there is none, or one of more than `most` bytes
+        in a bucket.
+        """
 
     def read_all(self, names: Sequence[str]) -> list[bytes | None]:
         """The bytes of many small objects, in the order asked for."""
@@ -53,11 +59,20 @@ class ReadableObjects(Protocol):
         so that a damaged store never makes us read more than it should hold.
         """
 
-    def mapped(self, name: str) -> np.ndarray | None:
-        """A large object as uint8 (bytes,), read only; None where there is none or it is empty."""
+    def mapped(self, name: str, most: int | None = None) -> np.ndarray | None:
+        """A large object as uint8 (bytes,), read only; None where there is none or it is empty, or
+        where it would take more than `most` bytes of memory.
+        """
 
-    def kept(self, name: str) -> bool:
-        """Whether an object that was mapped should stay so: not if it had to make room."""
+    def use(self, names: Iterable[str]) -> None:
+        """Note that objects that were mapped have been read since."""
+
+    def gone(self, names: Iterable[str]) -> set[str]:
+        """Which of the objects that were mapped should be let go: those that had to make room.
+
+        Args:
+            names: in the order they were mapped.
+        """
 
     def exists(self, name: str) -> bool:
         """Whether there is such an object."""
@@ -130,6 +145,8 @@ class LocalObjects:
         token: of the worker that writes; part of the names of its temporary files.
     """
 
+    downloads = 0
+
     def __init__(self, folder: Path, token: str | None = None) -> None:
         self.location = folder
         self.token = token or secrets.token_hex(8)
@@ -180,7 +197,7 @@ class LocalObjects:
             raise write_error(path, error) from error
         return True
 
-    def read(self, name: str) -> bytes | None:
+    def read(self, name: str, most: int | None = None) -> bytes | None:
         """The bytes of a small object, None where there is none."""
         try:
             return inside(self.location, name).read_bytes()
@@ -191,7 +208,7 @@ class LocalObjects:
         """The bytes of many small objects, in the order asked for."""
         return [self.read(name) for name in names]
 
-    def mapped(self, name: str) -> np.ndarray | None:
+    def mapped(self, name: str, most: int | None = None) -> np.ndarray | None:
         """A large object as uint8 (bytes,), read only; None where there is none or it is empty."""
         path = inside(self.location, name)
         try:
@@ -199,9 +216,12 @@ class LocalObjects:
         except (OSError, ValueError):
             return None
 
-    def kept(self, name: str) -> bool:
-        """True: a file that is mapped stays readable."""
-        return True
+    def use(self, names: Iterable[str]) -> None:
+        """Nothing to do."""
+
+    def gone(self, names: Iterable[str]) -> set[str]:
+        """None: a file that is mapped stays readable."""
+        return set()
 
     def get(self, name: str, nbytes: int) -> bytes | None:
         """The bytes of an object of a known length; None where it is missing or of another length,

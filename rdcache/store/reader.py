@@ -67,10 +67,36 @@ def open_store(
         BucketError: the bucket does not answer.
     """
     place = as_location(location)
-    if isinstance(place, RemotePath):
-        objects, manifest = _through_the_cache(place)
-    else:
-        objects, manifest = objects_at(place), read_manifest(place)
+    if not isinstance(place, RemotePath):
+        return open_directly(
+            place, allow_incomplete=allow_incomplete, require_signature=require_signature
+        )
+    objects, manifest = _through_the_cache(place)
+    return _open(objects, manifest, allow_incomplete, require_signature)
+
+
+def open_directly(
+    location: Location,
+    *,
+    allow_incomplete: bool = False,
+    require_signature: str | Path | None = None,
+) -> Store:
+    """Open a store without the download cache, for a look or to copy it: of what is read from a
+    bucket hardly anything is kept, so that batches in random order should not be.
+
+    Args and errors are those of `open_store`.
+    """
+    objects, manifest = objects_at(location), read_manifest(location)
+    return _open(objects, manifest, allow_incomplete, require_signature)
+
+
+def _open(
+    objects: ReadableObjects,
+    manifest: dict[str, Any],
+    allow_incomplete: bool,
+    require_signature: str | Path | None,
+) -> Store:
+    place = objects.location
     # Of a store under way nothing else is looked at: a crash may have left its arrays between two
     # versions, which the next extraction puts right.
     if manifest.get("complete") is not True and not allow_incomplete:
@@ -104,8 +130,8 @@ def incomplete_error(location: Location, there: int, total: int) -> StoreIncompl
 
 
 class Store:
-    """A store that is open for reading. Safe to pickle and to use after a fork: files are mapped
-    anew in each process.
+    """A store that is open for reading. Safe to pickle: files are mapped anew in each process. Safe
+    to use after a fork, too, if it lies in a folder; see `RemoteObjects` for buckets.
 
     Args:
         check_shards: compare each shard with its receipt when it is first touched.
@@ -154,6 +180,8 @@ class Store:
             )
             for number, tap in enumerate(self.layout.taps)
         }
+        for mapped in self._mapped.values():
+            mapped.neighbours = list(self._mapped.values())
 
     @property
     def samples(self) -> int:

@@ -28,13 +28,14 @@ from obstore.exceptions import (
 from obstore.store import ObjectStore
 from zarr.storage import ObjectStore as ZarrStore
 
-from rdcache.errors import BucketError, StoreWriteError
+from rdcache.errors import BucketError, StoreWriteError, UsageError
 from rdcache.store.connecting import advice, connect, patience, reason
 from rdcache.store.locations import RemotePath
 
 # Small objects asked for at once, and pieces of a large one.
 REQUESTS_AT_ONCE = 16
 PIECE_BYTES = 8 * 2**20
+IN_MEMORY = 2  # objects of one tap that stay in memory after they were read
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 5.0
 # What no waiting mends.
 FINAL = (
@@ -46,29 +47,51 @@ FINAL = (
     UnauthenticatedError,
 )
 Answer = TypeVar("Answer")
+_asking: int | None = None  # the process that has asked a bucket first
 
 
 class RemoteObjects:
-    """A prefix of a bucket. Safe to pickle; a process that was forked connects anew.
+    """A prefix of a bucket. Safe to pickle. In a child of a process that has asked a bucket before
+    it was forked nothing answers, as obstore's threads are not there: it is refused.
 
     A PUT is whole or not at all on its own, so there are no temporary objects.
     """
 
     def __init__(self, location: RemotePath) -> None:
         self.location = location
-        self._bucket: ObjectStore = connect(location)
+        self.downloads = 0
+        self._connection: ObjectStore = connect(location)
         self._patience = patience()
 
     def __reduce__(self) -> tuple[Any, ...]:
         return RemoteObjects, (self.location,)
 
-    def read(self, name: str) -> bytes | None:
-        """The bytes of a small object, None where there is none.
+    @property
+    def _bucket(self) -> ObjectStore:
+        """The connection, for one request.
+
+        Raises:
+            BucketError: RDCACHE_OFFLINE is set.
+            UsageError: this process was forked from one that has asked a bucket.
+        """
+        global _asking
+        if offline():
+            raise offline_error(self.location)
+        _asking = _asking or os.getpid()
+        if _asking != os.getpid():
+            raise UsageError(
+                "a process that has asked a bucket cannot be forked: start workers with spawn.",
+                address=self.location,
+            )
+        return self._connection
+
+    def read(self, name: str, most: int | None = None) -> bytes | None:
+        """The bytes of a small object, None where there is none, or one of more than `most` bytes.
 
         Raises:
             BucketError: the bucket does not answer, or may not be read.
         """
-        return self._fetch(name)
+        return self._fetch(name, most=most)
 
     def read_all(self, names: Sequence[str]) -> list[bytes | None]:
         """The bytes of many small objects, in the order asked for; several at once."""
@@ -81,19 +104,25 @@ class RemoteObjects:
         """
         return self._fetch(name, nbytes)
 
-    def mapped(self, name: str) -> np.ndarray | None:
-        """A large object as uint8 (bytes,), in memory; None where there is none or it is empty."""
+    def mapped(self, name: str, most: int | None = None) -> np.ndarray | None:
+        """A large object as uint8 (bytes,), in memory; None where there is none, where it is empty
+        or of more than `most` bytes.
+        """
         size = self.size(name)
-        if not size:
+        if not size or (most is not None and size > most):
             return None
         data = np.empty(size, np.uint8)
         self._fill(name, size, lambda start, piece: _copy(data, start, piece))
         data.flags.writeable = False
+        self.downloads += 1
         return data
 
-    def kept(self, name: str) -> bool:
-        """True: what is in memory stays there."""
-        return True
+    def use(self, names: Iterable[str]) -> None:
+        """Nothing to do."""
+
+    def gone(self, names: Iterable[str]) -> set[str]:
+        """All but the last few: memory is not for whole stores."""
+        return set(list(names)[:-IN_MEMORY])
 
     def download(self, name: str, path: Path, size: int) -> None:
         """Write an object of a known size into a file that is there already.
@@ -187,12 +216,15 @@ class RemoteObjects:
         with self._reading(name):
             return self._ask(lambda: _unless_missing(lambda: obstore.head(self._bucket, name)))
 
-    def _fetch(self, name: str, nbytes: int | None = None) -> bytes | None:
+    def _fetch(self, name: str, nbytes: int | None = None, most: int | None = None) -> bytes | None:
         """A small object, None where it is missing or not of the length that it should have."""
 
         def request() -> bytes | None:
             answer = _unless_missing(lambda: obstore.get(self._bucket, name))
-            if answer is None or nbytes not in (None, answer.meta["size"]):
+            if answer is None:
+                return None
+            size = answer.meta["size"]
+            if nbytes not in (None, size) or (most is not None and size > most):
                 return None
             return bytes(answer.bytes())
 
@@ -262,6 +294,20 @@ class RemoteObjects:
             why=why,
             next=advice(self.location),
         )
+
+
+def offline() -> bool:
+    """Whether buckets may not be asked."""
+    return os.environ.get("RDCACHE_OFFLINE", "") not in ("", "0")
+
+
+def offline_error(location: RemotePath) -> BucketError:
+    """Say that a bucket would have to be asked."""
+    return BucketError(
+        "this is not kept on this machine, and no bucket is asked while RDCACHE_OFFLINE is set.",
+        address=location,
+        next="unset RDCACHE_OFFLINE, or `rdcache pull` the store while there is a network",
+    )
 
 
 def _unless_missing(request: Callable[[], Answer]) -> Answer | None:

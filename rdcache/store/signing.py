@@ -9,7 +9,7 @@ from rdcache.progress import Progress, ignore
 from rdcache.store.locations import Location
 from rdcache.store.manifest import group_document
 from rdcache.store.objects import objects_at
-from rdcache.store.reader import open_store
+from rdcache.store.reader import open_directly
 from rdcache.store.signatures import signed
 from rdcache.store.verification import verify_store
 
@@ -29,7 +29,7 @@ def sign_store(location: Location, key: Path, on_progress: Progress = ignore) ->
         UsageError: this is no private key.
         StoreWriteError: the manifest cannot be written.
     """
-    store = open_store(location)
+    store = open_directly(location)
     manifest, fingerprint = signed(store.manifest, key)  # a wrong key is told before a long look
     problems = verify_store(location, on_progress)
     if problems:

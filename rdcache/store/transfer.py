@@ -21,13 +21,14 @@ from rdcache.progress import Progress, ignore
 from rdcache.store import arrays
 from rdcache.store.catalogue import store_location
 from rdcache.store.columns import read_receipts
+from rdcache.store.compression import largest_shard
 from rdcache.store.filling import Finished, StoreContent, fill_store
 from rdcache.store.gather import as_stored
 from rdcache.store.locations import Location
 from rdcache.store.manifest import BESIDE, STRUCTURE, digests_of
 from rdcache.store.objects import ReadableObjects, objects_at
 from rdcache.store.quantisation import with_scales
-from rdcache.store.reader import Store, open_store
+from rdcache.store.reader import Store, open_directly
 from rdcache.store.spec import (
     NOT_FINITE,
     SPLITS,
@@ -87,7 +88,7 @@ def copy_store(
         CorruptShardError: a shard is not what its receipt says; nothing of it was copied.
         StoreWriteError, StaleStoreError: see `fill_store`.
     """
-    store = open_store(source, require_signature=require_signature)
+    store = open_directly(source, require_signature=require_signature)
     kept = _Kept.of(store, part or Part())
     content = _content(store, kept)
     dataset, teacher = _names(store)
@@ -252,9 +253,10 @@ def _copy_objects(
         receipt: uint8 (taps, 32), the sha256 of each tap's object.
     """
     stated = {tap.name: row.tobytes() for tap, row in zip(store.layout.taps, receipt, strict=True)}
+    present = int(np.count_nonzero(store.outcome(shard) == STORED))
     for tap in writer.layout.taps:
         name = arrays.tap_object(tap, shard.view, shard.index)
-        data = objects.mapped(name)
+        data = objects.mapped(name, largest_shard(tap, present, writer.layout.shard_samples))
         if data is None or hashlib.sha256(data.data).digest() != stated[tap.name]:
             raise CorruptShardError(
                 "a shard is missing, or does not match its receipt.",

@@ -19,7 +19,7 @@ from rdcache.errors import CorruptShardError, SignatureError, StoreFormatError
 from rdcache.progress import Progress, ignore
 from rdcache.store import arrays, shard
 from rdcache.store.columns import metadata_digest, read_view_columns, require_believable
-from rdcache.store.compression import decompress
+from rdcache.store.compression import decompress, largest_shard
 from rdcache.store.locations import Location
 from rdcache.store.manifest import (
     digests_of,
@@ -30,7 +30,7 @@ from rdcache.store.manifest import (
     require_root,
 )
 from rdcache.store.objects import Objects, objects_at
-from rdcache.store.reader import open_store
+from rdcache.store.reader import open_directly
 from rdcache.store.signatures import require_signed
 from rdcache.store.spec import STORED, ShardRef, StoreLayout, TapSpec
 
@@ -97,7 +97,7 @@ def verify_store(
     problems += _strangers(objects, layout)
     if not problems:
         try:
-            open_store(location, allow_incomplete=True)
+            open_directly(location, allow_incomplete=True)
         except StoreFormatError as error:  # whole, but it was never right
             problems.append(Problem("zarr.json", f"cannot be followed: {error.summary}"))
     return problems
@@ -162,9 +162,10 @@ def _shard_problem(
     receipt = objects.read(arrays.receipt_object(ref)) or b""
     stated = receipt[number * arrays.DIGEST_BYTES : (number + 1) * arrays.DIGEST_BYTES]
     outcome = np.frombuffer(objects.read(arrays.outcome_object(ref)) or b"", np.uint8)
-    data = objects.mapped(name)
+    present = int(np.count_nonzero(outcome == STORED))
+    data = objects.mapped(name, largest_shard(tap, present, layout.shard_samples))
     if data is None:
-        return Problem(name, "is missing or empty", ref, tap.name)
+        return Problem(name, "is missing, empty or too long", ref, tap.name)
     if hashlib.sha256(data.data).digest() != stated:
         return Problem(name, "does not match its receipt", ref, tap.name)
     sentence = _content_problem(data, layout, ref, tap, outcome)

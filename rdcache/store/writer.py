@@ -39,7 +39,7 @@ from rdcache.store.manifest import (
 )
 from rdcache.store.objects import Objects, objects_at
 from rdcache.store.projection import Projection
-from rdcache.store.reader import Store, incomplete_error, open_store
+from rdcache.store.reader import Store, incomplete_error, open_directly
 from rdcache.store.shard import encode_shard, index_bytes, is_whole, shard_bytes
 from rdcache.store.spec import (
     NOT_FINITE,
@@ -55,7 +55,7 @@ from rdcache.store.spec import (
 def finished_store(location: Location) -> Store | None:
     """The store that lies here, if it is complete and every shard has its length."""
     try:
-        store = open_store(location)
+        store = open_directly(location)
     except (StoreNotFoundError, StoreIncompleteError):
         return None
     return None if StoreWriter(location, store.manifest).missing() else store
@@ -320,7 +320,7 @@ class StoreWriter:
             )
         self.manifest = finished if manifest is None else dict(manifest)
         self.objects.put("zarr.json", group_document(self.manifest))
-        return open_store(self.location)
+        return open_directly(self.location)
 
     def _digests(self) -> dict[str, str]:
         """The sha256 of all chunks of `outcome` and `receipt`, in the order of writing, and of the

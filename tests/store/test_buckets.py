@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import pickle
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -194,3 +196,22 @@ def test_a_bucket_that_is_not_there_gets_one_sentence(
         open_store(nowhere / "b")
     assert "AWS_ACCESS_KEY_ID" in caught.value.facts["next"]
     assert "\n" not in caught.value.facts["why"]
+
+
+@pytest.mark.filterwarnings("ignore:.*fork")
+def test_a_forked_process_is_refused_in_a_sentence_and_reads_what_is_kept(
+    bucket: RemotePath, tmp_path: Path
+) -> None:
+    make(location(bucket))
+    store = open_store(location(bucket))
+    store.read([0], 0, ["pooled"])
+    if (child := os.fork()) == 0:
+        signal.alarm(20)
+        try:
+            store.read([0], 0, ["pooled"])
+            store.read([0], 0, ["layer4"])
+        except UsageError as error:
+            (tmp_path / "said").write_text(error.summary)
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+    assert "start workers with spawn" in (tmp_path / "said").read_text()
