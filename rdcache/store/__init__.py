@@ -12,6 +12,7 @@ from rdcache.store.catalogue import (
     store_location,
 )
 from rdcache.store.claims import EXTRACTION, Worker, claims_beside
+from rdcache.store.creating import create_store, finished_store
 from rdcache.store.locations import Location, RemotePath, as_location
 from rdcache.store.manifest import read_manifest
 from rdcache.store.objects import write_error
@@ -27,7 +28,7 @@ from rdcache.store.spec import (
     TapSpec,
 )
 from rdcache.store.verification import Problem, verify_store
-from rdcache.store.writer import StoreWriter, create_store, finished_store
+from rdcache.store.writer import StoreWriter
 
 __all__ = [
     "EXTRACTION",

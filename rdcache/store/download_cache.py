@@ -12,51 +12,23 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import hashlib
-import io
 import os
 import secrets
 import time
-import zipfile
-import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from threading import Lock
-from typing import IO, Any
-
-import numpy as np
+from typing import IO
 
 from rdcache.errors import (
     BucketError,
     CorruptShardError,
     FileWriteError,
-    StoreFormatError,
-    StoreNotFoundError,
     UsageError,
 )
 from rdcache.files import sync_folder, user_cache
-from rdcache.store import arrays
-from rdcache.store.columns import (
-    read_columns,
-    read_receipts,
-    require_believable,
-    require_metadata,
-)
-from rdcache.store.compression import largest_shard
-from rdcache.store.locations import RemotePath
-from rdcache.store.manifest import (
-    MANIFEST_BYTES,
-    digests_of,
-    layout_of,
-    manifest_in,
-    require_root,
-)
 from rdcache.store.objects import TEMPORARY
-from rdcache.store.remote import RemoteObjects, offline, offline_error
-from rdcache.store.shard import index_bytes, is_whole
-from rdcache.store.spec import STORED, ShardRef, TapSpec
 
 DEFAULT_SIZE = "50 GB"
 UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
@@ -64,9 +36,6 @@ LOCK = ".lock"
 SHARDS = "shards"  # the folder of what goes first; all else is small
 # So long others' downloads are waited for where there is no room beside them.
 WAIT_SECONDS = 300.0
-TRIES = 3
-# By process and file: of several threads that need a file only one downloads it.
-_downloads: dict[tuple[int, Path], Lock] = {}
 
 
 @dataclass(frozen=True)
@@ -95,7 +64,7 @@ class DownloadCache:
         path = self.folder / key
         with contextlib.suppress(OSError):
             data = path.read_bytes()
-            _touch(path)
+            touch(path)
             return data
         return None
 
@@ -104,7 +73,7 @@ class DownloadCache:
         path = self.folder / key
         if not path.is_file():
             return None
-        _touch(path)
+        touch(path)
         return path
 
     def keep(self, key: str, size: int, write: Callable[[Path], None]) -> Path:
@@ -140,6 +109,10 @@ class DownloadCache:
                 next="free some space, or let RDCACHE_CACHE name another folder",
             ) from error
         return path
+
+    def keep_bytes(self, key: str, data: bytes) -> None:
+        """Add a small file; see `keep`."""
+        self.keep(key, len(data), lambda path: _write(path, data))
 
     def drop(self, key: str) -> None:
         """Forget a file that turned out to be damaged."""
@@ -217,223 +190,6 @@ class DownloadCache:
             yield
 
 
-class CachedObjects:
-    """The objects of a complete store in a bucket, read through the cache.
-
-    All but the shards is small and read at once when the store is opened; its digests are checked
-    before they are kept.
-    """
-
-    def __init__(self, remote: RemoteObjects, manifest: Mapping[str, Any], cache: DownloadCache):
-        self.remote = remote
-        self.location = remote.location
-        self.cache = cache
-        self.layout = layout_of(manifest, self.location)
-        self.downloads = 0
-        self._small: dict[str, bytes] = {}
-        self._shards: dict[str, _Shard] = {}
-        self._read_small_objects(manifest)
-
-    def read(self, name: str, most: int | None = None) -> bytes | None:
-        """The bytes of a small object, None where there is none."""
-        return self._small.get(name)
-
-    def read_all(self, names: Sequence[str]) -> list[bytes | None]:
-        """The bytes of many small objects, in the order asked for."""
-        return [self._small.get(name) for name in names]
-
-    def get(self, name: str, nbytes: int) -> bytes | None:
-        """The bytes of a small object of a known length; None where it is missing or of another."""
-        data = self._small.get(name)
-        return data if data is not None and len(data) == nbytes else None
-
-    def exists(self, name: str) -> bool:
-        """Whether there is such an object."""
-        return name in self._small or name in self._shards
-
-    def sizes(self, prefix: str) -> dict[str, int]:
-        """Names of all objects below a folder, with their lengths, as the bucket lists them."""
-        return self.remote.sizes(prefix)
-
-    def use(self, names: Iterable[str]) -> None:
-        """Mark the files of shards as just used."""
-        for name in names:
-            _touch(self._file(name))
-
-    def gone(self, names: Iterable[str]) -> set[str]:
-        """Which shards are not in the cache any more."""
-        return {name for name in names if not self._file(name).is_file()}
-
-    def mapped(self, name: str, most: int | None = None) -> np.ndarray | None:
-        """A shard as uint8 (bytes,), read only, downloaded if it is not kept.
-
-        Raises:
-            BucketError: it is not kept, and the bucket does not answer or may not be asked.
-            CorruptShardError: it is not what its receipt says.
-        """
-        if (shard := self._shards.get(name)) is None:
-            return None
-        key = shard.key
-        with _downloads.setdefault((os.getpid(), self.cache.folder / key), Lock()):
-            if (path := self.cache.find(key)) is not None:
-                # A power cut or a bad disk; what was downloaded just now has its digest.
-                if (data := _map(path)) is not None and shard.fits(data):
-                    return data
-                self.cache.drop(key)
-            for _ in range(TRIES):
-                # Another process may need the room as soon as it is there.
-                if (data := _map(self._download(name, shard))) is not None:
-                    return data
-        raise self.cache.too_small()
-
-    def _file(self, name: str) -> Path:
-        return self.cache.folder / self._shards[name].key
-
-    def _download(self, name: str, shard: _Shard) -> Path:
-        size = self.remote.size(name)
-        if size is None:
-            raise self._damaged(name, "it is missing")
-        if not shard.least <= size <= shard.most:
-            raise self._damaged(name, f"it has {size} bytes, where at most {shard.most} belong")
-
-        def write(path: Path) -> None:
-            for _ in range(TRIES):
-                self.remote.download(name, path, size)
-                with path.open("rb") as file:
-                    if hashlib.file_digest(file, "sha256").digest() == shard.digest:
-                        return
-            raise self._damaged(name, "it does not match its receipt")
-
-        path = self.cache.keep(shard.key, size, write)
-        self.downloads += 1
-        return path
-
-    def _read_small_objects(self, manifest: Mapping[str, Any]) -> None:
-        """All objects but the shards, in one file of the cache."""
-        key = f"stores/{manifest['root']}.zip"
-        if (kept := _unpacked(self.cache.read(key))) is not None:
-            with contextlib.suppress(StoreFormatError):
-                self._check(kept, manifest)
-                return
-        self.cache.drop(key)
-        require_believable(self.remote, self.layout)
-        names = [*arrays.all_documents(self.layout, ())]
-        names += [
-            arrays.column_object(document, name)
-            for name, document in arrays.column_documents(self.layout, ("",)).items()
-        ]
-        for shard in self.layout.shards():
-            names += [arrays.outcome_object(shard), arrays.receipt_object(shard)]
-        sizes = self.remote.sizes("")
-        # More than bases and a few numbers for each image and view is not what we have written.
-        bases = sum(
-            4 * tap.shape[tap.channel_axis] * (tap.projected_from or 0) for tap in self.layout.taps
-        )
-        bound = 2**20 + 2**10 * self.layout.samples * self.layout.views + bases
-        names = [name for name in names if sizes.get(name, bound + 1) <= bound]
-        data = self.remote.read_all(names)
-        found = {name: it for name, it in zip(names, data, strict=True) if it is not None}
-        self._check(found, manifest)
-        content = _packed(found)
-        self.cache.keep(key, len(content), lambda path: _write(path, content))
-
-    def _check(self, small: dict[str, bytes], manifest: Mapping[str, Any]) -> None:
-        """Take these objects for the store's, if they are what its manifest says.
-
-        Raises:
-            StoreFormatError: they are not.
-        """
-        self._small = small
-        digests = digests_of(manifest, self.location)
-        require_metadata(self, self.layout, digests.get("metadata"))
-        read_columns(self, self.layout, digests, complete=True)
-        receipts = read_receipts(self, self.layout, digests.get("receipt"))
-        for ref in self.layout.shards():
-            for tap, digest in zip(self.layout.taps, receipts[ref.view, ref.index], strict=True):
-                name = arrays.tap_object(tap, ref.view, ref.index)
-                self._shards[name] = self._shard(tap, ref, digest.tobytes())
-
-    def _shard(self, tap: TapSpec, ref: ShardRef, digest: bytes) -> _Shard:
-        chunks = self.layout.shard_samples
-        outcome = self._small.get(arrays.outcome_object(ref), b"")
-        present = outcome.count(STORED)
-        most = largest_shard(tap, present, chunks) if len(outcome) == chunks else 0
-        return _Shard(digest, chunks, present, most if tap.codec == "none" else 0, most)
-
-    def _damaged(self, name: str, why: str) -> CorruptShardError:
-        return CorruptShardError(
-            "a shard in this bucket cannot be used.",
-            store=self.location,
-            file=name,
-            why=why,
-            next=f"rdcache verify {self.location}, or push the store again",
-        )
-
-
-@dataclass(frozen=True)
-class _Shard:
-    """What is known of a shard object before it is downloaded.
-
-    Attributes:
-        digest: sha256, as its receipt says.
-        chunks: samples that a full shard has.
-        present: samples that it has.
-        least, most: what its length lies between.
-    """
-
-    digest: bytes
-    chunks: int
-    present: int
-    least: int
-    most: int
-
-    @property
-    def key(self) -> str:
-        """Its name in the cache."""
-        digest = self.digest.hex()
-        return f"{SHARDS}/{digest[:2]}/{digest}"
-
-    def fits(self, data: np.ndarray) -> bool:
-        """Whether a file that was kept has an index, and the length that this makes it."""
-        tail = data[-index_bytes(self.chunks) :].tobytes()
-        return self.least <= data.size <= self.most and is_whole(tail, data.size, self.present)
-
-
-def open_cached(
-    location: RemotePath, manifest: Mapping[str, Any], cache: DownloadCache
-) -> CachedObjects:
-    """The objects of a complete store in a bucket.
-
-    Raises:
-        StoreFormatError: the manifest does not match its root, or the receipts not the manifest.
-        BucketError: the bucket does not answer.
-    """
-    require_root(manifest, location)  # it names a file of the cache
-    return CachedObjects(RemoteObjects(location), manifest, cache)
-
-
-def remembered_manifest(location: RemotePath, cache: DownloadCache) -> dict[str, Any]:
-    """The manifest of a store in a bucket, or where we are offline, as it was last seen.
-
-    Raises:
-        StoreNotFoundError, StoreFormatError: see `read_manifest`.
-        BucketError: the bucket does not answer, or we are offline and have never seen the store.
-    """
-    key = f"manifests/{hashlib.sha256(location.url.encode()).hexdigest()}.json"
-    if offline():
-        with contextlib.suppress(StoreNotFoundError, StoreFormatError):
-            manifest = manifest_in(cache.read(key), location)
-            require_root(manifest, location)
-            return manifest
-        raise offline_error(location)
-    document = RemoteObjects(location).read("zarr.json", MANIFEST_BYTES)
-    manifest = manifest_in(document, location)
-    if manifest.get("complete") is True and document not in (None, cache.read(key)):
-        content = document or b""
-        cache.keep(key, len(content), lambda path: _write(path, content))
-    return manifest
-
-
 def parse_size(text: str) -> int:
     """Bytes of a size such as `50 GB`.
 
@@ -457,37 +213,10 @@ def _readable(size: int) -> str:
     return f"{size} bytes" if unit is None else f"{size / UNITS[unit]:.1f} {unit}"
 
 
-def _touch(path: Path) -> None:
+def touch(path: Path) -> None:
+    """Mark a file as just used."""
     with contextlib.suppress(OSError):
         os.utime(path)
-
-
-def _write(path: Path, data: bytes) -> None:
-    path.write_bytes(data)
-
-
-def _packed(objects: Mapping[str, bytes]) -> bytes:
-    file = io.BytesIO()
-    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, content in objects.items():
-            archive.writestr(name, content)
-    return file.getvalue()
-
-
-def _unpacked(data: bytes | None) -> dict[str, bytes] | None:
-    """The objects of a file that was kept; None where it cannot be read."""
-    try:
-        with zipfile.ZipFile(io.BytesIO(data or b"")) as archive:
-            return {name: archive.read(name) for name in archive.namelist()}
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError):
-        return None
-
-
-def _map(path: Path) -> np.ndarray | None:
-    """A file that was kept, mapped; None where it is gone or empty."""
-    with contextlib.suppress(FileNotFoundError, ValueError):
-        return np.memmap(path, np.uint8, mode="r").view(np.ndarray)
-    return None
 
 
 def _is_locked(path: Path) -> bool:
@@ -500,3 +229,7 @@ def _is_locked(path: Path) -> bool:
     except OSError:
         return True
     return False
+
+
+def _write(path: Path, data: bytes) -> None:
+    path.write_bytes(data)

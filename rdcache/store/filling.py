@@ -14,11 +14,12 @@ from rdcache.errors import CorruptShardError, StaleStoreError, StoreFormatError,
 from rdcache.progress import Progress, ignore
 from rdcache.store import arrays
 from rdcache.store.claims import EXTRACTION, Worker, claims_beside
+from rdcache.store.creating import create_store, finished_store
 from rdcache.store.locations import Location
 from rdcache.store.projection import Projection
 from rdcache.store.reader import Store
 from rdcache.store.spec import Fingerprint, SampleTable, ShardRef, StoreLayout
-from rdcache.store.writer import StoreWriter, create_store, finished_store
+from rdcache.store.writer import StoreWriter
 
 
 @dataclass(frozen=True)

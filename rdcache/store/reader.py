@@ -51,7 +51,7 @@ def open_store(
     allow_incomplete: bool = False,
     require_signature: str | Path | None = None,
 ) -> Store:
-    """Open a store for reading, in a folder or a bucket; see `download_cache.py` for the latter.
+    """Open a store for reading, in a folder or a bucket; see `cached_objects.py` for the latter.
 
     Args:
         location: a folder, or an address such as `s3://team/rdcache/isic/pmc-clip/0123456789ab`.
@@ -111,13 +111,15 @@ def _open(
 def _through_the_cache(location: RemotePath) -> tuple[ReadableObjects, dict[str, Any]]:
     """Objects and manifest of a store in a bucket; one that is not complete is not kept."""
     objects = objects_at(location)
-    from rdcache.store import download_cache  # it needs obstore, as `objects_at` has found out
+    # They need obstore, as `objects_at` has found out.
+    from rdcache.store.cached_objects import open_cached, remembered_manifest
+    from rdcache.store.download_cache import DownloadCache
 
-    cache = download_cache.DownloadCache.of_environment()
-    manifest = download_cache.remembered_manifest(location, cache)
+    cache = DownloadCache.of_environment()
+    manifest = remembered_manifest(location, cache)
     if manifest.get("complete") is not True:
         return objects, manifest
-    return download_cache.open_cached(location, manifest, cache), manifest
+    return open_cached(location, manifest, cache), manifest
 
 
 def incomplete_error(location: Location, there: int, total: int) -> StoreIncompleteError:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
 from functools import cached_property, partial
 from hashlib import sha256
 from typing import Any
@@ -18,9 +17,6 @@ import numpy as np
 from rdcache.errors import (
     StaleStoreError,
     StoreFormatError,
-    StoreIncompleteError,
-    StoreNotFoundError,
-    UsageError,
 )
 from rdcache.store import arrays
 from rdcache.store.claims import Worker
@@ -28,90 +24,24 @@ from rdcache.store.columns import metadata_digest, read_projections
 from rdcache.store.compression import compress
 from rdcache.store.locations import Location
 from rdcache.store.manifest import (
-    build_manifest,
     complete_manifest,
     digests_of,
-    fingerprint_of,
     group_document,
     layout_of,
     read_manifest,
     unfinished_manifest,
 )
-from rdcache.store.objects import Objects, objects_at
+from rdcache.store.objects import objects_at
 from rdcache.store.projection import Projection
 from rdcache.store.reader import Store, incomplete_error, open_directly
 from rdcache.store.shard import encode_shard, index_bytes, is_whole, shard_bytes
 from rdcache.store.spec import (
     NOT_FINITE,
     STORED,
-    Fingerprint,
-    SampleTable,
     ShardRef,
     StoreLayout,
     TapSpec,
 )
-
-
-def finished_store(location: Location) -> Store | None:
-    """The store that lies here, if it is complete and every shard has its length."""
-    try:
-        store = open_directly(location)
-    except (StoreNotFoundError, StoreIncompleteError):
-        return None
-    return None if StoreWriter(location, store.manifest).missing() else store
-
-
-def create_store(
-    location: Location,
-    layout: StoreLayout,
-    fingerprint: Fingerprint,
-    samples: SampleTable,
-    view_parameters: np.ndarray,
-    view_columns: Sequence[str],
-    facts: Mapping[str, Any],
-    worker: Worker | None = None,
-    projections: Mapping[str, Projection] | None = None,
-) -> StoreWriter:
-    """Create a store, or reopen one of the same fingerprint as it was laid out, to fill it.
-
-    Args:
-        worker: who writes, where several may; without one the caller is the only writer.
-        location: the folder that is, or becomes, the Zarr group.
-        view_parameters: float64 (views, samples, columns).
-        facts: further entries of the manifest, JSON values.
-        projections: of the taps with fewer channels than the teacher's; a store that is there
-            keeps its own.
-
-    Raises:
-        StaleStoreError: a store of another fingerprint, or of other samples, lies there.
-        UsageError: a Zarr group that is no store of ours lies there.
-        StoreWriteError: the folder cannot be written.
-    """
-    writer_of = partial(StoreWriter, location, worker=worker)
-    objects = objects_at(location)
-    try:
-        manifest = read_manifest(location)
-    except StoreNotFoundError:
-        if objects.exists("zarr.json"):
-            raise UsageError(
-                "a Zarr group that is no rdcache store lies here.",
-                found=location,
-                next="choose another --root",
-            ) from None
-        created = datetime.now(UTC).isoformat(timespec="milliseconds")
-        columns = _columns(layout, samples, view_parameters, view_columns, projections or {})
-        digests = {name: sha256(data).hexdigest() for name, (_, data) in columns.items()}
-        manifest = build_manifest(layout, fingerprint, created, digests, facts)
-        _begin(objects, layout, manifest, columns, view_columns)
-        return writer_of(manifest)
-    _require_same(location, manifest, layout, fingerprint)
-    writer = writer_of(manifest)
-    if manifest.get("complete") is True and writer.missing():
-        writer.reopen()
-    if writer.manifest["complete"] is not True:
-        writer.objects.clean(worker.alive if worker else lambda token: False)
-        writer.write_tap_documents()
-    return writer
 
 
 class StoreWriter:
@@ -274,7 +204,7 @@ class StoreWriter:
             StaleStoreError: these are not the same taps.
         """
         layout = replace(self.layout, taps=tuple(taps))
-        if _without_dtypes(layout) != _without_dtypes(self.layout):
+        if without_dtypes(layout) != without_dtypes(self.layout):
             raise StaleStoreError("only the dtype of a tap may change.", store=self.location)
         self.objects.delete(sorted(self.objects.sizes("receipt/c")))
         manifest = {**self.manifest, "taps": [tap.to_dict() for tap in taps]}
@@ -339,79 +269,7 @@ class StoreWriter:
         }
 
 
-def _begin(
-    objects: Objects,
-    layout: StoreLayout,
-    manifest: Mapping[str, Any],
-    columns: Mapping[str, tuple[str, bytes]],
-    view_columns: Sequence[str],
-) -> None:
-    """Write everything but the shards. The group's document comes last and makes it a store;
-    whatever dies before leaves nothing that counts.
-    """
-    group = group_document(manifest)
-    objects.clean()
-    objects.delete(sorted(objects.sizes("receipt/c")))
-    for name, data in [*arrays.all_documents(layout, view_columns).items(), *columns.values()]:
-        objects.put(name, data)
-    objects.put("zarr.json", group)
-
-
-def _columns(
-    layout: StoreLayout,
-    samples: SampleTable,
-    view_parameters: np.ndarray,
-    view_columns: Sequence[str],
-    projections: Mapping[str, Projection],
-) -> dict[str, tuple[str, bytes]]:
-    """The arrays that are one chunk each: name → (name of the chunk, its bytes)."""
-    parameters = np.ascontiguousarray(view_parameters, np.float64)
-    expected = (layout.views, layout.samples, len(view_columns))
-    if parameters.shape != expected or not view_columns or len(samples.uids) != layout.samples:
-        raise StoreFormatError(
-            "samples or view parameters do not fit the layout.",
-            layout=f"{layout.views} views of {layout.samples} samples",
-            got=f"{len(samples.uids)} samples, view parameters {parameters.shape}",
-        )
-    values = {**samples.columns(), "view": parameters}
-    for tap, projection in projections.items():
-        values[f"taps/{tap}.basis"] = projection.basis.numpy()
-        values[f"taps/{tap}.mean"] = projection.mean.numpy()
-    chunks = {}
-    for name, document in arrays.column_documents(layout, view_columns).items():
-        if name not in values or list(values[name].shape) != document["shape"]:
-            raise StoreFormatError("a projection does not fit the layout.", array=name)
-        little = values[name].astype(np.dtype(document["data_type"]).newbyteorder("<"))
-        chunks[name] = (arrays.column_object(document, name), little.tobytes())
-    return chunks
-
-
-def _require_same(
-    location: Location, manifest: Mapping[str, Any], layout: StoreLayout, fingerprint: Fingerprint
-) -> None:
-    """Refuse to go on with a store that is not the one that is asked for."""
-    there = fingerprint_of(manifest, location)
-    if there != fingerprint:
-        raise StaleStoreError(
-            "a store of another fingerprint lies here.",
-            store=location,
-            differs_in=", ".join(there.differences(fingerprint)),
-        )
-    laid_out = layout_of(manifest, location)
-    if laid_out.shard_samples > 2 * laid_out.samples:
-        raise StoreFormatError(
-            "the shards of the store that lies here are absurdly large.",
-            store=location,
-            shard=f"{laid_out.shard_samples} samples, of {laid_out.samples} in all",
-        )
-    if _without_dtypes(laid_out) != _without_dtypes(layout):
-        raise StaleStoreError(
-            "a store of other samples, views or taps lies here under the same fingerprint.",
-            store=location,
-        )
-
-
-def _without_dtypes(layout: StoreLayout) -> StoreLayout:
+def without_dtypes(layout: StoreLayout) -> StoreLayout:
     """What may not change in a store. Its taps' codecs and float dtypes and its shard size are its
     own affair.
     """

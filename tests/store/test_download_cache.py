@@ -31,19 +31,20 @@ from rdcache.store import (
     Store,
     StoreLayout,
     TapSpec,
+    cached_objects,
     download_cache,
     gather,
     list_stores,
     open_store,
     verify_store,
 )
+from rdcache.store.creating import finished_store
 from rdcache.store.download_cache import DownloadCache, parse_size
 from rdcache.store.housekeeping import disk_usage, remove_store
 from rdcache.store.manifest import group_document, read_manifest, root_of
 from rdcache.store.objects import TEMPORARY, objects_at
 from rdcache.store.remote import RemoteObjects
 from rdcache.store.transfer import Part, copy_store
-from rdcache.store.writer import finished_store
 
 from .conftest import LAYOUT, begin, fill
 
@@ -346,8 +347,8 @@ def cut(data: bytes) -> bytes:
 
 
 def without_labels(data: bytes) -> bytes:
-    objects = download_cache._unpacked(data) or {}
-    return download_cache._packed({**objects, "label/c/0": b"x" * len(objects["label/c/0"])})
+    objects = cached_objects._unpacked(data) or {}
+    return cached_objects._packed({**objects, "label/c/0": b"x" * len(objects["label/c/0"])})
 
 
 @pytest.mark.parametrize(
