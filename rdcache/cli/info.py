@@ -70,7 +70,7 @@ def _facts(store: Store) -> dict[str, object]:
     """
     try:
         return _described(store)
-    except (KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise StoreFormatError(
             "the manifest of this store does not say what it was made of.",
             store=store.location,

@@ -77,7 +77,7 @@ def _stores(root: Location | None) -> list[dict[str, object]]:
             "taps": ", ".join(summary.taps),
             "size": in_bytes(summary.nbytes),
             "complete": summary.complete,
-            "made": summary.created,
+            "made": summary.created[:16],
             "age": in_age(summary.created),
             "who": summary.who or "",
             "store": str(summary.location),

@@ -62,6 +62,7 @@ def command(
                 weights=weights,
                 device=device,
                 salt=uid_salt,
+                require_signature=require_signature,
             )
         if plan is not None and repair and any(problem.shard for problem in problems):
             mend_shards(plan, problems, bar)

@@ -56,7 +56,7 @@ def uid_salt(text: str | None) -> UidSalt:
     """
     if text is None:
         return NO_SALT
-    salt = _of_file(Path(text[1:])) if text.startswith("@") else text.encode()
+    salt = _of_file(Path(text[1:])) if text.startswith("@") else os.fsencode(text)
     if len(salt) < LEAST_LENGTH:
         raise UsageError(
             f"a salt of uids has at least {LEAST_LENGTH} characters, so that nobody guesses it.",

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
-from rdcache.data import DatasetSpec, salt_as_recorded
+from rdcache.data import DatasetSpec, ViewSpec, salt_as_recorded
 from rdcache.errors import StaleStoreError, StoreFormatError, UsageError
 from rdcache.extraction.config import ExtractConfig
 from rdcache.extraction.forward import forward_of
@@ -18,7 +19,8 @@ from rdcache.extraction.run import run_extraction
 from rdcache.progress import Progress, ignore
 from rdcache.store import Location, Problem, Store, StoreWriter, open_store, read_manifest
 from rdcache.store.arrays import receipt_object
-from rdcache.store.manifest import fingerprint_of, layout_of
+from rdcache.store.manifest import fingerprint_of, layout_of, require_root
+from rdcache.store.signatures import required_signature
 
 # Largest relative error ‖stored − now‖ / ‖now‖ of a sample: a few roundings of the stored format,
 # and what another machine's order of sums makes of it.
@@ -58,12 +60,14 @@ def plan_again(
     weights: str | None = None,
     device: str = "auto",
     salt: str | None = None,
+    require_signature: Path | None = None,
 ) -> ExtractionPlan:
     """Work out the plan that a store was extracted by, from its manifest.
 
     Args:
         teacher: its name, for `torchscript:` and `onnx:`, whose files a store does not know.
         dataset: where its images lie now, for `folder:` and `table:`.
+        require_signature: public key by which stores must be signed that tensors are copied from.
         weights: the teacher's weight file, if it was given by name.
         salt: of the store's uids, where they are salted.
 
@@ -82,8 +86,8 @@ def plan_again(
     try:
         spec = DatasetSpec.from_dict(manifest["dataset"]["spec"])
         salt = salt_as_recorded(manifest["dataset"], salt, location)
+        _require_all_views(manifest["views"], location)
         views, parts = manifest["views"], manifest["fingerprint"]["parts"]
-        kind = str(views["count"]) if views["kind"] == "random" else views["kind"]
         name = teacher or str(manifest["teacher"]["name"])
         _require_no_file(teacher, name, "--teacher torchscript:FILE or onnx:FILE")
         _require_no_file(dataset, spec.name, "--dataset folder:PATH or table:FILE")
@@ -91,7 +95,7 @@ def plan_again(
             teacher=name,
             dataset=dataset or spec.name,
             taps=tuple(tap.name for tap in layout_of(manifest, location).public),
-            views=kind,
+            views=_views_option(views),
             fit=views["fit"],
             dtype=parts["dtype"],
             pool=parts.get("pool", ()),
@@ -104,6 +108,7 @@ def plan_again(
             uid_salt=salt,
             device=device,
             data_dir=data_dir,
+            require_signature=require_signature or required_signature(),
         )
     except (KeyError, TypeError) as error:
         raise StoreFormatError(
@@ -130,6 +135,20 @@ def _require_no_file(given: str | None, recorded: str, say: str) -> None:
             was_made_of=recorded,
             next=f"say it: {say}",
         )
+
+
+def _require_all_views(views: Mapping[str, Any], location: Location) -> None:
+    """Refuse a part of the fixed views, which no extraction makes."""
+    if views["count"] != ViewSpec.parse(_views_option(views)).count:
+        raise UsageError(
+            "this store holds only some views of its kind, as `rdcache pull --views` made it.",
+            store=location,
+            next="pull it again, or ask the store that it is a part of",
+        )
+
+
+def _views_option(views: Mapping[str, Any]) -> str:
+    return str(views["count"]) if views["kind"] == "random" else str(views["kind"])
 
 
 def compare_with_teacher(
@@ -171,7 +190,10 @@ def mend_shards(
     plan: ExtractionPlan, problems: Iterable[Problem], on_progress: Progress = ignore
 ) -> Store:
     """Extract again the shards that have problems, and no other."""
-    writer = StoreWriter(plan.location, read_manifest(plan.location))
+    manifest = read_manifest(plan.location)
+    if manifest.get("complete") is True:
+        require_root(manifest, plan.location)  # or what was changed in it would get a new root
+    writer = StoreWriter(plan.location, manifest)
     writer.reopen()
     broken = {problem.shard for problem in problems if problem.shard is not None}
     writer.objects.delete(sorted(receipt_object(shard) for shard in broken))

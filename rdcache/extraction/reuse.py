@@ -11,9 +11,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import torch
 
 from rdcache.errors import (
+    BucketError,
     CorruptShardError,
     SignatureError,
     StoreFormatError,
@@ -23,6 +23,7 @@ from rdcache.errors import (
 )
 from rdcache.extraction.plan import ExtractionPlan
 from rdcache.store import Location, Store, TapSpec, default_root, list_stores, open_directly
+from rdcache.store.gather import as_stored
 from rdcache.store.manifest import digests_of, fingerprint_of, read_manifest
 
 UNUSABLE = (
@@ -84,11 +85,11 @@ class Donors:
                     continue
                 try:
                     read = store.read_stored(rows[positions].tolist(), view, verify=True)
-                except CorruptShardError:
+                except (CorruptShardError, UnsafeFileError, BucketError):
                     continue  # the teacher gives it again
                 wanted[positions] = False
                 self.given += len(positions)
-                yield Donated(positions, {name: _as_stored(read[name]) for name in read})
+                yield Donated(positions, {name: as_stored(read[name]) for name in read})
 
 
 def find_donors(plan: ExtractionPlan, taps: Sequence[TapSpec]) -> Donors:
@@ -121,8 +122,3 @@ def _bases(manifest: Mapping[str, Any], location: Location) -> dict[str, str]:
     """The digests of a store's bases; other training samples may have given other ones."""
     digests = digests_of(manifest, location)
     return {name: digest for name, digest in digests.items() if name.startswith("taps/")}
-
-
-def _as_stored(values: torch.Tensor) -> np.ndarray:
-    """NumPy knows no bfloat16: its bit patterns travel as uint16."""
-    return (values.view(torch.uint16) if values.dtype == torch.bfloat16 else values).numpy()

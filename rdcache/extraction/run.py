@@ -165,6 +165,7 @@ def _fill(writer: StoreWriter, crew: Crew, worker: Worker, plan: ExtractionPlan)
             return store
         elif worker.claim(COMMIT):
             writer.objects.clean(worker.alive)  # of workers that were killed beside this one
+            writer.write_tap_documents()  # a crash while a tap was widened may have left old ones
             done = {"provenance": provenance(plan, crew.devices), **measure_fidelity(plan, writer)}
             return writer.commit(done)
         else:
@@ -245,9 +246,8 @@ class ThisProcess:
                 self.on_progress(before + rows, total, "images")
 
             tensors, outcome = computed(shard, writer, self.forward, self._donors, on_rows)
-            if writer.renewed() is not writer:
-                return  # another worker has changed a tap's dtype meanwhile
-            writer.write(shard, tensors, outcome)
+            if not writer.write_if_lacking(shard, tensors, outcome):
+                return
             done += shard.stop - shard.start
             wrote = True
         if not wrote:

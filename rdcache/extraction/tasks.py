@@ -31,7 +31,7 @@ from rdcache.store import (
 )
 
 # Packages that decide the stored numbers and that the manifest names: the same on every machine.
-DECISIVE = ("torch", "timm", "numpy", "pillow")
+DECISIVE = ("torch", "timm", "numpy", "pillow", "numcodecs")
 _ONE_AT_A_TIME = Lock()  # a worker process has one teacher, however many threads Dask gives it
 
 
@@ -106,8 +106,7 @@ def _write_shard(job: Job, view: int, index: int) -> Written:
     before = donors.given
     if writer.lacks(shard):
         tensors, outcome = computed(shard, writer, forward, donors)
-        if writer.renewed() is writer:  # else the driver has changed a tap's dtype meanwhile
-            writer.write(shard, tensors, outcome)
+        writer.write_if_lacking(shard, tensors, outcome)
     return Written(donors.given - before, device_name(plan))
 
 
@@ -163,7 +162,7 @@ def software() -> tuple[tuple[str, str], ...]:
 
 def _for_elsewhere(config: ExtractConfig) -> ExtractConfig:
     """The config with absolute paths, since a worker has a working folder of its own."""
-    weights, salt = config.weights, config.uid_salt
+    weights, salt, key = config.weights, config.uid_salt, config.require_signature
     return config.model_copy(
         update={
             "root": _absolute(default_root(config.root)),
@@ -173,6 +172,7 @@ def _for_elsewhere(config: ExtractConfig) -> ExtractConfig:
             "weights": str(Path(weights).absolute())
             if weights and Path(weights).exists()
             else weights,
+            "require_signature": key and key.expanduser().absolute(),
             "uid_salt": f"@{Path(salt[1:]).expanduser().absolute()}"
             if salt and salt.startswith("@")
             else salt,

@@ -110,7 +110,7 @@ def _summary(location: Location) -> StoreSummary | None:
         complete=manifest.get("complete") is True,
         samples=layout.samples,
         views=layout.views,
-        taps=tuple(tap.name for tap in layout.taps),
+        taps=tuple(tap.name for tap in layout.public),
         nbytes=layout.nbytes(),
         created=str(manifest.get("created", "")),
         who=_who(manifest),

@@ -8,8 +8,8 @@ worker by a race between "it looked dead" and "remove its lock".
 
 Clocks of different machines are never compared: a worker is given up when its sign of life has
 not changed for `patience` seconds by the observer's own clock, or at once where the observer can
-see that the process is gone. A worker that only seemed dead does no harm: shards are written whole
-and the same, whoever writes them.
+see that the process is gone. A worker that only seemed dead looks again, right before it writes,
+whether its shard is still missing.
 """
 
 from __future__ import annotations

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -133,7 +134,8 @@ def manifest_in(document: bytes | None, location: Location) -> dict[str, Any]:
         StoreFormatError: see `read_manifest`.
     """
     try:
-        manifest = json.loads(document or b"null", parse_constant=_refuse)["attributes"][ATTRIBUTE]
+        group = json.loads(document or b"null", parse_constant=_refuse, parse_float=_finite)
+        manifest = group["attributes"][ATTRIBUTE]
     except (KeyError, TypeError):
         raise StoreNotFoundError("there is no rdcache store here.", looked_at=location) from None
     except (ValueError, RecursionError):
@@ -170,6 +172,14 @@ def _depth(value: Any, most: int) -> int:
         return 0
     inner = value.values() if isinstance(value, Mapping) else value
     return 1 if most == 0 else 1 + max((_depth(each, most - 1) for each in inner), default=0)
+
+
+def _finite(number: str) -> float:
+    """A number that JSON can write again; 1e999 is none."""
+    value = float(number)
+    if not math.isfinite(value):
+        raise ValueError(f"{number} is too large")
+    return value
 
 
 def _refuse(constant: str) -> None:

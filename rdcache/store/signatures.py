@@ -124,6 +124,8 @@ def new_key(name: Path) -> tuple[Path, Path, str]:
     from cryptography.hazmat.primitives import serialization
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+    if name.name in ("", ".."):
+        raise UsageError("a pair of keys needs a name.", got=name, expected="a file name, as ada")
     private = Ed25519PrivateKey.generate()
     public = private.public_key()
     private_file = name.with_name(f"{name.name}.pem")
@@ -139,7 +141,11 @@ def new_key(name: Path) -> tuple[Path, Path, str]:
     if public_file.exists():
         raise _not_written(public_file, "there is something of this name already")
     _create(private_file, pem, PRIVATE_MODE)
-    _create(public_file, public_pem, 0o666)
+    try:
+        _create(public_file, public_pem, 0o666)
+    except FileWriteError:
+        private_file.unlink()  # or the name could not be used again
+        raise
     return private_file, public_file, fingerprint(_raw(public))
 
 

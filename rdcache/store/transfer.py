@@ -2,8 +2,8 @@
 
 Shards are copied as they are, each compared with its receipt on the way; what the destination has
 already is not copied again, so that an interrupted copy goes on where it stopped. A part is a
-store of its own: with fewer taps or views it is the very store that an extraction of those makes,
-under the same fingerprint.
+store of its own: with fewer taps or random views it is the very store that an extraction of those
+makes, under the same fingerprint.
 """
 
 from __future__ import annotations
@@ -25,10 +25,11 @@ from rdcache.store.compression import largest_shard
 from rdcache.store.filling import Finished, StoreContent, fill_store
 from rdcache.store.gather import as_stored
 from rdcache.store.locations import Location
-from rdcache.store.manifest import BESIDE, STRUCTURE, digests_of
+from rdcache.store.manifest import BESIDE, ROOT, SIGNATURES, STRUCTURE, digests_of, group_document
 from rdcache.store.objects import ReadableObjects, objects_at
 from rdcache.store.quantisation import with_scales
 from rdcache.store.reader import Store, open_directly
+from rdcache.store.signatures import require_signed, signatures_of
 from rdcache.store.spec import (
     NOT_FINITE,
     SPLITS,
@@ -110,7 +111,26 @@ def copy_store(
 
     finished = Finished(store.manifest, receipts) if kept.whole else None
     copied, filled = fill_store(location, content, copy, on_progress, finished, threads=THREADS)
+    if not filled:
+        copied = _vouched_for(copied, store, kept, require_signature)
     return Copy(copied, "copied" if filled else "unchanged")
+
+
+def _vouched_for(there: Store, source: Store, kept: _Kept, key: Path | None) -> Store:
+    """The store that lay at the destination already, with the signatures of what it is a copy of.
+
+    Raises:
+        SignatureError: a signature is asked for, and it has none.
+    """
+    if kept.whole and there.manifest[ROOT] == source.manifest[ROOT]:
+        theirs, ours = (signatures_of(it.manifest) for it in (source, there))
+        if not theirs.items() <= ours.items():
+            manifest = {**there.manifest, SIGNATURES: {**ours, **theirs}}
+            objects_at(there.location).put("zarr.json", group_document(manifest))
+            there = open_directly(there.location)
+    if key is not None:
+        require_signed(there.manifest, there.location, key)
+    return there
 
 
 @dataclass(frozen=True)
@@ -164,7 +184,7 @@ def _content(store: Store, kept: _Kept) -> StoreContent:
         samples=len(rows),
         extents=extents,
         taps=with_scales(store.taps[name] for name in kept.taps),
-        shard_samples=store.layout.shard_samples,
+        shard_samples=min(store.layout.shard_samples, 1 << (len(rows) - 1).bit_length()),
     )
     facts = {k: v for k, v in store.manifest.items() if k not in (*STRUCTURE, *BESIDE)}
     return StoreContent(
@@ -202,7 +222,7 @@ def _parts(store: Store, kept: _Kept) -> dict[str, Any]:
         parts |= _own_parts(parts, kept.taps)
         parts = {name: part for name, part in parts.items() if part != {}}
     if kept.views != store.views:
-        parts["views"] = {**parts["views"], "count": kept.views}
+        parts["views"] = _first_views(parts["views"], kept.views)
     if kept.splits is not None:
         parts["splits"] = list(kept.splits)
     return parts
@@ -221,6 +241,11 @@ def _own_parts(parts: Mapping[str, Any], taps: tuple[str, ...]) -> dict[str, Any
     return own
 
 
+def _first_views(views: Mapping[str, Any], count: int) -> dict[str, Any]:
+    """The first views of a kind; the first alone is the clean one, whatever the kind."""
+    return {**views, **({"kind": "clean"} if count == 1 else {}), "count": count}
+
+
 def _facts_of_part(facts: Mapping[str, Any], store: Store, kept: _Kept) -> dict[str, Any]:
     """The manifest's facts, as they are true of the part."""
     changed = dict(facts)
@@ -230,7 +255,7 @@ def _facts_of_part(facts: Mapping[str, Any], store: Store, kept: _Kept) -> dict[
     if isinstance(fidelity := facts.get("fidelity"), dict):
         changed["fidelity"] = {tap: it for tap, it in fidelity.items() if tap in kept.taps}
     if kept.views != store.views and isinstance(facts.get("views"), dict):
-        changed["views"] = {**facts["views"], "count": kept.views}
+        changed["views"] = _first_views(facts["views"], kept.views)
     dataset = facts.get("dataset")
     if kept.splits is not None and isinstance(dataset, dict):
         counts = {s: n for s, n in dataset.get("counts", {}).items() if s in kept.splits}

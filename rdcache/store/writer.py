@@ -141,6 +141,26 @@ class StoreWriter:
         ]
         self.finish(shard, outcome, digests)
 
+    def write_if_lacking(
+        self, shard: ShardRef, tensors: Mapping[str, np.ndarray], outcome: np.ndarray
+    ) -> bool:
+        """Write a shard, unless another has done so since it was begun.
+
+        Computing takes a while, in which this process may have been given up for dead, or a tap
+        may have got another dtype.
+
+        Returns:
+            False if the layout is no longer this writer's; nothing of the shard counts then.
+        """
+        if self.renewed() is not self:
+            return False
+        if self.lacks(shard):
+            self.write(shard, tensors, outcome)
+        if self.renewed() is self:
+            return True
+        self.forget([shard])
+        return False
+
     def finish(self, shard: ShardRef, outcome: np.ndarray, digests: Sequence[bytes]) -> None:
         """Declare a shard written, whose objects are there already.
 

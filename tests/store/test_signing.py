@@ -20,17 +20,20 @@ from rdcache.errors import (
     FileWriteError,
     RdcacheError,
     SignatureError,
+    StaleStoreError,
     StoreFormatError,
     StoreIncompleteError,
     UsageError,
 )
 from rdcache.store import (
+    Problem,
     Store,
     StoreLayout,
     StoreWriter,
     TapSpec,
     create_store,
     open_store,
+    signing,
     verify_store,
 )
 from rdcache.store.hdf5_export import export_hdf5
@@ -348,3 +351,31 @@ def test_without_cryptography_the_error_says_what_to_install(
         with pytest.raises(UsageError, match=r"pip install 'rdcache\[sign\]'"):
             use()
     assert open_store(store.location).samples == 10
+
+
+def test_what_others_signed_meanwhile_stays_and_what_they_changed_is_not_signed(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys = {name: new_key(tmp_path / name)[:2] for name in ("ada", "grace")}
+    verify = signing.verify_store
+
+    def sign_meanwhile(location: Path, *arguments: Any) -> list[Problem]:
+        monkeypatch.setattr(signing, "verify_store", verify)
+        sign_store(location, keys["grace"][0])
+        return verify(location, *arguments)
+
+    monkeypatch.setattr(signing, "verify_store", sign_meanwhile)
+    sign_store(store.location, keys["ada"][0])
+    for _, public in keys.values():
+        assert open_store(store.location, require_signature=public).complete
+
+    def change_meanwhile(location: Path, *arguments: Any) -> list[Problem]:
+        found = verify(location, *arguments)
+        writer = StoreWriter(location, read_manifest(location))
+        writer.reopen()
+        writer.commit({"another": "fact"})
+        return found
+
+    monkeypatch.setattr(signing, "verify_store", change_meanwhile)
+    with pytest.raises(StaleStoreError, match="while it was verified"):
+        sign_store(store.location, keys["ada"][0])

@@ -35,7 +35,7 @@ from rdcache.store.signatures import new_key
 from rdcache.store.signing import sign_store
 from rdcache.store.transfer import Part, copy_store
 
-from .conftest import LAYOUT, TAPS, begin, contents, rows_of
+from .conftest import LAYOUT, TAPS, begin, contents, fill, rows_of
 
 PARTS = {
     "teacher": "invented",
@@ -128,7 +128,7 @@ def test_a_part_is_the_store_that_an_extraction_of_it_would_make(
     expected = {
         **PARTS,
         "taps": [tap for tap in PARTS["taps"] if tap[0] in taps],
-        "views": {"kind": "random", "count": views},
+        "views": {"kind": "random" if views > 1 else "clean", "count": views},
     }
     assert copied.fingerprint == Fingerprint(expected)
     assert copied.manifest["teacher"]["default_tap"] in taps
@@ -164,6 +164,18 @@ def test_a_signature_travels_with_the_whole_and_is_asked_for_on_the_way(
     pulled = copy_store(place, tmp_path / "mine", require_signature=public).store
     assert open_store(pulled.location, require_signature=public).complete
     assert open_store(place, require_signature=public).read([0], 0)
+    # Also where a copy was made before the signature.
+    copy_store(source.location, tmp_path / "early")
+    assert copy_store(place, tmp_path / "early", require_signature=public).status == "unchanged"
+    (early,) = (path.parent for path in (tmp_path / "early").glob("*/*/*/zarr.json"))
+    assert open_store(early, require_signature=public).complete
+    # What others have put at the destination is not taken for the signed store.
+    forged = tmp_path / "forged" / "busi" / "timm-x" / source.fingerprint.digest[:12]
+    writer = begin(forged, fingerprint=source.fingerprint)
+    fill(writer)
+    writer.commit({})
+    with pytest.raises(SignatureError, match="not signed"):
+        copy_store(place, tmp_path / "forged", require_signature=public)
     part = copy_store(place, tmp_path / "mine", Part(views=1), require_signature=public).store
     with pytest.raises(SignatureError, match="not signed"):
         open_store(part.location, require_signature=public)
@@ -173,6 +185,26 @@ def test_a_part_of_everything_is_the_whole(source: Store, tmp_path: Path) -> Non
     part = Part(taps=tuple(source.taps), views=3, splits=("test", "train", "val"))
     copied = copy_store(source.location, tmp_path / "mine", part)
     assert contents(copied.store.location) == contents(source.location)
+
+
+@pytest.mark.parametrize("part", [Part(splits=("val",)), Part(views=2), Part()])
+def test_every_copy_goes_on_after_an_interruption(
+    source: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: Part
+) -> None:
+    def interrupted(*arguments: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(StoreWriter, "finish", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            copy_store(source.location, tmp_path / "mine", part)
+    assert copy_store(source.location, tmp_path / "mine", part).status == "copied"
+    copy_store(source.location, tmp_path / "at-once", part)
+    (one,), (other,) = (
+        [path.parent for path in (tmp_path / root).glob("*/*/*/zarr.json")]
+        for root in ("mine", "at-once")
+    )
+    assert contents(one) == contents(other)
 
 
 def test_parts_that_are_not_there_are_refused(source: Store, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import struct
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import google_crc32c
 import numpy as np
@@ -230,3 +231,31 @@ def test_a_sample_table_that_contradicts_itself_is_refused(values: dict[str, obj
 def test_a_tap_that_makes_no_sense_is_refused(values: dict[str, object]) -> None:
     with pytest.raises(StoreFormatError):
         replace(TAPS[0], **values)
+
+
+def test_a_shard_that_another_has_written_meanwhile_is_left_as_it_is(tmp_path: Path) -> None:
+    writer, late = begin(tmp_path / "store"), begin(tmp_path / "store")
+    fill(writer)
+    writer.commit({})
+    before = contents(tmp_path / "store")
+    shard = LAYOUT.shards()[0]
+    tensors = {tap.name: rows_of(tap, shard) + 1 for tap in LAYOUT.taps}
+    assert late.write_if_lacking(shard, tensors, np.ones(shard.stop - shard.start, np.uint8))
+    assert contents(tmp_path / "store") == before
+
+
+@pytest.mark.parametrize("codec", ["none", "zstd"])
+def test_a_shard_of_the_old_dtype_never_counts(tmp_path: Path, codec: str) -> None:
+    taps = tuple(replace(tap, codec=codec) for tap in LAYOUT.taps)
+    late = begin(tmp_path / "store", replace(LAYOUT, taps=taps))
+    shard, wide = LAYOUT.shards()[0], replace(taps[0], dtype="float32")
+    tensors = {tap.name: rows_of(tap, shard) for tap in taps}
+    write = late.write
+
+    def widened_meanwhile(*arguments: Any) -> None:
+        begin(tmp_path / "store", late.layout).restart_with((wide, *taps[1:]))
+        write(*arguments)
+
+    late.write = widened_meanwhile  # type: ignore[method-assign]
+    assert not late.write_if_lacking(shard, tensors, np.ones(shard.stop, np.uint8))
+    assert shard in late.renewed().missing()
