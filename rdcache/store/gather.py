@@ -9,9 +9,10 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from threading import Lock
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,15 +24,30 @@ from rdcache.store.objects import ReadableObjects
 from rdcache.store.spec import StoreLayout, TapSpec
 
 USE_SECONDS = 60.0  # after which it is noted again that files are in use
-# Fills some rows of a batch, uint8 (B, bytes): their numbers, the mapped shard of each, and where
-# its payload begins there.
-Take: TypeAlias = Callable[[np.ndarray, Sequence[int], Sequence[np.ndarray], Sequence[int]], None]
 
 
 def as_stored(tensors: torch.Tensor) -> np.ndarray:
     """Tensors as the numbers that a store holds: bfloat16, which NumPy lacks, as bits in uint16."""
     as_bits = tensors.view(torch.uint16) if tensors.dtype == torch.bfloat16 else tensors
     return as_bits.numpy()
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where some samples of a batch lie.
+
+    Attributes:
+        rows: their numbers in the batch.
+        samples, views: which they are.
+        sources: the mapped shard of each.
+        starts: where its payload begins there.
+    """
+
+    rows: Sequence[int]
+    samples: np.ndarray
+    views: np.ndarray
+    sources: Sequence[np.ndarray]
+    starts: Sequence[int]
 
 
 class MappedTap:
@@ -82,53 +98,66 @@ class MappedTap:
         if self._process != os.getpid():
             self._forget()
 
-    def gather(self, samples: np.ndarray, views: np.ndarray) -> torch.Tensor:
-        """Copy samples out of the mapped files.
+    def gather(
+        self, samples: np.ndarray, views: np.ndarray, *, verify: bool = False
+    ) -> torch.Tensor:
+        """Copy samples out of the mapped files: all at once where they are mapped, else shard by
+        shard, so that no more of them are held than are kept.
 
         Args:
             samples, views: int64 (B,), within range and stored.
+            verify: compare each payload with its crc32c.
 
         Returns:
             (B, *tap) in the stored dtype.
 
         Raises:
-            CorruptShardError: a shard is missing, cut short, or its index is damaged.
+            CorruptShardError: a shard is missing, cut short, or its index is damaged; a payload
+                does not match.
         """
+        self._notice_fork()
+        keys = (views * self.layout.shards_per_view + samples // self.layout.shard_samples).tolist()
+        touched = set(keys)
+        with self._lock:  # threads may share a tap
+            new = touched - self._maps.keys()
+            sources = [] if new else [self._maps[key] for key in keys]
+        self._note_use(touched - new, now=bool(new))
+        if not new:
+            starts = self._found(samples, views)
+            batch, rows = self._allocate(len(samples))
+            places = Places(range(len(keys)), samples, views, sources, starts)
+            self._take(rows, places, verify=verify)
+            return batch
+        numbers: dict[int, list[int]] = {key: [] for key in sorted(touched, key=new.__contains__)}
+        for number, key in enumerate(keys):
+            numbers[key].append(number)
+        # Nothing is allocated before a shard has shown that samples are as large as their tap says.
+        self._source(next(iter(numbers)))
+        batch, rows = self._allocate(len(samples))
+
+        def take_from(key: int) -> None:
+            source, chosen = self._source(key), numbers[key]
+            where = samples[chosen], views[chosen]
+            places = Places(chosen, *where, [source] * len(chosen), self._found(*where))
+            self._take(rows, places, verify=verify)
+
+        for key in numbers:
+            take_from(key)  # a call of its own, so that the shard can go before the next one comes
+        return batch
+
+    def _take(self, rows: np.ndarray, places: Places, *, verify: bool) -> None:
+        """Fill rows of a batch, uint8 (B, bytes), from the mapped shards."""
         size = self.tap.nbytes
-
-        def take(
-            rows: np.ndarray,
-            numbers: Sequence[int],
-            sources: Sequence[np.ndarray],
-            starts: Sequence[int],
-        ) -> None:
-            for number, source, start in zip(numbers, sources, starts, strict=True):
-                rows[number] = source[start : start + size]
-
-        return self._visit(samples, views, take)
-
-    def gather_verified(self, samples: np.ndarray, views: np.ndarray) -> torch.Tensor:
-        """The same, with each payload compared with its crc32c.
-
-        Raises:
-            CorruptShardError: also where a payload does not match.
-        """
-        size = self.tap.nbytes
-
-        def take(
-            rows: np.ndarray,
-            numbers: Sequence[int],
-            sources: Sequence[np.ndarray],
-            starts: Sequence[int],
-        ) -> None:
-            for number, source, start in zip(numbers, sources, starts, strict=True):
-                # The copy is what is checked: the caller gets the very bytes that matched.
-                rows[number] = source[start : start + size]
-                stated = source[start + size : start + size + shard.CHECKSUM_BYTES]
-                if not shard.matches(rows[number], stated):
-                    raise self._corrupt(int(views[number]), int(samples[number]))
-
-        return self._visit(samples, views, take)
+        for row, source, start in zip(places.rows, places.sources, places.starts, strict=True):
+            rows[row] = source[start : start + size]
+        if not verify:
+            return
+        # The copies are what is checked: the caller gets the very bytes that matched.
+        for place, row in enumerate(places.rows):
+            end = places.starts[place] + size
+            stated = places.sources[place][end : end + shard.CHECKSUM_BYTES]
+            if not shard.matches(rows[row], stated):
+                raise self._corrupt_at(places, place)
 
     def touch_all(self) -> None:
         """Map every shard, and so compare each with its digest where there are any.
@@ -153,38 +182,6 @@ class MappedTap:
         batch = torch.empty((count, *self.tap.shape), dtype=getattr(torch, self.tap.dtype))
         rows = batch.reshape(-1).view(torch.uint8).numpy().reshape(count, self.tap.nbytes)
         return batch, rows
-
-    def _visit(self, samples: np.ndarray, views: np.ndarray, take: Take) -> torch.Tensor:
-        """A batch filled from the mapped shards: all at once where they are mapped, else shard by
-        shard, so that no more of them are held than are kept.
-        """
-        self._notice_fork()
-        keys = (views * self.layout.shards_per_view + samples // self.layout.shard_samples).tolist()
-        touched = set(keys)
-        with self._lock:  # threads may share a tap
-            new = touched - self._maps.keys()
-            sources = [] if new else [self._maps[key] for key in keys]
-        self._note_use(touched - new, now=bool(new))
-        if not new:
-            starts = self._found(samples, views)
-            batch, rows = self._allocate(len(samples))
-            take(rows, range(len(keys)), sources, starts)
-            return batch
-        numbers: dict[int, list[int]] = {key: [] for key in sorted(touched, key=new.__contains__)}
-        for number, key in enumerate(keys):
-            numbers[key].append(number)
-        # Nothing is allocated before a shard has shown that samples are as large as their tap says.
-        self._source(next(iter(numbers)))
-        batch, rows = self._allocate(len(samples))
-
-        def take_from(key: int) -> None:
-            source, chosen = self._source(key), numbers[key]
-            starts = self._found(samples[chosen], views[chosen])
-            take(rows, chosen, [source] * len(chosen), starts)
-
-        for key in numbers:
-            take_from(key)  # a call of its own, so that the shard can go before the next one comes
-        return batch
 
     def _source(self, key: int) -> np.ndarray:
         """One shard, mapped now if it was not."""
@@ -256,6 +253,9 @@ class MappedTap:
             return
         if hashlib.sha256(data.data).digest() != self.digests[view, index].tobytes():
             raise CorruptShardError("a shard does not match its receipt.")
+
+    def _corrupt_at(self, places: Places, place: int) -> CorruptShardError:
+        return self._corrupt(int(places.views[place]), int(places.samples[place]))
 
     def _corrupt(self, view: int, sample: int) -> CorruptShardError:
         index = sample // self.layout.shard_samples

@@ -1,6 +1,6 @@
 """Opening a store, and reading batches of cached tensors from it.
 
-A batch is gathered straight from the mapped shards (`gather.py`, or `compressed.py`), so
+A batch is gathered straight from the mapped shards (`gather.py`, or `gather_compressed.py`), so
 nothing here depends on zarr-python's speed; `Store.array` is the plain Zarr route, which gives the
 same bits.
 """
@@ -18,8 +18,8 @@ import zarr
 
 from rdcache.errors import StoreIncompleteError, UnknownNameError, UsageError
 from rdcache.store.columns import read_columns, read_receipts, require_metadata
-from rdcache.store.compressed import CompressedTap
 from rdcache.store.gather import MappedTap
+from rdcache.store.gather_compressed import CompressedTap
 from rdcache.store.locations import Location, RemotePath, as_location
 from rdcache.store.manifest import (
     digests_of,
@@ -297,9 +297,7 @@ class Store:
         names = list(self._mapped) if taps is None else taps
         rows, sides = self._pairs(samples, views)
         self._require_stored(rows, sides)
-        if verify:
-            return {name: self._mapped[name].gather_verified(rows, sides) for name in names}
-        return {name: self._mapped[name].gather(rows, sides) for name in names}
+        return {name: self._mapped[name].gather(rows, sides, verify=verify) for name in names}
 
     def _pairs(
         self, samples: Sequence[int], views: Sequence[int] | int

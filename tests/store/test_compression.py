@@ -69,7 +69,7 @@ def test_a_large_batch_is_decompressed_by_threads_to_the_same_bits(
 ) -> None:
     store = build(layout=compressed("zstd"))
     alone = store.read(range(10), 0)
-    monkeypatch.setattr("rdcache.store.compressed.WORTH_THREADS", 0)
+    monkeypatch.setattr("rdcache.store.gather_compressed.WORTH_THREADS", 0)
     assert all(torch.equal(rows, alone[tap]) for tap, rows in store.read(range(10), 0).items())
 
 
