@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from rdcache.data import salt_of_environment
 from rdcache.errors import UsageError
@@ -21,6 +21,7 @@ CIRCUMSTANCES = {
     "dataset",
     "seeds",
     "device",
+    "resident",
     "num_threads",
     "checkpoint_every",
     "out",
@@ -39,7 +40,9 @@ class DistillConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     student: str = Field(
-        default="shufflenet", description="Name of the student; see `rdcache list students`."
+        default="shufflenet",
+        description="Name of the student; see `rdcache list students`. Several, comma-separated, "
+        "are trained side by side.",
     )
     method: str = Field(default="rd", description="Method or preset; see `rdcache list methods`.")
     teacher: str | None = Field(
@@ -52,6 +55,12 @@ class DistillConfig(BaseModel):
     )
     seeds: tuple[int, ...] = Field(
         default=(0,), min_length=1, description="Seeds, comma-separated: one run for each."
+    )
+    order_seed: int | None = Field(
+        default=None,
+        description="Seed of the order of batches, of their views and of jitter (default: each "
+        "run's own seed). With one for all, the runs of several seeds differ in their initial "
+        "weights alone, and are trained side by side from one reading of the cache.",
     )
     epochs: int = Field(default=100, gt=0, description="Passes over the training images.")
     batch_size: int = Field(default=32, gt=0, description="Images per step.")
@@ -114,6 +123,11 @@ class DistillConfig(BaseModel):
         default={}, description="Option of the method, as in `temperature=2`; repeatable."
     )
     device: str = Field(default="auto", description="auto, cpu, cuda, cuda:1.")
+    resident: Literal["auto", "device", "host", "disk"] = Field(
+        default="auto",
+        description="Where cached taps are during training: all on the GPU, all in main memory, or "
+        "read batch by batch; auto: what fits, and saves time.",
+    )
     num_threads: int | None = Field(
         default=None, gt=0, description="CPU threads (default: PyTorch's choice)."
     )
@@ -139,6 +153,13 @@ class DistillConfig(BaseModel):
         "RDCACHE_REQUIRE_SIGNATURE, else none).",
     )
 
+    @field_validator("seeds")
+    @classmethod
+    def _each_once(cls, seeds: tuple[int, ...]) -> tuple[int, ...]:
+        if len(set(seeds)) < len(seeds):
+            raise ValueError("should name each seed once")
+        return seeds
+
     def resolved(self) -> DistillConfig:
         """Replace defaults by the preset's values, and complete the method's options.
 
@@ -153,6 +174,17 @@ class DistillConfig(BaseModel):
         }
         options = card.config(self.method_options).model_dump()
         return self.model_copy(update={**preset, "method_options": options})
+
+    def for_each_student(self) -> list[DistillConfig]:
+        """One config for each of the students, where `student` lists several.
+
+        Raises:
+            UsageError: the list is empty, or names one twice.
+        """
+        names = [name.strip() for name in self.student.split(",") if name.strip()]
+        if not names or len(set(names)) < len(names):
+            raise UsageError("each student is to be named once.", got=self.student)
+        return [self.model_copy(update={"student": name}) for name in names]
 
     def digest(self, store_fingerprint: str) -> str:
         """Identify what a run of this resolved config on a store will come to, seed aside."""

@@ -47,13 +47,16 @@ def draw_images(folder: Path) -> None:
 
 
 def write_store(
-    location: Path, dataset: ImageDataset, not_finite: tuple[tuple[int, int], ...] = ()
+    location: Path,
+    dataset: ImageDataset,
+    not_finite: tuple[tuple[int, int], ...] = (),
+    taps: tuple[TapSpec, ...] = TAPS,
 ) -> Store:
     """Taps are the class plus noise; pairs (sample, view) in `not_finite` are left out."""
     spec = ViewSpec.parse(str(VIEWS), symmetry=dataset.symmetry)
     parameters = view_parameters(spec, dataset.uids, [s.size for s in dataset.samples])
     training = int((dataset.splits == "train").sum())
-    layout = StoreLayout.plan(TAPS, (len(dataset), *[training] * (VIEWS - 1)))
+    layout = StoreLayout.plan(taps, (len(dataset), *[training] * (VIEWS - 1)))
     samples = SampleTable(
         tuple(dataset.uids), dataset.labels, tuple(dataset.splits), dataset.group_codes
     )
