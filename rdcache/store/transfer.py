@@ -131,7 +131,7 @@ def _vouched_for(there: Store, source: Store, kept: _Kept, key: Path | None) -> 
             there = open_directly(there.location)
     if key is not None and not kept.whole and not signatures_of(there.manifest):
         raise SignatureError(
-            "this part is there already, and carries no signature that would tell where it is from.",
+            "this part is there already, without a signature that tells where it is from.",
             store=there.location,
             next=f"rdcache rm {there.location}, then the same command again",
         )

@@ -82,7 +82,9 @@ def test_a_store_is_pushed_and_a_part_of_it_pulled_and_used(
 def test_a_damaged_store_in_a_bucket_is_mended_as_its_error_says(
     where: tuple[str, ...], bucket: RemotePath
 ) -> None:
-    store = RemotePath(as_json("extract", *where, "--views", "flip", "--root", str(bucket))["store"])
+    store = RemotePath(
+        as_json("extract", *where, "--views", "flip", "--root", str(bucket))["store"]
+    )
     objects = objects_at(store)
     name = min(objects.sizes("taps/out0/c/0"))
     good = objects.read(name) or b""
