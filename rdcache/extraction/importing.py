@@ -51,7 +51,8 @@ from rdcache.store import (
     TapSpec,
     store_location,
 )
-from rdcache.store.filling import StoreContent, fill_store
+from rdcache.store.creating import StoreContent
+from rdcache.store.filling import fill_store
 from rdcache.store.hdf5 import open_hdf5
 from rdcache.store.hdf5_import import exported_manifest, import_hdf5
 from rdcache.store.manifest import fingerprint_of

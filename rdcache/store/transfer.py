@@ -22,7 +22,8 @@ from rdcache.store import arrays
 from rdcache.store.catalogue import store_location
 from rdcache.store.columns import read_receipts
 from rdcache.store.compression import largest_shard
-from rdcache.store.filling import Finished, StoreContent, fill_store
+from rdcache.store.creating import StoreContent
+from rdcache.store.filling import Finished, fill_store
 from rdcache.store.gather import as_stored
 from rdcache.store.locations import Location
 from rdcache.store.manifest import BESIDE, ROOT, SIGNATURES, STRUCTURE, digests_of, group_document
