@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from rdcache.data import salt_of_environment
 from rdcache.errors import UsageError
-from rdcache.extraction.config import RootOption
+from rdcache.extraction.shared_options import DataDirOption, RootOption, SaltOption
 from rdcache.methods import ClassWeights, find_method
 from rdcache.store.signatures import required_signature
 
@@ -136,14 +136,9 @@ class DistillConfig(BaseModel):
     )
     out: Path = Field(default=Path("runs"), description="Where runs are kept.")
     root: RootOption = None
-    data_dir: Path | None = Field(
-        default=None,
-        description="Where datasets are looked for (default: RDCACHE_DATA, else `data`).",
-    )
-    uid_salt: str | None = Field(
+    data_dir: DataDirOption = None
+    uid_salt: SaltOption = Field(
         default_factory=salt_of_environment,
-        exclude=True,
-        repr=False,
         description="Salt that the store's uids were made with, or @FILE (default: "
         "RDCACHE_UID_SALT, else none).",
     )

@@ -53,6 +53,10 @@ def test_both_phases_from_the_command_line(teacher: str, folder: Path, tmp_path:
     assert str(folder.parent) not in json.dumps(manifest), "a shared store tells nobody's folders"
     stores = as_json("list", "stores")["stores"]
     assert [store["store"] for store in stores] == [first["store"]]
+    assert stores[0]["made"] == manifest["created"]
+    table = succeed("list", "stores")
+    assert manifest["created"][:16] in table
+    assert manifest["created"][:17] not in table
 
     distill = (
         *("distill", "--student", "shufflenet-x0.5", "--dataset", f"folder:{folder}", *SMALL),

@@ -12,7 +12,15 @@ import pytest
 from PIL import Image
 
 from rdcache.data import VIEW_COLUMNS, ImageDataset, ViewSpec, load_dataset, view_parameters
-from rdcache.store import Fingerprint, SampleTable, Store, StoreLayout, TapSpec, create_store
+from rdcache.store import (
+    Fingerprint,
+    SampleTable,
+    Store,
+    StoreContent,
+    StoreLayout,
+    TapSpec,
+    create_store,
+)
 
 CLASSES, PER_CLASS, VIEWS = ("benign", "malignant", "normal"), 20, 3
 TAPS = (TapSpec("s4", "map2d", (8, 3, 3)), TapSpec("tokens", "tokens", (4, 6)))
@@ -73,7 +81,8 @@ def write_store(
         "views": spec.to_dict(),
     }
     fingerprint = Fingerprint({"dataset": dataset.digest, "left out": list(map(list, not_finite))})
-    writer = create_store(location, layout, fingerprint, samples, parameters, VIEW_COLUMNS, facts)
+    content = StoreContent(layout, fingerprint, samples, parameters, VIEW_COLUMNS, facts)
+    writer = create_store(location, content)
     for shard in writer.missing():
         random = np.random.default_rng(shard.view)
         rows = range(shard.start, shard.stop)
