@@ -21,6 +21,7 @@ CIRCUMSTANCES = {
     "dataset",
     "seeds",
     "device",
+    "compile",
     "resident",
     "num_threads",
     "checkpoint_every",
@@ -84,7 +85,9 @@ class DistillConfig(BaseModel):
     )
     clip: float = Field(default=5.0, ge=0, description="Largest gradient norm; 0 for any.")
     amp: Literal["auto", "off", "bf16"] = Field(
-        default="auto", description="bfloat16 autocast; auto: on a GPU only."
+        default="auto",
+        description="bfloat16 autocast; auto: on a GPU, and on a CPU where a probe shows that it "
+        "is faster, which trainings of at least 1000 steps are worth.",
     )
     ema: float = Field(
         default=0.0,
@@ -123,6 +126,11 @@ class DistillConfig(BaseModel):
         default={}, description="Option of the method, as in `temperature=2`; repeatable."
     )
     device: str = Field(default="auto", description="auto, cpu, cuda, cuda:1.")
+    compile: Literal["auto", "on", "off"] = Field(
+        default="auto",
+        description="Compile the student's forward pass; auto: for trainings of at least 2000 "
+        "steps on a GPU.",
+    )
     resident: Literal["auto", "device", "host", "disk"] = Field(
         default="auto",
         description="Where cached taps are during training: all on the GPU, all in main memory, or "

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from rdcache.data import ImageDataset, Jitter, StudentInputs
+from rdcache.distillation.acceleration import compiled
 from rdcache.distillation.batches import BatchSource
 from rdcache.distillation.config import DistillConfig
 from rdcache.distillation.folds import training_folds
@@ -121,9 +122,11 @@ def create_trainers(sources: Sources, jobs: Sequence[Job]) -> list[Trainer]:
         batches = sources.batches(sources.taps(names, job.config), inputs)
         classes = tuple(store.manifest["dataset"]["classes"])
         autocast = autocast_for(device, job.config.amp)
-        trainers.append(
-            Trainer(job.config, job.seed, student, method, batches, training, classes, autocast)
+        trainer = Trainer(
+            job.config, job.seed, student, method, batches, training, classes, autocast
         )
+        trainer.forward_student = compiled(student, job.config, trainer.steps, device)
+        trainers.append(trainer)
     return trainers
 
 

@@ -17,9 +17,10 @@ import torch
 import yaml
 
 from rdcache.data.salting import CHECK
+from rdcache.distillation.acceleration import choose_amp
 from rdcache.distillation.checkpoint import load_checkpoint, save_checkpoint
 from rdcache.distillation.config import DistillConfig, config_from_options
-from rdcache.distillation.hardware import autocast_enabled, environment, threads
+from rdcache.distillation.hardware import environment, threads
 from rdcache.distillation.preparing import Job, Note, Sources, create_trainers
 from rdcache.distillation.result import finish
 from rdcache.distillation.run import CHECKPOINT, CONFIG, FILES, HISTORY, RESULT, Run
@@ -133,7 +134,7 @@ def distill_many(
         teacher=first.teacher,
         require_signature=first.require_signature,
     )
-    resolved = [_as_computed(config.resolved(), opened) for config in configs]
+    resolved = [_as_computed(config.resolved(), opened, on_note) for config in configs]
     jobs = {
         run_folder(opened, config, seed): Job(config, seed)
         for config in resolved
@@ -223,10 +224,12 @@ def _train(sources: Sources, jobs: dict[Path, Job], on_progress: Progress) -> di
     return {folder: Run(folder, statuses[folder]) for folder in jobs}
 
 
-def _as_computed(config: DistillConfig, store: Store) -> DistillConfig:
+def _as_computed(config: DistillConfig, store: Store, on_note: Note) -> DistillConfig:
     """Settle what depends on this machine and this store, so that the run's digest has it."""
-    device = choose_device(config.device)
-    amp = "bf16" if autocast_enabled(device, config.amp) else "off"
+    training = int((store.splits == "train").sum())
+    steps = config.epochs * (training // config.batch_size)
+    amp, why = choose_amp(config, steps, choose_device(config.device))
+    on_note(f"precision of {config.student}: {'bfloat16' if amp == 'bf16' else 'float32'} ({why})")
     views = min(config.views or store.views, store.views)
     return config.model_copy(update={"amp": amp, "views": views})
 
