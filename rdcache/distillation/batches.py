@@ -108,7 +108,7 @@ class BatchSource:
         """Bring a batch to the device; a copy from pinned memory does not make the GPU wait."""
 
         def move(tensor: torch.Tensor) -> torch.Tensor:
-            if self.device.type != "cuda":
+            if self.device.type != "cuda" or tensor.is_cuda:
                 return tensor.to(self.device)
             return tensor.pin_memory().to(self.device, non_blocking=True)
 

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from rdcache.data import salt_of_environment
 from rdcache.errors import UsageError
@@ -27,6 +27,7 @@ CIRCUMSTANCES = {
     "root",
     "data_dir",
     "require_signature",
+    "inputs_cache",
 }
 
 
@@ -57,6 +58,12 @@ class DistillConfig(BaseModel):
     batch_size: int = Field(default=32, gt=0, description="Images per step.")
     image_size: int = Field(
         default=224, ge=16, description="Side of the student's input in pixels."
+    )
+    working_scale: float = Field(
+        default=2.0,
+        ge=0,
+        description="Training images finer than so many pixels for each of the student's are "
+        "reduced once; 0 for none.",
     )
     lr: float = Field(default=5e-3, gt=0, description="Largest learning rate of AdamW.")
     weight_decay: float = Field(
@@ -126,6 +133,11 @@ class DistillConfig(BaseModel):
         default=None,
         description="Where datasets are looked for (default: RDCACHE_DATA, else `data`).",
     )
+    inputs_cache: Path | None = Field(
+        default=None,
+        description="Keep decoded images in a private folder there, for later runs (default: in "
+        "memory only, as many as fit).",
+    )
     uid_salt: str | None = Field(
         default_factory=salt_of_environment,
         exclude=True,
@@ -138,6 +150,13 @@ class DistillConfig(BaseModel):
         description="Public key (PEM): refuse a store that is not signed by it (default: "
         "RDCACHE_REQUIRE_SIGNATURE, else none).",
     )
+
+    @field_validator("working_scale")
+    @classmethod
+    def _never_blurred(cls, scale: float) -> float:
+        if 0 < scale < 1:
+            raise ValueError("it must be 0 or at least 1, or the student would see blurred images")
+        return scale
 
     def resolved(self) -> DistillConfig:
         """Replace defaults by the preset's values, and complete the method's options.

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 import yaml
 
-from rdcache.data import ImageDataset, Jitter, StudentInputs
+from rdcache.data import ImageDataset, Jitter, inputs_for
 from rdcache.data.salting import CHECK
 from rdcache.distillation.batches import BatchSource
 from rdcache.distillation.checkpoint import load_checkpoint, save_checkpoint
@@ -225,8 +225,15 @@ def create_trainer(
     )
     method = create_method(config.method, config.method_options, context).to(device)
     jitter = Jitter(config.jitter, config.jitter) if config.jitter else None
-    inputs = StudentInputs(
-        dataset, store.view_parameters, config.image_size, student.mean, student.std, jitter
+    inputs = inputs_for(device)(
+        dataset,
+        store.view_parameters[: config.views],
+        config.image_size,
+        student.mean,
+        student.std,
+        jitter,
+        working_scale=config.working_scale,
+        cache=config.inputs_cache,
     )
     source = BatchSource(store, inputs, method.taps, device)
     autocast = autocast_for(device, config.amp)
@@ -309,6 +316,7 @@ def _facts(
         "teacher": {name: manifest["teacher"][name] for name in ("name", "weights")},
         "views": manifest["views"],
         "image_size": config.image_size,
+        "student_inputs": str(trainer.source.inputs),
         "store": {"location": str(store.location), "fingerprint": store.fingerprint.digest},
         "training": {
             "samples": len(trainer.training),
