@@ -121,9 +121,9 @@ def _build(path: Path, sizes: np.ndarray, load: Callable[[int], np.ndarray]) -> 
     file = os.open(partial, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
 
     def write(number: int) -> None:
-        pixels = np.ascontiguousarray(load(number)).reshape(-1).data
+        pixels = np.ascontiguousarray(load(number)).reshape(-1)
         checksums[number] = google_crc32c.value(pixels)
-        _write_all(file, pixels, int(starts[number]))
+        _write_all(file, pixels.data, int(starts[number]))
 
     try:
         os.posix_fallocate(file, 0, file_length(sizes))  # a full disk says so now

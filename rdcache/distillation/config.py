@@ -155,7 +155,7 @@ class DistillConfig(BaseModel):
     @classmethod
     def _never_blurred(cls, scale: float) -> float:
         if 0 < scale < 1:
-            raise ValueError("it must be 0 or at least 1, or the student would see blurred images")
+            raise ValueError("it must be 0 or at least 1: less would blur what the student sees")
         return scale
 
     def resolved(self) -> DistillConfig:
