@@ -102,7 +102,6 @@ class DeviceInputs(StudentInputs):
     ) -> None:
         super().__init__(*arguments, **options)
         self.device = device
-        self._photometry = self._photometry.to(device)
         self._on_device = self.dataset.splits == "train"
         needed = int(self.images.nbytes[self._on_device].sum())
         limit = _free_share(device) if device_limit is None else device_limit
@@ -125,9 +124,11 @@ class DeviceInputs(StudentInputs):
         samples = np.asarray(samples)
         if self.resident and self._on_device[samples].all():
             pixels = self.device_cuts(samples, np.broadcast_to(np.asarray(views), samples.shape))
-            return self._photometry(pixels, pixels.mean(dim=(1, 2, 3)), generator)
-        cuts, centres = self.cuts(samples, views)
-        return self._photometry(cuts.to(self.device), centres.to(self.device), generator)
+            return self._photometry.on_device(pixels, pixels.mean(dim=(1, 2, 3)), generator)
+        cuts, centres = (
+            torch.from_numpy(each).to(self.device) for each in self.cuts(samples, views)
+        )
+        return self._photometry.on_device(cuts, centres, generator)
 
     @torch.no_grad()
     def device_cuts(self, samples: np.ndarray, views: np.ndarray) -> torch.Tensor:

@@ -9,7 +9,6 @@ multiplication, one addition and one clamp, with factors that are computed once 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from copy import copy
 from dataclasses import dataclass
 
 import numpy as np
@@ -39,74 +38,73 @@ class Jitter:
 
 
 class Photometry:
-    """Jitters and normalises batches of one size.
+    """Jitters and normalises batches.
 
     Args:
         mean, std: the student's normalisation, per channel, in fractions of full white.
-        size: side of the images in pixels.
         jitter: none if there is none.
     """
 
-    def __init__(
-        self,
-        mean: Sequence[float],
-        std: Sequence[float],
-        size: int,
-        jitter: Jitter | None,
-    ) -> None:
+    def __init__(self, mean: Sequence[float], std: Sequence[float], jitter: Jitter | None) -> None:
         self.jitter = jitter
-        self.size = size
         self._mean = torch.tensor(mean) * WHITE
         self._std = torch.tensor(std) * WHITE
-        # A row of S pixels is 3·S numbers in a row: long enough for vector instructions.
-        self._lowest = (-self._mean / self._std).repeat(size)
-        self._highest = ((WHITE - self._mean) / self._std).repeat(size)
 
-    def to(self, device: torch.device) -> Photometry:
-        """The same, for batches that lie on a device."""
-        moved = copy(self)
-        for name in ("_mean", "_std", "_lowest", "_highest"):
-            setattr(moved, name, getattr(self, name).to(device))
-        return moved
-
-    def __call__(
-        self,
-        pixels: torch.Tensor,
-        centres: torch.Tensor,
-        generator: np.random.Generator | None,
+    def on_cpu(
+        self, pixels: np.ndarray, centres: np.ndarray, generator: np.random.Generator | None
     ) -> torch.Tensor:
-        """Jitter and normalise.
+        """Jitter and normalise on this thread alone.
+
+        PyTorch would share these short steps among its threads, which the training step keeps
+        busy: waiting for them took up to a hundred times as long as the work itself.
 
         Args:
-            pixels: (B, S, S, 3), grey levels from 0 to 255, of any dtype.
+            pixels: uint8 (B, S, S, 3).
             centres: float32 (B,), each image's mean grey level.
             generator: draws the jitter; without one there is none.
 
         Returns:
             float32 (B, 3, S, S), in channels-last memory order.
         """
-        count, size = len(pixels), self.size
-        gain, shift, clamps = self._linear(centres, generator)
-        rows = pixels.view(count, size, size * 3)
-        out = torch.empty(rows.shape, device=rows.device)
-        block = max(1, BLOCK_VALUES // (3 * size**2)) if rows.device.type == "cpu" else count
+        count, size = pixels.shape[:2]
+        # A row of S pixels is 3·S numbers in a row: long enough for vector instructions.
+        gain, shift, lowest, highest = (
+            np.tile(each.numpy(), size)[:, None]
+            for each in self._linear(torch.from_numpy(centres), generator)
+        )
+        rows = pixels.reshape(count, size, size * 3)
+        out = np.empty(rows.shape, np.float32)
+        block = max(1, BLOCK_VALUES // (3 * size**2))
         for start in range(0, count, block):
             part = slice(start, start + block)
-            values = out[part].copy_(rows[part])
-            torch.addcmul(shift[part], values, gain[part], out=values)
-            if clamps:
-                torch.clamp(values, self._lowest, self._highest, out=values)
-        return out.view(count, size, size, 3).permute(0, 3, 1, 2)
+            values = out[part]
+            np.copyto(values, rows[part])
+            np.multiply(values, gain[part], out=values)
+            np.add(values, shift[part], out=values)
+            if generator is not None and self.jitter is not None:
+                np.maximum(values, lowest, out=values)
+                np.minimum(values, highest, out=values)
+        return torch.from_numpy(out).view(count, size, size, 3).permute(0, 3, 1, 2)
+
+    def on_device(
+        self, pixels: torch.Tensor, centres: torch.Tensor, generator: np.random.Generator | None
+    ) -> torch.Tensor:
+        """The same for pixels (B, S, S, 3) of any dtype, and their means, on any device."""
+        gain, shift, lowest, highest = (
+            each[:, None, None] for each in self._linear(centres, generator)
+        )
+        values = torch.addcmul(shift, pixels.float(), gain)
+        return torch.clamp(values, lowest, highest, out=values).permute(0, 3, 1, 2)
 
     def _linear(
         self, centres: torch.Tensor, generator: np.random.Generator | None
-    ) -> tuple[torch.Tensor, torch.Tensor, bool]:
-        """Gain and shift of each number of a row, (B, 1, 3·S), and whether there are limits."""
-        jittered = generator is not None and self.jitter is not None
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Gain and shift of each image's channels, (B, 3), and the channels' limits, (1, 3)."""
         bright, contrast = torch.ones_like(centres), torch.ones_like(centres)
         if generator is not None and self.jitter is not None:
             drawn = self.jitter.factors(len(centres), generator)
             bright, contrast = (torch.from_numpy(each).to(centres.device) for each in drawn)
-        gain = (bright * contrast)[:, None] / self._std
-        shift = ((bright * (1 - contrast) * centres)[:, None] - self._mean) / self._std
-        return gain.repeat(1, self.size)[:, None], shift.repeat(1, self.size)[:, None], jittered
+        mean, std = self._mean.to(centres.device), self._std.to(centres.device)
+        gain = (bright * contrast)[:, None] / std
+        shift = ((bright * (1 - contrast) * centres)[:, None] - mean) / std
+        return gain, shift, (-mean / std)[None], ((WHITE - mean) / std)[None]

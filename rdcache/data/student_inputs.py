@@ -61,14 +61,14 @@ class StudentInputs:
         self.images = WorkingImages(
             dataset, working_sizes(dataset, parameters, size, working_scale), limit, cache
         )
-        self._photometry = Photometry(mean, std, size, jitter)
+        self._photometry = Photometry(mean, std, jitter)
         self._threads = ThreadPoolExecutor(
             min(os.cpu_count() or 1, MOST_THREADS), thread_name_prefix="student-inputs"
         )
         self._slots, kept = _slots(dataset, len(parameters), limit // (3 * size**2))
         # Memory is taken page by page, as slots are filled. The last slot stays empty.
-        self._cuts = torch.empty((kept + 1, size, size, 3), dtype=torch.uint8)
-        self._centres = torch.zeros(kept + 1)
+        self._cuts = np.empty((kept + 1, size, size, 3), np.uint8)
+        self._centres = np.empty(kept + 1, np.float32)
         self._filled = np.zeros(kept + 1, bool)
 
     def __str__(self) -> str:
@@ -92,11 +92,11 @@ class StudentInputs:
             float32 (B, 3, size, size), in channels-last memory order.
         """
         pixels, centres = self.cuts(np.asarray(samples), views)
-        return self._photometry(pixels, centres, generator)
+        return self._photometry.on_cpu(pixels, centres, generator)
 
     def cuts(
         self, samples: np.ndarray, views: Sequence[int] | np.ndarray | int
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Cut a batch, or take what was cut before.
 
         Returns:
@@ -104,28 +104,20 @@ class StudentInputs:
         """
         sides = np.broadcast_to(np.asarray(views), samples.shape)
         slots = self._slots[sides, samples]
-        filled = self._filled[slots]
-        places = torch.from_numpy(slots)
-        pixels = self._cuts.index_select(0, places)
-        centres = self._centres.index_select(0, places)
+        missing = np.flatnonzero(~self._filled[slots])
+        pixels, centres = self._cuts.take(slots, axis=0), self._centres.take(slots)
 
-        def cut(row: int) -> int:
-            fresh = cut_view(
-                self.images[samples[row]], self.parameters[sides[row], samples[row]], self.size
-            )
-            pixels.numpy()[row] = fresh
-            centres[row] = fresh.mean()
-            return row
+        def cut(row: int) -> None:
+            sample, view, slot = int(samples[row]), int(sides[row]), int(slots[row])
+            pixels[row] = cut_view(self.images[sample], self.parameters[view, sample], self.size)
+            centres[row] = pixels[row].mean()
+            if slot < len(self._filled) - 1:
+                self._cuts[slot], self._centres[slot] = pixels[row], centres[row]
+                self._filled[slot] = True  # last: another thread may be about to read it
 
-        for row in self._threads.map(cut, np.flatnonzero(~filled).tolist()):
-            self._keep(int(slots[row]), pixels[row], centres[row])
+        for _ in self._threads.map(cut, missing.tolist()):
+            pass
         return pixels, centres
-
-    def _keep(self, slot: int, cut: torch.Tensor, centre: torch.Tensor) -> None:
-        if slot < len(self._filled) - 1:
-            self._cuts[slot] = cut
-            self._centres[slot] = centre
-            self._filled[slot] = True  # last: another thread may be about to read it
 
 
 def _slots(dataset: ImageDataset, views: int, capacity: int) -> tuple[np.ndarray, int]:
