@@ -22,6 +22,7 @@ from rdcache.data.photometry import WHITE
 from rdcache.data.student_inputs import StudentInputs
 
 DEVICE_SHARE = 0.25  # of the device's free memory; the rest is for training
+MOST_PIXELS = 2**25  # that are gathered at once: 0.8 GB on the way to a batch
 
 
 @dataclass(frozen=True)
@@ -133,6 +134,12 @@ class DeviceInputs(StudentInputs):
     @torch.no_grad()
     def device_cuts(self, samples: np.ndarray, views: np.ndarray) -> torch.Tensor:
         """Cut views of training images on the device: float32 (B, S, S, 3), whole grey levels."""
+        largest = int(self.images.sizes[samples].max(axis=0).prod())
+        step = max(1, MOST_PIXELS // largest)
+        parts = [slice(start, start + step) for start in range(0, len(samples), step)]
+        return torch.cat([self._cut_together(samples[part], views[part]) for part in parts])
+
+    def _cut_together(self, samples: np.ndarray, views: np.ndarray) -> torch.Tensor:
         sides = self.images.sizes[samples]  # width, height
         boxes = self.parameters[views, samples, :4] * np.tile(sides, 2)
         boxes[:, 2:] = np.minimum(boxes[:, 2:], sides)

@@ -107,6 +107,19 @@ def test_a_device_batch_is_jittered_and_normalised_as_on_the_cpu(
     assert torch.equal(device.batch(training, views, np.random.default_rng(4)), one)
 
 
+def test_batches_of_large_images_are_cut_in_parts(
+    dataset: ImageDataset, training: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parameters = np.repeat(np.array(VIEWS)[:, None], len(dataset), axis=1)
+    inputs = on_cpu(dataset, parameters, 32)
+    views = np.arange(len(training)) % len(VIEWS)
+    whole = inputs.device_cuts(training, views)
+    monkeypatch.setattr("rdcache.data.device_inputs.MOST_PIXELS", 200_000)
+    error = (inputs.device_cuts(training, views) - whole).abs()
+    assert error.max() <= 1  # sums of other lengths have other last bits
+    assert error.mean() < 1e-3
+
+
 def test_evaluation_sees_pillows_own_cuts(dataset: ImageDataset) -> None:
     spec = ViewSpec.parse("3")
     parameters = view_parameters(spec, dataset.uids, [s.size for s in dataset.samples])
