@@ -20,6 +20,7 @@ import torch
 
 from rdcache.data.photometry import WHITE
 from rdcache.data.student_inputs import StudentInputs
+from rdcache.memory import available_device_memory
 
 DEVICE_SHARE = 0.25  # of the device's free memory; the rest is for training
 MOST_PIXELS = 2**25  # that are gathered at once: 0.8 GB on the way to a batch
@@ -206,5 +207,4 @@ def _whole(values: torch.Tensor) -> torch.Tensor:
 def _free_share(device: torch.device) -> int:
     if device.type != "cuda":
         return 0
-    free, _ = torch.cuda.mem_get_info(device)
-    return int(free * DEVICE_SHARE)
+    return int(available_device_memory(device) * DEVICE_SHARE)

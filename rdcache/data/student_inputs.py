@@ -15,13 +15,15 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from rdcache.data.memory import memory_share
 from rdcache.data.photometry import Jitter, Photometry
 from rdcache.data.samples import ImageDataset
 from rdcache.data.views import cut_view
 from rdcache.data.working_images import WorkingImages, working_sizes
+from rdcache.memory import available_memory
 
 MOST_THREADS = 16
+MEMORY_SHARE = 0.25
+MOST_MEMORY = 64 * 2**30
 
 
 class StudentInputs:
@@ -32,7 +34,7 @@ class StudentInputs:
         size: side of the student's square input in pixels.
         mean, std: the student's normalisation, per channel, in fractions of full white.
         ram_limit: bytes that images, and again cut views, may take (default: a quarter of the
-            memory that is free).
+            memory that is available, but at most 64 GiB).
         working_scale: training images are kept at so many pixels for each of the student's (see
             `working_sizes`); 0: as they are, so that all cuts are those of the original image.
         cache: a folder to keep images in for later runs (see `open_pixel_file`).
@@ -54,7 +56,8 @@ class StudentInputs:
         working_scale: float = 0.0,
         cache: Path | None = None,
     ) -> None:
-        limit = memory_share() if ram_limit is None else ram_limit
+        share = min(int(available_memory() * MEMORY_SHARE), MOST_MEMORY)
+        limit = share if ram_limit is None else ram_limit
         self.dataset = dataset
         self.parameters = parameters
         self.size = size

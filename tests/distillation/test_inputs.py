@@ -31,10 +31,10 @@ def test_reduced_images_train_the_same_student_from_memory_and_from_disk(
         )
         for name, value in run.student.state_dict().items():
             assert torch.equal(value, weights[name]), name
-    assert "kept in memory" in memory.result["student_inputs"]
-    assert "kept on disk" in again.result["student_inputs"]
-    assert ", 0 of them reduced" not in memory.result["student_inputs"]
-    assert str(tmp_path) not in again.result["student_inputs"]
+    assert "kept in memory" in memory.result["environment"]["images"]
+    assert "kept on disk" in again.result["environment"]["images"]
+    assert ", 0 of them reduced" not in memory.result["environment"]["images"]
+    assert str(tmp_path) not in again.result["environment"]["images"]
 
 
 def test_what_is_reported_of_a_student_is_of_the_original_images(
