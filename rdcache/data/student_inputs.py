@@ -113,7 +113,7 @@ class StudentInputs:
         def cut(row: int) -> None:
             sample, view, slot = int(samples[row]), int(sides[row]), int(slots[row])
             pixels[row] = cut_view(self.images[sample], self.parameters[view, sample], self.size)
-            centres[row] = pixels[row].mean()
+            centres[row] = pixels[row].sum(dtype=np.uint64) / pixels[row].size
             if slot < len(self._filled) - 1:
                 self._cuts[slot], self._centres[slot] = pixels[row], centres[row]
                 self._filled[slot] = True  # last: another thread may be about to read it
