@@ -67,10 +67,10 @@ class BatchSource:
             if with_images:
                 generator = counted_generator("jitter", *key, step)
                 images = self._images(picks.samples, picks.views, generator)
-            return TrainingBatch(self.cached(picks, taps), images)
+            return self._each(self._pinned, TrainingBatch(self.cached(picks, taps), images))
 
         for batch in made_ahead(make, len(batches)):
-            yield self._moved(batch)
+            yield self._each(self._moved, batch)
 
     def clean_images(self, samples: np.ndarray) -> Iterator[torch.Tensor]:
         """Images of the clean view, for evaluation, in batches, in order."""
@@ -106,20 +106,24 @@ class BatchSource:
         images = self.inputs.batch(samples.tolist(), views.tolist(), generator)
         return images.contiguous(memory_format=torch.channels_last)
 
-    def _moved(self, batch: TrainingBatch) -> TrainingBatch:
-        """Bring a batch to the device; a copy from pinned memory does not make the GPU wait."""
+    def _pinned(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Where a GPU can fetch it while it computes."""
+        wanted = self.device.type == "cuda" and not tensor.is_cuda
+        return tensor.pin_memory() if wanted else tensor
 
-        def move(tensor: torch.Tensor) -> torch.Tensor:
-            if self.device.type != "cuda" or tensor.is_cuda:
-                return tensor.to(self.device)
-            return tensor.pin_memory().to(self.device, non_blocking=True)
+    def _moved(self, tensor: torch.Tensor) -> torch.Tensor:
+        return tensor.to(self.device, non_blocking=True)
 
+    def _each(
+        self, change: Callable[[torch.Tensor], torch.Tensor], batch: TrainingBatch
+    ) -> TrainingBatch:
+        """Do the same with every tensor of a batch."""
         cached = CachedBatch(
-            move(batch.cached.samples),
-            {name: move(tensor) for name, tensor in batch.cached.taps.items()},
-            move(batch.cached.target),
+            change(batch.cached.samples),
+            {name: change(tap) for name, tap in batch.cached.taps.items()},
+            change(batch.cached.target),
         )
-        return TrainingBatch(cached, None if batch.images is None else move(batch.images))
+        return TrainingBatch(cached, None if batch.images is None else change(batch.images))
 
 
 def made_ahead(make: Callable[[int], Made], count: int) -> Iterator[Made]:

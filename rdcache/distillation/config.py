@@ -24,7 +24,7 @@ CIRCUMSTANCES = {
     "compile",
     "resident",
     "num_threads",
-    "checkpoint_every",
+    "checkpoint_seconds",
     "out",
     "root",
     "data_dir",
@@ -146,8 +146,11 @@ class DistillConfig(BaseModel):
     num_threads: int | None = Field(
         default=None, gt=0, description="CPU threads (default: PyTorch's choice)."
     )
-    checkpoint_every: int = Field(
-        default=1, gt=0, description="Epochs between checkpoints, from which --resume goes on."
+    checkpoint_seconds: float = Field(
+        default=20.0,
+        ge=0,
+        description="Least time between checkpoints, from which --resume goes on; they are written "
+        "at the ends of epochs.",
     )
     out: Path = Field(default=Path("runs"), description="Where runs are kept.")
     root: RootOption = None

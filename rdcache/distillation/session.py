@@ -207,14 +207,18 @@ def _train(sources: Sources, jobs: dict[Path, Job], on_progress: Progress) -> di
 
     report(sum(trainer.steps_done for trainer in trainers.values()))
     folder_of = {id(trainer): folder for folder, trainer in trainers.items()}
+    saved = dict.fromkeys(jobs, time.monotonic())
     try:
         for trainer, _ in train_together(list(trainers.values()), report):
             folder = folder_of[id(trainer)]
-            _write_history(folder, trainer)
-            if len(trainer.history) % trainer.config.checkpoint_every == 0:
+            # Epochs of small data sets are shorter than the time that a disk takes for this.
+            if time.monotonic() - saved[folder] >= trainer.config.checkpoint_seconds:
+                _write_history(folder, trainer)
                 save_checkpoint(folder / CHECKPOINT, trainer.state())
+                saved[folder] = time.monotonic()
         facts = {"seconds": round(time.perf_counter() - began, 2), "side_by_side": len(jobs)}
         for folder, trainer in trainers.items():
+            _write_history(folder, trainer)
             finish(trainer, folder, {**_facts(store, trainer, sources), **facts})
     except TrainingError:
         for folder, trainer in trainers.items():

@@ -30,6 +30,7 @@ QUICK: dict[str, Any] = {
     "batch_size": 8,
     "epochs": 2,
     "device": "cpu",
+    "checkpoint_seconds": 0,  # one after every epoch
 }
 
 
