@@ -3,8 +3,9 @@
 Each call makes one batch of views that were not cut before, jittered and normalised: from image
 files, from images kept in memory (as they are, and reduced to their working size), and by the
 batched kernels of the device route, on this CPU and on a GPU if there is one. `cached cuts` takes
-views that were cut before, as epochs do once all views have been seen. A second table says how far
-views of reduced images are from those of the originals, in grey levels.
+views that were cut before, as epochs do once all views have been seen; `step by step` jitters and
+normalises them with a pass for each step. A second table says how far views of reduced images are
+from those of the originals, in grey levels.
 
 Without --dataset, JPEG files of 600 × 450 pixels are drawn for it.
 """
@@ -105,6 +106,7 @@ def speeds(dataset: ImageDataset, size: int, batch: int, rounds: int) -> list[Li
         "image kept, cut": fresh_views(inputs(), samples),
         "working image kept, cut": fresh_views(inputs(working_scale=2.0), samples),
         "cached cuts": same_view(inputs(), samples),
+        "cached cuts, step by step": step_by_step(inputs(), samples),
         "device route, on this CPU": fresh_views(on("cpu", 2.0), samples),
     }
     if torch.cuda.is_available():
@@ -129,6 +131,22 @@ def fresh_views(inputs: StudentInputs, samples: np.ndarray) -> Callable[[], None
 def same_view(inputs: StudentInputs, samples: np.ndarray) -> Callable[[], object]:
     """Always the same batch."""
     return lambda: inputs.batch(samples, 1, np.random.default_rng(0))
+
+
+def step_by_step(inputs: StudentInputs, samples: np.ndarray) -> Callable[[], object]:
+    """The same with one pass of PyTorch for each step of the formula."""
+    mean, std = (torch.tensor(each).view(3, 1, 1) * 255 for each in (MEAN, STD))
+
+    def run() -> torch.Tensor:
+        pixels = torch.from_numpy(inputs.cuts(samples, 1)[0]).permute(0, 3, 1, 2).float()
+        factors = Jitter().factors(len(samples), np.random.default_rng(0))
+        bright, contrast = (torch.from_numpy(each).view(-1, 1, 1, 1) for each in factors)
+        images = pixels * bright
+        centre = images.mean(dim=(1, 2, 3), keepdim=True)
+        images = ((images - centre) * contrast + centre).clamp_(0, 255)
+        return images.sub_(mean).div_(std)
+
+    return run
 
 
 def deviations(dataset: ImageDataset, size: int, most: int = 40) -> list[dict[str, float]]:

@@ -66,7 +66,7 @@ class StudentInputs:
         )
         self._photometry = Photometry(mean, std, jitter)
         self._threads = ThreadPoolExecutor(
-            min(os.cpu_count() or 1, MOST_THREADS), thread_name_prefix="student-inputs"
+            min(2 * (os.cpu_count() or 1), MOST_THREADS), thread_name_prefix="student-inputs"
         )
         self._slots, kept = _slots(dataset, len(parameters), limit // (3 * size**2))
         # Memory is taken page by page, as slots are filled. The last slot stays empty.
