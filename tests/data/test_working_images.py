@@ -129,6 +129,23 @@ def test_views_of_reduced_images_are_those_of_the_originals_to_a_grey_level_on_a
             assert np.abs(seen[view] - exact.transpose(2, 0, 1)).mean() < bound
 
 
+@pytest.mark.real_data
+@pytest.mark.parametrize("name", ["btc", "busi"])
+def test_the_same_bound_holds_for_medical_images(real_data: Path, name: str) -> None:
+    """At 32 pixels, for which images of 224 and more are reduced to a third of their pixels."""
+    images = load_dataset(name, real_data)
+    views = view_parameters(ViewSpec.parse("4"), images.uids, own_sizes(images))
+    exact = StudentInputs(images, views, 32, MEAN, STD)
+    reduced = StudentInputs(images, views, 32, MEAN, STD, working_scale=2.0)
+    samples = np.flatnonzero((reduced.images.sizes < exact.images.sizes).any(axis=1))[::20]
+    errors = [
+        np.abs(reduced.cuts(samples, view)[0] - exact.cuts(samples, view)[0].astype(np.float64))
+        for view in range(4)
+    ]
+    assert np.stack(errors).mean() < 0.5
+    assert np.stack(errors).mean(axis=(2, 3, 4)).max() < 1.0
+
+
 def test_validation_and_test_are_exact_whatever_the_scale(
     dataset: ImageDataset, parameters: np.ndarray
 ) -> None:
