@@ -278,6 +278,8 @@ def provenance(plan: ExtractionPlan, devices: set[str]) -> dict[str, Any]:
         **{name: version(name) for name in ("torch", "timm", "numpy", "zarr", "pillow")},
         "device": ", ".join(sorted(devices)) or device_name(plan),
         "precision": plan.config.precision,
+        **({"why_precision": plan.why_precision} if plan.why_precision else {}),
+        **({"compiled": True} if plan.config.compile else {}),
         **({"who": plan.config.who} if plan.config.who else {}),
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
     }
