@@ -24,6 +24,7 @@ from benchmarks.comparison import Contender, compare, keep, show
 from rdcache.store import (
     Fingerprint,
     SampleTable,
+    StoreContent,
     StoreLayout,
     StoreWriter,
     TapSpec,
@@ -105,9 +106,9 @@ def _store(location: Path, samples: int) -> StoreWriter:
     )
     facts = {"dataset": {"name": "invented"}, "teacher": {"name": "nobody"}}
     fingerprint = Fingerprint({"teacher": "nobody"})
-    return create_store(
-        location, layout, fingerprint, table, np.zeros((1, samples, 6)), ("a",) * 6, facts
-    )
+    views = np.zeros((1, samples, 6))
+    content = StoreContent(layout, fingerprint, table, views, ("a",) * 6, facts)
+    return create_store(location, content)
 
 
 def _tensorstore(place: Path, rows: np.ndarray, shards: int) -> None:
