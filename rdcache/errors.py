@@ -106,6 +106,10 @@ class DatasetError(RdcacheError, ValueError):
     """A dataset that is there but cannot be used: one class only, unreadable in strict mode…"""
 
 
+class DeviceMemoryError(RdcacheError, MemoryError):
+    """A GPU's memory does not suffice, however little is asked of it at once."""
+
+
 class StoreNotFoundError(RdcacheError, FileNotFoundError):
     """No store at this location, or none under the root that fits."""
 

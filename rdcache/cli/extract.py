@@ -79,6 +79,7 @@ def plan_facts(plan: ExtractionPlan) -> dict[str, Any]:
         "views": layout.views,
         "forwards": plan.forwards,
         "shards": len(layout.shards()),
+        "precision": _precision(plan),
         "taps": {
             tap.name: {
                 "shape": list(tap.shape),
@@ -154,6 +155,12 @@ def _print_comparisons(comparisons: list[comparison.TapComparison]) -> None:
         click.echo(f"Recommended for {it.tap.name}: {it.recommended} ({it.why}).\n")
 
 
+def _precision(plan: ExtractionPlan) -> str:
+    """The arithmetic, and why it was chosen if it was."""
+    why = f" ({plan.why_precision})" if plan.why_precision else ""
+    return f"{plan.config.precision}{why}"
+
+
 def _other_codecs(plan: ExtractionPlan, store: Store) -> str:
     """That the store was there already, compressed otherwise than it would be now."""
     differing = [
@@ -175,6 +182,7 @@ def _print_plan(facts: dict[str, Any]) -> None:
             "store": facts["store"],
             "samples": f"{facts['samples']} ({facts['skipped']} unreadable files left out)",
             "views": f"{facts['views']} ({facts['forwards']} teacher forwards)",
+            "precision": facts["precision"],
             "taps": "\n".join(taps),
             "total": f"{in_bytes(facts['bytes'])} in {facts['shards']} shards a tap",
             "free": "no limit" if facts["free_bytes"] is None else in_bytes(facts["free_bytes"]),
@@ -198,6 +206,8 @@ def _print_extraction(plan: ExtractionPlan, extraction: Extraction) -> None:
         "time": f"{extraction.seconds:.1f} s",
         "leaks": "\n".join(plan.dataset.leaks.summary()),
     }
+    if plan.why_precision:
+        facts["precision"] = _precision(plan)
     if fidelity := fidelity_lines(store.manifest):
         facts["fidelity"] = "\n".join(fidelity)
     if codecs := _other_codecs(plan, store):

@@ -78,8 +78,15 @@ class ExtractConfig(BaseModel):
         description="Project a tap's channels onto the first principal directions, as s4=256; the "
         "basis is kept in the store.",
     )
-    precision: Literal["float32", "bfloat16"] = Field(
-        default="float32", description="Arithmetic of the teacher's forward pass."
+    precision: Literal["float32", "bfloat16", "auto"] = Field(
+        default="float32",
+        description="Arithmetic of the teacher's forward pass; auto: bfloat16 on a GPU that has "
+        "it, and on a CPU where it is at least 1.2 times as fast, which is measured once.",
+    )
+    compile: bool = Field(
+        default=False,
+        description="Compile the teacher (torch.compile): a minute first, faster from then on. "
+        "Last bits may differ; wants a C++ compiler.",
     )
     weights: str | None = Field(
         default=None,

@@ -1,19 +1,25 @@
-"""The frozen teacher over chosen samples and views: decode, cut, normalise, forward.
+"""The frozen teacher over chosen samples and views: decode, cut, normalise, forward, to the host.
 
-While the teacher works on one batch, a small pool of threads decodes and cuts the next ones.
+All of it goes on at once: a pool of threads decodes and cuts the images of the next batches, and a
+GPU computes one batch while the tensors of the one before it are copied to the host.
 """
 
 from __future__ import annotations
 
+import os
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TYPE_CHECKING
+from contextlib import closing
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import torch
 
 from rdcache.data import ImageDataset, cut_view
+from rdcache.errors import DeviceMemoryError
 from rdcache.extraction.reduction import pooled
 from rdcache.models import Teacher
 
@@ -21,7 +27,10 @@ if TYPE_CHECKING:
     from rdcache.extraction.plan import ExtractionPlan
 
 BATCHES_AHEAD = 3
-DECODING_THREADS = 4
+DECODING_THREADS = min(16, max(4, os.cpu_count() or 1))
+
+Key = TypeVar("Key")
+CutImages = list[Future[np.ndarray]]
 
 
 class TeacherForward:
@@ -31,6 +40,9 @@ class TeacherForward:
         view_parameters: float64 (views, samples, 6), columns `rdcache.data.VIEW_COLUMNS`.
         precision: `float32`, or `bfloat16` for autocast arithmetic.
         pools: of the maps that are pooled, positions along each axis.
+
+    Attributes:
+        batch_size: images of a forward pass; halved for good where a GPU's memory does not suffice.
     """
 
     def __init__(
@@ -53,15 +65,55 @@ class TeacherForward:
 
     def batches(self, view: int, samples: Sequence[int]) -> Iterator[dict[str, torch.Tensor]]:
         """Float32 tensors of samples of one view, on the CPU, in the order asked for."""
-        with ThreadPoolExecutor(DECODING_THREADS, thread_name_prefix="decode") as pool:
-            ahead: deque[list[Future[np.ndarray]]] = deque()
-            for first in range(0, len(samples), self.batch_size):
-                batch = samples[first : first + self.batch_size]
-                ahead.append([pool.submit(self._cut, view, sample) for sample in batch])
-                if len(ahead) > BATCHES_AHEAD:
-                    yield self._forward(ahead.popleft())
+        for _, outputs in self.stream([(None, view, samples)]):
+            if outputs:
+                yield outputs
+
+    def stream(
+        self, requests: Iterable[tuple[Key, int, Sequence[int]]]
+    ) -> Generator[tuple[Key, dict[str, torch.Tensor]], None, None]:
+        """Float32 tensors of many requests, on the CPU, batch after batch, in the order asked for.
+
+        Requests are pulled as their images are to be decoded, a few batches ahead. No batch spans
+        two of them, so that what one gives does not depend on what came before it.
+
+        Args:
+            requests: each a key, a view and its samples.
+
+        Yields:
+            The request's key with a batch; with an empty one if it asks for no samples.
+
+        Raises:
+            DeviceMemoryError: the memory of the GPU does not suffice for a single image.
+        """
+        landing: tuple[Key, Landing] | None = None
+        with closing(self._decoded(requests)) as decoded:
+            for key, images in decoded:
+                for outputs in self._passes(images):
+                    started = self._to_host(outputs)
+                    if landing is not None:
+                        yield landing[0], landing[1].wait()
+                    landing = key, started
+        if landing is not None:
+            yield landing[0], landing[1].wait()
+
+    def _decoded(
+        self, requests: Iterable[tuple[Key, int, Sequence[int]]]
+    ) -> Generator[tuple[Key, CutImages], None, None]:
+        """Batches of images that are being decoded, some ahead of what is asked for."""
+        ahead: deque[tuple[Key, CutImages]] = deque()
+        pool = ThreadPoolExecutor(DECODING_THREADS, thread_name_prefix="decode")
+        try:
+            for key, view, samples in requests:
+                for first in range(0, max(len(samples), 1), self.batch_size):
+                    batch = samples[first : first + self.batch_size]
+                    ahead.append((key, [pool.submit(self._cut, view, each) for each in batch]))
+                    if len(ahead) > BATCHES_AHEAD:
+                        yield ahead.popleft()
             while ahead:
-                yield self._forward(ahead.popleft())
+                yield ahead.popleft()
+        finally:
+            pool.shutdown(cancel_futures=True)
 
     def _cut(self, view: int, sample: int) -> np.ndarray:
         """One sample as the teacher sees it: uint8 (size, size, 3)."""
@@ -73,18 +125,94 @@ class TeacherForward:
             preprocessing.interpolation,
         )
 
-    def _forward(self, cut_images: list[Future[np.ndarray]]) -> dict[str, torch.Tensor]:
+    def _passes(self, images: CutImages) -> Iterator[dict[str, torch.Tensor]]:
+        """A batch in one forward pass, or in several where the device's memory allows no more."""
+        if not images:
+            yield {}
+        while images:
+            part = images[: self.batch_size]
+            outputs = None
+            try:
+                outputs = self._forward(part)
+            except torch.OutOfMemoryError as error:
+                why = str(error).partition(". ")[0]
+            if outputs is None:  # out here, no traceback holds what that pass had allocated
+                self._ask_less(len(part), why)
+                continue
+            yield outputs
+            images = images[len(part) :]
+
+    def _ask_less(self, images: int, why: str) -> None:
+        if images == 1:
+            raise DeviceMemoryError(
+                f"{self.teacher.name} does not fit into the device's memory with a single image.",
+                device=self.teacher.device,
+                why=why,
+                next="end other programs on this GPU, choose another --device or --device cpu, or "
+                "try --precision bfloat16",
+            )
+        self.batch_size = (images + 1) // 2
+        if self.teacher.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def _forward(self, cut_images: CutImages) -> dict[str, torch.Tensor]:
+        """One forward pass: float32 tensors on the device, where they may still be under way."""
+        count = len(cut_images)
         images = torch.from_numpy(np.stack([image.result() for image in cut_images]))
         device = self.teacher.device
-        normalised = self.teacher.preprocessing.normalise(images.to(device))
+        if device.type == "cuda":
+            images = images.pin_memory()
+        images = images.to(device, non_blocking=True)
+        if self.teacher.compiled and count < self.batch_size:  # another shape is compiled anew
+            images = torch.cat(
+                [images, images.new_zeros(self.batch_size - count, *images.shape[1:])]
+            )
+        normalised = self.teacher.preprocessing.normalise(images)
         with torch.autocast(
             device.type, dtype=torch.bfloat16, enabled=self.precision == "bfloat16"
         ):
             outputs = self.teacher.forward_taps(normalised, self.taps)
         return {
-            name: pooled(output.float(), self.pools.get(name)).cpu()
+            name: pooled(output[:count].float(), self.pools.get(name))
             for name, output in outputs.items()
         }
+
+    def _to_host(self, outputs: dict[str, torch.Tensor]) -> Landing:
+        """Begin to copy a batch to the CPU; a GPU goes on with the next one meanwhile."""
+        device = self.teacher.device
+        if device.type != "cuda":
+            return Landing({name: output.cpu() for name, output in outputs.items()})
+        self._copying.wait_stream(torch.cuda.current_stream(device))
+        with torch.cuda.stream(self._copying):
+            # To pinned memory, as PyTorch has it for copies that nobody waits for.
+            tensors = {
+                name: output.to("cpu", non_blocking=True) for name, output in outputs.items()
+            }
+            for output in outputs.values():
+                output.record_stream(self._copying)  # not to be used again before it is copied
+            return Landing(tensors, self._copying.record_event())
+
+    @cached_property
+    def _copying(self) -> torch.cuda.Stream:
+        return torch.cuda.Stream(self.teacher.device)
+
+
+@dataclass(frozen=True)
+class Landing:
+    """Tensors on their way to the host.
+
+    Attributes:
+        landed: what tells that they are there; None if they are.
+    """
+
+    tensors: dict[str, torch.Tensor]
+    landed: torch.cuda.Event | None = None
+
+    def wait(self) -> dict[str, torch.Tensor]:
+        """The tensors, once they are there."""
+        if self.landed is not None:
+            self.landed.synchronize()
+        return self.tensors
 
 
 def forward_of(

@@ -23,6 +23,7 @@ from rdcache.data import (
 from rdcache.errors import StoreWriteError, UnknownNameError
 from rdcache.extraction.basis import require_vectors
 from rdcache.extraction.config import ExtractConfig
+from rdcache.extraction.precision import chosen_precision
 from rdcache.extraction.reduction import KeptTap, deciding_parts, kept_taps
 from rdcache.models import Teacher, load_teacher
 from rdcache.progress import Progress, ignore
@@ -47,6 +48,8 @@ class ExtractionPlan:
         view_parameters: float64 (views, samples, 6), columns `rdcache.data.VIEW_COLUMNS`.
         location: the folder the store is, or will be.
         kept: each tap as the teacher gives it and as it is kept.
+        config: with the precision that `auto` has come to.
+        why_precision: why it came to that; None where a precision was asked for.
     """
 
     config: ExtractConfig
@@ -58,6 +61,7 @@ class ExtractionPlan:
     fingerprint: Fingerprint
     location: Location
     kept: tuple[KeptTap, ...]
+    why_precision: str | None = None
 
     @property
     def training(self) -> np.ndarray:
@@ -137,6 +141,12 @@ def plan_extraction(config: ExtractConfig, on_progress: Progress = ignore) -> Ex
     )
     kept = kept_taps(config, chosen_taps(teacher, config))
     taps = tuple(it.kept for it in kept)
+    why_precision = None
+    if config.precision == "auto":
+        precision, why_precision = chosen_precision(teacher, [it.name for it in taps], on_progress)
+        config = config.model_copy(update={"precision": precision})
+    if config.compile:
+        teacher.compile()
     dataset = load_dataset(
         DatasetSpec(
             name=config.dataset,
@@ -153,6 +163,8 @@ def plan_extraction(config: ExtractConfig, on_progress: Progress = ignore) -> Ex
     training = int(np.count_nonzero(dataset.splits == "train"))
     require_vectors(kept, training)
     extents = (len(dataset), *([training] * (view_spec.count - 1)))
+    # Precision decides the numbers. Device, threads and compiling decide at most how they are
+    # rounded at that precision: they are told in the manifest's provenance.
     fingerprint = Fingerprint(
         {
             "teacher": teacher.architecture,
@@ -176,6 +188,7 @@ def plan_extraction(config: ExtractConfig, on_progress: Progress = ignore) -> Ex
         fingerprint=fingerprint,
         location=store_location(config.root, dataset.name, teacher.name, fingerprint.digest),
         kept=kept,
+        why_precision=why_precision,
     )
 
 

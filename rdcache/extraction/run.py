@@ -1,15 +1,16 @@
 """Phase 1: the teacher runs once over every view, and its tensors go into the store by shards.
 
 A shard (one view of a range of samples) is filled in memory and handed to the store whole, so that
-an interrupted extraction resumes at the first shard that is missing.
+an interrupted extraction resumes at the first shard that is missing. How shards are filled and
+written at the same time is the part of `shards.py`.
 """
 
 from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -20,13 +21,13 @@ import torch
 
 import rdcache
 from rdcache.data import VIEW_COLUMNS
-from rdcache.errors import StoreNotFoundError, TeacherOutputError, UsageError
+from rdcache.errors import StoreNotFoundError, UsageError
 from rdcache.extraction.basis import fit_projections
 from rdcache.extraction.fidelity import measure_fidelity
 from rdcache.extraction.forward import TeacherForward, forward_of
 from rdcache.extraction.plan import ExtractionPlan
-from rdcache.extraction.reduction import as_laid_out
 from rdcache.extraction.reuse import Donors, find_donors
+from rdcache.extraction.shards import WritingBeside, filled_shards
 from rdcache.extraction.widening import (
     POLL_SECONDS,
     Float16OverflowError,
@@ -37,8 +38,6 @@ from rdcache.extraction.widening import (
 from rdcache.progress import Progress, ignore
 from rdcache.store import (
     EXTRACTION,
-    NOT_FINITE,
-    STORED,
     Location,
     RemotePath,
     ShardRef,
@@ -238,77 +237,37 @@ class ThisProcess:
         done = total - sum(shard.stop - shard.start for shard in missing)
         self.on_progress(done, total, "images")
         wrote = False
-        for shard in missing:
-            if not self.worker.claim(claim_on(shard)) or not writer.lacks(shard):
-                continue
+        with WritingBeside() as writing:
 
-            def on_rows(rows: int, before: int = done) -> None:
-                self.on_progress(before + rows, total, "images")
+            def on_rows(rows: int) -> None:
+                nonlocal done
+                done += rows
+                writing.raise_early()
+                self.on_progress(done, total, "images")
 
-            tensors, outcome = computed(shard, writer, self.forward, self._donors, on_rows)
-            if not writer.write_if_lacking(shard, tensors, outcome):
+            claimed = self._claimed(missing, writer)
+            with closing(
+                filled_shards(claimed, writer, self.forward, self._donors, on_rows)
+            ) as shards:
+                for filled in shards:
+                    if not writing.write(filled):
+                        return
+                    wrote = True
+            if not writing.finish():
                 return
-            done += shard.stop - shard.start
-            wrote = True
         if not wrote:
             time.sleep(POLL_SECONDS)  # the others are at all of them
+
+    def _claimed(self, missing: Sequence[ShardRef], writer: StoreWriter) -> Iterator[ShardRef]:
+        """Those of the missing shards that are ours to write, each claimed as it is asked for."""
+        for shard in missing:
+            if self.worker.claim(claim_on(shard)) and writer.lacks(shard):
+                yield shard
 
 
 def claim_on(shard: ShardRef) -> str:
     """The name under which a shard is claimed."""
     return f"shard-{shard.view}-{shard.index}"
-
-
-def computed(
-    shard: ShardRef,
-    writer: StoreWriter,
-    forward: TeacherForward,
-    donors: Donors,
-    on_rows: Callable[[int], None] = lambda rows: None,
-) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """Tensors by tap, and the outcome of each sample of a shard: copied from other stores where
-    they have them, else from the teacher.
-    """
-    count = shard.stop - shard.start
-    tensors = {
-        tap.name: np.empty((count, *tap.shape), tap.stored_dtype) for tap in writer.layout.taps
-    }
-    outcome = np.full(count, STORED, np.uint8)
-    fresh = np.ones(count, bool)
-    uids = forward.dataset.uids[shard.start : shard.stop]
-    for donated in donors.of(uids, forward.view_parameters[shard.view, shard.start : shard.stop]):
-        for name, values in donated.tensors.items():
-            tensors[name][donated.positions] = values
-        fresh[donated.positions] = False
-    places = np.flatnonzero(fresh)
-    done = 0
-    for given in forward.batches(shard.view, (shard.start + places).tolist()):
-        outputs = as_laid_out(given, writer.layout.taps, writer.projections)
-        rows = places[done : done + len(next(iter(outputs.values())))]
-        for tap in writer.layout.taps:
-            tensors[tap.name][rows], finite = _as_stored(outputs[tap.name], tap)
-            outcome[rows[~finite]] = NOT_FINITE
-        done += len(rows)
-        on_rows(count - len(places) + done)
-    return tensors, outcome
-
-
-def _as_stored(values: torch.Tensor, tap: TapSpec) -> tuple[np.ndarray, np.ndarray]:
-    """Convert one batch of a tap to its stored dtype, and say which samples are finite."""
-    if tuple(values.shape[1:]) != tap.shape:
-        raise TeacherOutputError(
-            "the teacher's output has another shape than its tap declares.",
-            tap=tap.name,
-            declared=tap.shape,
-            got=tuple(values.shape[1:]),
-        )
-    finite = torch.isfinite(values.flatten(1)).all(1)
-    stored = values.to(getattr(torch, tap.dtype))
-    if tap.dtype == "float16" and torch.isinf(stored[finite]).any():
-        raise Float16OverflowError(tap.name)
-    if tap.dtype == "bfloat16":
-        stored = stored.view(torch.uint16)
-    return stored.numpy(), finite.numpy()
 
 
 def provenance(plan: ExtractionPlan, devices: set[str]) -> dict[str, Any]:
@@ -319,6 +278,8 @@ def provenance(plan: ExtractionPlan, devices: set[str]) -> dict[str, Any]:
         **{name: version(name) for name in ("torch", "timm", "numpy", "zarr", "pillow")},
         "device": ", ".join(sorted(devices)) or device_name(plan),
         "precision": plan.config.precision,
+        **({"why_precision": plan.why_precision} if plan.why_precision else {}),
+        **({"compiled": True} if plan.config.compile else {}),
         **({"who": plan.config.who} if plan.config.who else {}),
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
     }

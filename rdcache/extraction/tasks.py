@@ -18,7 +18,8 @@ from rdcache.extraction.config import ExtractConfig
 from rdcache.extraction.forward import TeacherForward, forward_of
 from rdcache.extraction.plan import ExtractionPlan, plan_extraction
 from rdcache.extraction.reuse import Donors, find_donors
-from rdcache.extraction.run import computed, device_name
+from rdcache.extraction.run import device_name
+from rdcache.extraction.shards import filled_shards
 from rdcache.store import (
     Fingerprint,
     Location,
@@ -105,8 +106,8 @@ def _write_shard(job: Job, view: int, index: int) -> Written:
     donors = _donors(job, writer.layout.taps)
     before = donors.given
     if writer.lacks(shard):
-        tensors, outcome = computed(shard, writer, forward, donors)
-        writer.write_if_lacking(shard, tensors, outcome)
+        for filled in filled_shards([shard], writer, forward, donors):
+            filled.write()
     return Written(donors.given - before, device_name(plan))
 
 

@@ -18,6 +18,7 @@ from rdcache.store.projection import Projection
 
 WIDENING = "widening"  # a piece of work that only one of several processes does
 POLL_SECONDS = 0.5
+PROBE = 8  # images; they go through the teacher once more with the first shard
 FLOAT16_MAX = float(np.finfo(np.float16).max)
 
 
@@ -47,18 +48,18 @@ def widen(writer: StoreWriter, tap: str, worker: Worker, plan: ExtractionPlan) -
 def taps_beyond_float16(
     forward: TeacherForward, taps: Sequence[TapSpec], projections: Mapping[str, Projection]
 ) -> set[str]:
-    """Look at the first batch: which taps come near the largest float16, 65504?
+    """Look at the first few images: which taps come near the largest float16, 65504?
 
     Half of it is the limit, so that a later image with somewhat larger activations does not
     force the extraction to start over.
     """
-    samples = min(forward.batch_size, len(forward.dataset))
+    samples = min(PROBE, forward.batch_size, len(forward.dataset))
     outputs = next(forward.batches(0, range(samples)))
     for name, values in outputs.items():
         finite = torch.isfinite(values.flatten(1)).all(1)
         if not finite.any():
             raise TeacherOutputError(
-                f"{forward.teacher.name} gives NaN or Inf for every image of the first batch.",
+                f"{forward.teacher.name} gives NaN or Inf for every one of the first images.",
                 tap=name,
                 images=samples,
                 next="check the weight file"

@@ -33,6 +33,8 @@ class OnnxTaps(TapNetwork):
         batch: the batch size that the file is exported for, or None for any.
     """
 
+    compilable = False
+
     def __init__(self, session: Any, dtype: torch.dtype, batch: int | None) -> None:
         super().__init__()
         self.session = session

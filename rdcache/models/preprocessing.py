@@ -7,6 +7,7 @@ put in the order the network expects.
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from typing import Any, Literal
 
 import torch
@@ -46,10 +47,17 @@ class Preprocessing:
         """
         if self.channels == "bgr":
             images = images.flip(-1)
-        mean = torch.tensor(self.mean, device=images.device).view(3, 1, 1)
-        std = torch.tensor(self.std, device=images.device).view(3, 1, 1)
+        mean, std = (_by_channel(values, images.device) for values in (self.mean, self.std))
         return (images.permute(0, 3, 1, 2).float() / 255 - mean) / std
 
     def to_dict(self) -> dict[str, Any]:
         """All attributes as JSON values, for manifests and fingerprints."""
         return {**asdict(self), "mean": list(self.mean), "std": list(self.std)}
+
+
+@lru_cache
+def _by_channel(values: tuple[float, ...], device: torch.device) -> torch.Tensor:
+    """Three numbers as (3, 1, 1) on a device; kept, because a copy to a GPU would wait for all that
+    it still has to compute.
+    """
+    return torch.tensor(values, device=device).view(3, 1, 1)

@@ -19,7 +19,13 @@ KIND_BY_DIMENSIONS: dict[int, TapKind] = {1: "vector", 2: "tokens", 3: "map2d", 
 
 
 class TapNetwork(nn.Module, ABC):
-    """A network that yields its taps one after the other, in the order it computes them."""
+    """A network that yields its taps one after the other, in the order it computes them.
+
+    Attributes:
+        compilable: whether `torch.compile` sees what it does: an exported program is opaque.
+    """
+
+    compilable = True
 
     @property
     def backbone(self) -> nn.Module:

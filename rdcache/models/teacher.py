@@ -5,14 +5,15 @@ How a network is built and its weights found is the part of the teachers' own fi
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 from torch import nn
 
-from rdcache.errors import UnknownNameError
+from rdcache.errors import UnknownNameError, UsageError
+from rdcache.models.compiling import CompiledNetwork, memory_format_of
 from rdcache.models.devices import choose_device
 from rdcache.models.preprocessing import Preprocessing
 from rdcache.models.taps import default_tap, tap_specs
@@ -54,6 +55,8 @@ class Teacher:
         default_tap: the tap that reprogramming starts from: the last map.
         preprocessing: how its input is made from RGB images.
         weights: where its numbers come from.
+        memory_format: how its maps lie in memory, inside.
+        compiled: whether it computes by a compiled program.
     """
 
     def __init__(
@@ -68,11 +71,16 @@ class Teacher:
         self.name = name
         self.architecture = architecture
         self.network = network.eval().requires_grad_(False)
+        self.memory_format = memory_format_of(network)
+        if self.memory_format == torch.channels_last:
+            self.network.to(memory_format=self.memory_format)
         self.taps = tap_specs(shapes)
         self.default_tap = default_tap(shapes)
         self.preprocessing = preprocessing
         self.weights = weights
         self.device = torch.device("cpu")
+        self.compiled = False
+        self._forward: Callable[..., dict[str, torch.Tensor]] = self.network
 
     def __repr__(self) -> str:
         return f"Teacher({self.name!r}, weights={self.weights.source!r}, device={self.device})"
@@ -87,6 +95,21 @@ class Teacher:
         self.network.to(self.device)
         return self
 
+    def compile(self) -> Teacher:
+        """Compute by a compiled program from now on, in place; it is made at the first forward.
+
+        Raises:
+            UsageError: the network is an exported program.
+        """
+        if not getattr(self.network, "compilable", True):
+            raise UsageError(
+                f"{self.name} is an exported program, which PyTorch cannot compile.",
+                next="leave out --compile",
+            )
+        self._forward = CompiledNetwork(self.network)
+        self.compiled = True
+        return self
+
     @torch.no_grad()
     def forward_taps(self, images: torch.Tensor, names: Collection[str]) -> dict[str, torch.Tensor]:
         """Compute the taps asked for in one forward pass, and nothing beyond them.
@@ -96,7 +119,7 @@ class Teacher:
             names: tap names, each at most once.
 
         Returns:
-            Tap name → tensor (B, *shape), in the order of `names`.
+            Tap name → contiguous tensor (B, *shape), in the order of `names`.
 
         Raises:
             UnknownNameError: the teacher has no such tap.
@@ -104,5 +127,6 @@ class Teacher:
         for name in names:
             if name not in self.taps:
                 raise UnknownNameError.of(f"tap of {self.name}", name, self.taps)
-        outputs: dict[str, torch.Tensor] = self.network(images, tuple(names))
-        return outputs
+        images = images.contiguous(memory_format=self.memory_format)
+        outputs = self._forward(images, tuple(names))
+        return {name: value.contiguous() for name, value in outputs.items()}

@@ -21,6 +21,8 @@ from rdcache.models.teacher import Teacher
 class TorchScriptTaps(TapNetwork):
     """A scripted or traced module; a dict names its outputs, a tuple numbers them."""
 
+    compilable = False
+
     def __init__(self, module: torch.jit.ScriptModule) -> None:
         super().__init__()
         self.module = module

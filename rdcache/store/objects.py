@@ -19,6 +19,7 @@ import numpy as np
 
 from rdcache.errors import StoreWriteError, UsageError
 from rdcache.files import sync_folder
+from rdcache.store.durability import make_folder, sync_folders, write_durably
 from rdcache.store.links import inside
 from rdcache.store.locations import Location, RemotePath
 
@@ -152,7 +153,8 @@ class LocalObjects:
         self.token = token or secrets.token_hex(8)
 
     def put(self, name: str, *pieces: bytes | memoryview) -> None:
-        """Write an object whole: temporary file, fsync, rename, fsync of the folder.
+        """Write an object whole: temporary file, fsync, rename, fsync of the folder, and of those
+        above it that are new.
 
         Raises:
             StoreWriteError: it could not be written; no temporary file is left.
@@ -160,18 +162,7 @@ class LocalObjects:
         path = inside(self.location, name)
         temporary = self._temporary(path)
         try:
-            _make_folder(path.parent)
-            try:
-                with temporary.open("wb") as file:
-                    file.writelines(pieces)
-                    file.flush()
-                    os.fsync(file.fileno())
-                temporary.replace(path)
-            except BaseException:
-                with contextlib.suppress(OSError):
-                    temporary.unlink()
-                raise
-            sync_folder(path.parent)
+            write_durably(path, temporary, pieces)
         except OSError as error:
             raise write_error(path, error) from error
 
@@ -185,7 +176,8 @@ class LocalObjects:
         path = inside(self.location, name)
         temporary = self._temporary(path)
         try:
-            _make_folder(path.parent)
+            if changed := make_folder(path.parent):
+                sync_folders(changed)
             try:
                 temporary.write_bytes(data)
                 os.link(temporary, path)
@@ -328,12 +320,3 @@ def write_error(path: Location, error: OSError) -> StoreWriteError:
     """Say in one sentence what keeps us from writing here, and what to do."""
     advice = ADVICE.get(error.errno or 0, f"{error.strerror or error}: run the same command again")
     return StoreWriteError("the store cannot be written.", file=path, next=advice)
-
-
-def _make_folder(folder: Path) -> None:
-    """Create a folder and its parents, each made durable in the one above it."""
-    if folder.is_dir():
-        return
-    _make_folder(folder.parent)
-    folder.mkdir(exist_ok=True)
-    sync_folder(folder.parent)

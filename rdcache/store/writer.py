@@ -1,12 +1,13 @@
 """Writing a store: created once, filled shard by shard, committed when every receipt is there.
 
-The order of writing is what makes a crash harmless: first a shard's objects, one a tap, each whole
-or not at all; then its outcomes; its receipt last. A shard without a receipt was never written.
+The order of writing is what makes a crash harmless: first a shard's objects, one a tap, and its
+outcomes, each whole or not at all; its receipt last. A shard without a receipt was never written.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import cached_property, partial
 from hashlib import sha256
@@ -42,6 +43,8 @@ from rdcache.store.spec import (
     StoreLayout,
     TapSpec,
 )
+
+OBJECTS_AT_ONCE = 4  # of one shard; syncs that wait for the disk at the same time share its flush
 
 
 class StoreWriter:
@@ -136,10 +139,16 @@ class StoreWriter:
             StoreWriteError: nothing of this shard counts as written; the others are untouched.
         """
         present = self._checked(shard, tensors, outcome)
-        digests = [
-            self._write_tap(tap, shard, tensors[tap.name], present) for tap in self.layout.taps
-        ]
-        self.finish(shard, outcome, digests)
+        with ThreadPoolExecutor(OBJECTS_AT_ONCE, thread_name_prefix="write") as pool:
+            noted = pool.submit(self._put_outcome, shard, outcome)
+            digests = list(
+                pool.map(
+                    lambda tap: self._write_tap(tap, shard, tensors[tap.name], present),
+                    self.layout.taps,
+                )
+            )
+            noted.result()
+        self._put_receipt(shard, digests)
 
     def write_if_lacking(
         self, shard: ShardRef, tensors: Mapping[str, np.ndarray], outcome: np.ndarray
@@ -168,9 +177,15 @@ class StoreWriter:
             outcome: uint8 (stop - start,).
             digests: the sha256 of each tap's object.
         """
+        self._put_outcome(shard, outcome)
+        self._put_receipt(shard, digests)
+
+    def _put_outcome(self, shard: ShardRef, outcome: np.ndarray) -> None:
         padded = np.zeros(self.layout.shard_samples, np.uint8)
         padded[: len(outcome)] = outcome
         self.objects.put(arrays.outcome_object(shard), padded.tobytes())
+
+    def _put_receipt(self, shard: ShardRef, digests: Sequence[bytes]) -> None:
         self.objects.put(arrays.receipt_object(shard), b"".join(digests))
 
     def _checked(
@@ -198,15 +213,16 @@ class StoreWriter:
     def _write_tap(
         self, tap: TapSpec, shard: ShardRef, rows: np.ndarray, present: np.ndarray
     ) -> bytes:
-        """Write one object and return its sha256."""
+        """Write one object and return its sha256, which takes as long as the disk does: both are
+        at work at once.
+        """
         little = rows.astype(tap.stored_dtype.newbyteorder("<"), copy=False)
         packing = None if tap.codec == "none" else partial(compress, tap)
         pieces = encode_shard(little, present, self.layout.shard_samples, packing)
-        digest = sha256()
-        for piece in pieces:
-            digest.update(piece)
-        self.objects.put(arrays.tap_object(tap, shard.view, shard.index), *pieces)
-        return digest.digest()
+        with ThreadPoolExecutor(1, thread_name_prefix="digest") as beside:
+            digest = beside.submit(_digest, pieces)
+            self.objects.put(arrays.tap_object(tap, shard.view, shard.index), *pieces)
+            return digest.result()
 
     def write_tap_documents(self) -> None:
         """Make the taps' metadata follow the manifest, whatever a crash left of it."""
@@ -287,6 +303,14 @@ class StoreWriter:
             "receipt": receipt.hexdigest(),
             "metadata": metadata_digest(self.objects, self.layout),
         }
+
+
+def _digest(pieces: Iterable[bytes | memoryview]) -> bytes:
+    """The sha256 of pieces, one after the other."""
+    digest = sha256()
+    for piece in pieces:
+        digest.update(piece)
+    return digest.digest()
 
 
 def without_dtypes(layout: StoreLayout) -> StoreLayout:

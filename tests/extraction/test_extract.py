@@ -119,7 +119,7 @@ def test_a_teacher_that_gives_only_nan_is_an_error_and_leaves_nothing(
     script: Script, folder: Path
 ) -> None:
     plan = plan_extraction(config(script(Pooling(float("nan"))), folder))
-    with pytest.raises(TeacherOutputError, match="NaN or Inf for every image"):
+    with pytest.raises(TeacherOutputError, match="NaN or Inf for every one"):
         run_extraction(plan)
     assert not plan.location.exists()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import struct
 from collections.abc import Callable
 from dataclasses import replace
@@ -15,8 +16,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rdcache.errors import StaleStoreError, StoreFormatError, UsageError
-from rdcache.store import Fingerprint, SampleTable, ShardRef, Store, StoreLayout, TapSpec
+from rdcache.errors import StaleStoreError, StoreFormatError, StoreWriteError, UsageError
+from rdcache.store import (
+    Fingerprint,
+    SampleTable,
+    ShardRef,
+    Store,
+    StoreLayout,
+    TapSpec,
+    durability,
+)
+from rdcache.store.objects import LocalObjects
 from rdcache.store.shard import decode_index, encode_shard
 
 from .conftest import FINGERPRINT, LAYOUT, TAPS, begin, contents, fill, rows_of
@@ -259,3 +269,57 @@ def test_a_shard_of_the_old_dtype_never_counts(tmp_path: Path, codec: str) -> No
     late.write = widened_meanwhile  # type: ignore[method-assign]
     assert not late.write_if_lacking(shard, tensors, np.ones(shard.stop, np.uint8))
     assert shard in late.renewed().missing()
+
+
+def test_a_call_that_writes_less_than_it_was_given_is_gone_on_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pieces = [bytes([number % 256]) * (number % 7) for number in range(3000)]
+    real = os.writev
+
+    def few_bytes(descriptor: int, pieces: list[memoryview]) -> int:
+        return real(descriptor, [b"".join(pieces)[:1000]])
+
+    monkeypatch.setattr(os, "writev", few_bytes)
+    LocalObjects(tmp_path).put("a/b/c", *pieces)
+    assert (tmp_path / "a/b/c").read_bytes() == b"".join(pieces)
+
+
+def test_a_shard_takes_few_calls_of_the_system(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tap = TapSpec("pooled", "vector", (4,))
+    writer = begin(tmp_path / "store", StoreLayout(256, (256,), (tap,), 256))
+    (shard,) = writer.layout.shards()
+    real, calls = os.writev, []
+    monkeypatch.setattr(os, "writev", lambda *given: calls.append(1) or real(*given))
+    writer.write(shard, {"pooled": rows_of(tap, shard)}, ones(shard))
+    assert len(calls) == 3, "the tap, its outcomes and the receipt"
+
+
+def test_every_folder_that_is_new_or_has_something_new_is_synced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[Path] = []
+    monkeypatch.setattr(durability, "sync_folder", synced.append)
+    LocalObjects(tmp_path).put("a/b/c", b"1")
+    assert set(synced) == {tmp_path, tmp_path / "a", tmp_path / "a/b"}
+
+
+@pytest.mark.parametrize("failing", ["taps/layer4", "outcome"])
+def test_what_goes_wrong_with_any_object_of_a_shard_leaves_it_without_a_receipt(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: str
+) -> None:
+    writer = begin(tmp_path / "store")
+    shard = writer.missing()[0]
+    put = LocalObjects.put
+
+    def refuse(self: LocalObjects, name: str, *pieces: bytes) -> None:
+        if name.startswith(failing):
+            raise StoreWriteError("the store cannot be written.", file=name)
+        put(self, name, *pieces)
+
+    monkeypatch.setattr(LocalObjects, "put", refuse)
+    with pytest.raises(StoreWriteError):
+        writer.write(shard, {tap.name: rows_of(tap, shard) for tap in TAPS}, ones(shard))
+    assert writer.missing() == LAYOUT.shards()

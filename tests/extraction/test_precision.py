@@ -1,0 +1,98 @@
+"""`--precision auto` is settled before the fingerprint, by measuring once, and says why."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import pytest
+import torch
+from click.testing import CliRunner
+from small_inputs import Pooling
+from torch import nn
+
+from rdcache.cli import cli
+from rdcache.extraction import ExtractConfig, ExtractionPlan, plan_extraction, run_extraction
+from rdcache.extraction import precision as precision_module
+from rdcache.extraction.precision import chosen_precision
+from rdcache.models import load_teacher
+from rdcache.probing import Choice
+
+Script = Callable[[nn.Module], str]
+
+
+@pytest.fixture
+def measured(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
+    """What the probe is to find, in seconds."""
+    seconds = {"float32": 3.0, "bfloat16": 1.0}
+
+    def invented(key: Mapping[str, object], candidates: Mapping[str, object]) -> Choice:
+        assert set(candidates) == set(seconds)
+        return Choice(min(seconds, key=lambda name: seconds[name]), dict(seconds), cached=False)
+
+    monkeypatch.setattr(precision_module, "fastest", invented)
+    return seconds
+
+
+def planned(teacher: str, folder: Path, precision: str) -> ExtractionPlan:
+    return plan_extraction(
+        ExtractConfig(
+            teacher=teacher,
+            dataset=f"folder:{folder}",
+            views="clean",
+            precision=precision,  # type: ignore[arg-type]
+            device="cpu",
+        )
+    )
+
+
+@pytest.mark.parametrize("faster", ["float32", "bfloat16"])
+def test_auto_is_the_store_of_the_precision_that_it_comes_to(
+    script: Script, few: Path, measured: dict[str, float], faster: str
+) -> None:
+    measured[faster] = 0.5
+    teacher = script(Pooling(1.0))
+    plan = planned(teacher, few, "auto")
+    assert plan.config.precision == faster
+    assert plan.fingerprint == planned(teacher, few, faster).fingerprint
+    provenance = run_extraction(plan).store.manifest["provenance"]
+    assert provenance["precision"] == faster
+    assert "times as fast as float32 here" in provenance["why_precision"]
+
+
+def test_what_was_asked_for_is_not_measured(script: Script, few: Path, tmp_path: Path) -> None:
+    plan = planned(script(Pooling(1.0)), few, "float32")
+    assert plan.why_precision is None
+    assert not (tmp_path / "cache" / "probes").exists()
+
+
+def test_a_teacher_is_timed_once_on_a_cpu(script: Script, few: Path, tmp_path: Path) -> None:
+    teacher = script(Pooling(1.0))
+    first = planned(teacher, few, "auto")
+    (probe,) = (tmp_path / "cache" / "probes").iterdir()
+    key = json.loads(probe.read_text())["question"]
+    assert (key["size"], key["taps"], key["machine"]["threads"]) == (224, ["out0"], 1)
+    again = planned(teacher, few, "auto")
+    assert str(again.why_precision).endswith("measured earlier")
+    assert again.fingerprint == first.fingerprint
+
+
+@pytest.mark.parametrize(("native", "expected"), [(True, "bfloat16"), (False, "float32")])
+def test_a_gpu_is_not_timed(
+    script: Script, monkeypatch: pytest.MonkeyPatch, native: bool, expected: str
+) -> None:
+    teacher = load_teacher(script(Pooling(1.0)), device="cpu")
+    teacher.device = torch.device("cuda")
+    monkeypatch.setattr(torch.cuda, "device", lambda device: contextlib.nullcontext())
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: native)
+    assert chosen_precision(teacher, ["out0"])[0] == expected
+
+
+@pytest.mark.usefixtures("measured")
+def test_a_dry_run_says_what_auto_comes_to_and_why(script: Script, few: Path) -> None:
+    arguments = ["extract", "--teacher", script(Pooling(1.0)), "--dataset", f"folder:{few}"]
+    said = CliRunner().invoke(cli, [*arguments, "--precision", "auto", "--dry-run"])
+    assert said.exit_code == 0, said.output
+    assert "bfloat16 (bfloat16 is 3 times as fast as float32 here" in " ".join(said.output.split())
