@@ -32,8 +32,9 @@ from rdcache.store.manifest import (
     unfinished_manifest,
 )
 from rdcache.store.objects import objects_at
+from rdcache.store.opening import incomplete_error, open_directly
 from rdcache.store.projection import Projection
-from rdcache.store.reader import Store, incomplete_error, open_directly
+from rdcache.store.reader import Store
 from rdcache.store.shard import encode_shard, index_bytes, is_whole, shard_bytes
 from rdcache.store.spec import (
     NOT_FINITE,
