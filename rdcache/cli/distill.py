@@ -6,7 +6,7 @@ import click
 
 from rdcache.cli import options
 from rdcache.cli.output import in_percent, json_option, print_facts, print_json, progress
-from rdcache.distillation import DistillConfig, Run, choose_store, distill_seeds, summarise
+from rdcache.distillation import DistillConfig, Run, choose_store, distill_many, summarise
 from rdcache.store import Store
 from rdcache.store.locations import Location
 
@@ -37,13 +37,35 @@ def command(
         teacher=config.teacher,
         require_signature=config.require_signature,
     )
+    configs = config.for_each_student()
     click.echo(f"Distilling from {opened.location}", err=True)
     with progress("Distilling") as bar:
-        runs = distill_seeds(opened, config, resume=resume, overwrite=overwrite, on_progress=bar)
+        runs = distill_many(
+            opened,
+            configs,
+            resume=resume,
+            overwrite=overwrite,
+            on_progress=bar,
+            on_note=lambda note: click.echo(note[:1].upper() + note[1:], err=True),
+        )
+    seeds = len(config.seeds)
+    of_student = {
+        each.student: runs[number * seeds : (number + 1) * seeds]
+        for number, each in enumerate(configs)
+    }
     if as_json:
-        print_json(
+        print_json(_as_facts(opened, of_student))
+        return
+    for each in configs:
+        _print_runs(opened, each, of_student[each.student])
+
+
+def _as_facts(store: Store, of_student: dict[str, list[Run]]) -> dict[str, object]:
+    return {
+        "store": str(store.location),
+        "students": [
             {
-                "store": str(opened.location),
+                "student": student,
                 "runs": [
                     {
                         "run": str(run.path),
@@ -55,9 +77,9 @@ def command(
                 ],
                 "summary": summarise(runs),
             }
-        )
-    else:
-        _print_runs(opened, config, runs)
+            for student, runs in of_student.items()
+        ],
+    }
 
 
 def _print_runs(store: Store, config: DistillConfig, runs: list[Run]) -> None:

@@ -34,7 +34,7 @@ def command(kind: str, root: Location | None, data_dir: Path | None, as_json: bo
         print_json({kind: [{**row, **_details(kind, row)} for row in rows]})
     elif rows:
         print_table(
-            kind.capitalize(), list(rows[0]), [[_cell(v) for v in r.values()] for r in rows]
+            kind.capitalize(), list(rows[0]), [[_cell(*it) for it in row.items()] for row in rows]
         )
     else:
         click.echo(f"No {kind} yet. Make one:  rdcache extract --teacher … --dataset …")
@@ -57,7 +57,9 @@ def _details(kind: str, row: dict[str, object]) -> dict[str, object]:
     }
 
 
-def _cell(value: object) -> str:
+def _cell(column: str, value: object) -> str:
+    if column == "made":
+        return str(value)[:16]  # to the minute
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, dict):
@@ -77,7 +79,7 @@ def _stores(root: Location | None) -> list[dict[str, object]]:
             "taps": ", ".join(summary.taps),
             "size": in_bytes(summary.nbytes),
             "complete": summary.complete,
-            "made": summary.created[:16],
+            "made": summary.created,
             "age": in_age(summary.created),
             "who": summary.who or "",
             "store": str(summary.location),

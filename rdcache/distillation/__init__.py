@@ -4,7 +4,7 @@ from rdcache.distillation.config import DistillConfig
 from rdcache.distillation.metrics import classification_metrics
 from rdcache.distillation.reevaluation import evaluate_run
 from rdcache.distillation.run import Run, load_run, summarise
-from rdcache.distillation.session import distill, distill_seeds, run_folder
+from rdcache.distillation.session import distill, distill_many, distill_seeds, run_folder
 from rdcache.distillation.source import choose_store
 
 __all__ = [
@@ -13,6 +13,7 @@ __all__ = [
     "choose_store",
     "classification_metrics",
     "distill",
+    "distill_many",
     "distill_seeds",
     "evaluate_run",
     "load_run",

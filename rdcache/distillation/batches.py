@@ -16,9 +16,9 @@ import torch
 
 from rdcache.data import StudentInputs
 from rdcache.distillation.randomness import counted_generator
+from rdcache.distillation.residency import TapSource
 from rdcache.distillation.sampling import Picks
 from rdcache.methods import CachedBatch
-from rdcache.store import Store
 
 BATCHES_AHEAD = 2
 EVALUATION_BATCH = 64
@@ -40,23 +40,24 @@ class TrainingBatch:
 
 
 class BatchSource:
-    """Reads a store and the student's images in step.
+    """Batches of cached taps and the student's images in step.
 
     Args:
-        taps: the taps a method reads.
         device: where batches go.
     """
 
-    def __init__(
-        self, store: Store, inputs: StudentInputs, taps: Sequence[str], device: torch.device
-    ) -> None:
-        self.store = store
+    def __init__(self, taps: TapSource, inputs: StudentInputs, device: torch.device) -> None:
+        self.store = taps.store
+        self.taps = taps
         self.inputs = inputs
-        self.taps = tuple(taps)
         self.device = device
 
     def training(
-        self, batches: Sequence[Picks], with_images: bool, *key: str | int
+        self,
+        batches: Sequence[Picks],
+        taps: Sequence[str],
+        with_images: bool,
+        *key: str | int,
     ) -> Iterator[TrainingBatch]:
         """Read the batches of an epoch in order; photometric jitter is drawn by key and step."""
 
@@ -66,37 +67,38 @@ class BatchSource:
             if with_images:
                 generator = counted_generator("jitter", *key, step)
                 images = self._images(picks.samples, picks.views, generator)
-            return TrainingBatch(self.cached(picks), images)
+            return self._each(self._pinned, TrainingBatch(self.cached(picks, taps), images))
 
         for batch in made_ahead(make, len(batches)):
-            yield self._moved(batch)
+            yield self._each(self._moved, batch)
 
     def clean_images(self, samples: np.ndarray) -> Iterator[torch.Tensor]:
         """Images of the clean view, for evaluation, in batches, in order."""
         parts = _parts(samples)
 
         def make(number: int) -> torch.Tensor:
-            return self._images(parts[number], np.full(len(parts[number]), CLEAN_VIEW), None)
+            return self._images(parts[number], _clean(parts[number]), None)
 
         for images in made_ahead(make, len(parts)):
             yield images.to(self.device, non_blocking=True)
 
-    def clean_taps(self, samples: np.ndarray) -> Iterator[dict[str, torch.Tensor]]:
+    def clean_taps(
+        self, samples: np.ndarray, taps: Sequence[str]
+    ) -> Iterator[dict[str, torch.Tensor]]:
         """Cached taps of the clean view, for evaluation, in batches, in order."""
         parts = _parts(samples)
 
         def make(number: int) -> dict[str, torch.Tensor]:
-            return self.store.read(parts[number].tolist(), CLEAN_VIEW, self.taps)
+            return self.taps.read(parts[number], _clean(parts[number]), taps)
 
-        for taps in made_ahead(make, len(parts)):
-            yield {name: tensor.to(self.device) for name, tensor in taps.items()}
+        for batch in made_ahead(make, len(parts)):
+            yield {name: tensor.to(self.device) for name, tensor in batch.items()}
 
-    def cached(self, picks: Picks) -> CachedBatch:
-        """Read the teacher's side of a batch, on the CPU."""
-        samples, views = picks.samples.tolist(), picks.views.tolist()
-        taps = self.store.read(samples, views, self.taps) if self.taps else {}
+    def cached(self, picks: Picks, taps: Sequence[str]) -> CachedBatch:
+        """Read the teacher's side of a batch."""
+        read = self.taps.read(picks.samples, picks.views, taps)
         labels = np.asarray(self.store.labels)[picks.samples]
-        return CachedBatch(torch.from_numpy(picks.samples), taps, torch.from_numpy(labels))
+        return CachedBatch(torch.from_numpy(picks.samples), read, torch.from_numpy(labels))
 
     def _images(
         self, samples: np.ndarray, views: np.ndarray, generator: np.random.Generator | None
@@ -104,20 +106,24 @@ class BatchSource:
         images = self.inputs.batch(samples.tolist(), views.tolist(), generator)
         return images.contiguous(memory_format=torch.channels_last)
 
-    def _moved(self, batch: TrainingBatch) -> TrainingBatch:
-        """Bring a batch to the device; a copy from pinned memory does not make the GPU wait."""
+    def _pinned(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Where a GPU can fetch it while it computes."""
+        wanted = self.device.type == "cuda" and not tensor.is_cuda
+        return tensor.pin_memory() if wanted else tensor
 
-        def move(tensor: torch.Tensor) -> torch.Tensor:
-            if self.device.type != "cuda":
-                return tensor.to(self.device)
-            return tensor.pin_memory().to(self.device, non_blocking=True)
+    def _moved(self, tensor: torch.Tensor) -> torch.Tensor:
+        return tensor.to(self.device, non_blocking=True)
 
+    def _each(
+        self, change: Callable[[torch.Tensor], torch.Tensor], batch: TrainingBatch
+    ) -> TrainingBatch:
+        """Do the same with every tensor of a batch."""
         cached = CachedBatch(
-            move(batch.cached.samples),
-            {name: move(tensor) for name, tensor in batch.cached.taps.items()},
-            move(batch.cached.target),
+            change(batch.cached.samples),
+            {name: change(tap) for name, tap in batch.cached.taps.items()},
+            change(batch.cached.target),
         )
-        return TrainingBatch(cached, None if batch.images is None else move(batch.images))
+        return TrainingBatch(cached, None if batch.images is None else change(batch.images))
 
 
 def made_ahead(make: Callable[[int], Made], count: int) -> Iterator[Made]:
@@ -130,6 +136,10 @@ def made_ahead(make: Callable[[int], Made], count: int) -> Iterator[Made]:
                 yield ahead.popleft().result()
         while ahead:
             yield ahead.popleft().result()
+
+
+def _clean(samples: np.ndarray) -> np.ndarray:
+    return np.full(len(samples), CLEAN_VIEW)
 
 
 def _parts(samples: np.ndarray) -> list[np.ndarray]:

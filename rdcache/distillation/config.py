@@ -7,11 +7,11 @@ import json
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from rdcache.data import salt_of_environment
 from rdcache.errors import UsageError
-from rdcache.extraction.config import RootOption
+from rdcache.extraction.shared_options import DataDirOption, RootOption, SaltOption
 from rdcache.methods import ClassWeights, find_method
 from rdcache.store.signatures import required_signature
 
@@ -21,8 +21,10 @@ CIRCUMSTANCES = {
     "dataset",
     "seeds",
     "device",
+    "compile",
+    "resident",
     "num_threads",
-    "checkpoint_every",
+    "checkpoint_seconds",
     "out",
     "root",
     "data_dir",
@@ -39,7 +41,9 @@ class DistillConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     student: str = Field(
-        default="shufflenet", description="Name of the student; see `rdcache list students`."
+        default="shufflenet",
+        description="Name of the student; see `rdcache list students`. Several, comma-separated, "
+        "are trained side by side.",
     )
     method: str = Field(default="rd", description="Method or preset; see `rdcache list methods`.")
     teacher: str | None = Field(
@@ -52,6 +56,12 @@ class DistillConfig(BaseModel):
     )
     seeds: tuple[int, ...] = Field(
         default=(0,), min_length=1, description="Seeds, comma-separated: one run for each."
+    )
+    order_seed: int | None = Field(
+        default=None,
+        description="Seed of the order of batches, of their views and of jitter (default: each "
+        "run's own seed). With one for all, the runs of several seeds differ in their initial "
+        "weights alone, and are trained side by side from one reading of the cache.",
     )
     epochs: int = Field(default=100, gt=0, description="Passes over the training images.")
     batch_size: int = Field(default=32, gt=0, description="Images per step.")
@@ -75,7 +85,9 @@ class DistillConfig(BaseModel):
     )
     clip: float = Field(default=5.0, ge=0, description="Largest gradient norm; 0 for any.")
     amp: Literal["auto", "off", "bf16"] = Field(
-        default="auto", description="bfloat16 autocast; auto: on a GPU only."
+        default="auto",
+        description="bfloat16 autocast; auto: on a GPU, and on a CPU where a probe shows that it "
+        "is faster, which trainings of at least 1000 steps are worth.",
     )
     ema: float = Field(
         default=0.0,
@@ -114,22 +126,30 @@ class DistillConfig(BaseModel):
         default={}, description="Option of the method, as in `temperature=2`; repeatable."
     )
     device: str = Field(default="auto", description="auto, cpu, cuda, cuda:1.")
+    compile: Literal["auto", "on", "off"] = Field(
+        default="auto",
+        description="Compile the student's forward pass; auto: for trainings of at least 2000 "
+        "steps on a GPU.",
+    )
+    resident: Literal["auto", "device", "host", "disk"] = Field(
+        default="auto",
+        description="Where cached taps are during training: all on the GPU, all in main memory, or "
+        "read batch by batch; auto: what fits, and saves time.",
+    )
     num_threads: int | None = Field(
         default=None, gt=0, description="CPU threads (default: PyTorch's choice)."
     )
-    checkpoint_every: int = Field(
-        default=1, gt=0, description="Epochs between checkpoints, from which --resume goes on."
+    checkpoint_seconds: float = Field(
+        default=20.0,
+        ge=0,
+        description="Least time between checkpoints, from which --resume goes on; they are written "
+        "at the ends of epochs.",
     )
     out: Path = Field(default=Path("runs"), description="Where runs are kept.")
     root: RootOption = None
-    data_dir: Path | None = Field(
-        default=None,
-        description="Where datasets are looked for (default: RDCACHE_DATA, else `data`).",
-    )
-    uid_salt: str | None = Field(
+    data_dir: DataDirOption = None
+    uid_salt: SaltOption = Field(
         default_factory=salt_of_environment,
-        exclude=True,
-        repr=False,
         description="Salt that the store's uids were made with, or @FILE (default: "
         "RDCACHE_UID_SALT, else none).",
     )
@@ -138,6 +158,13 @@ class DistillConfig(BaseModel):
         description="Public key (PEM): refuse a store that is not signed by it (default: "
         "RDCACHE_REQUIRE_SIGNATURE, else none).",
     )
+
+    @field_validator("seeds")
+    @classmethod
+    def _each_once(cls, seeds: tuple[int, ...]) -> tuple[int, ...]:
+        if len(set(seeds)) < len(seeds):
+            raise ValueError("should name each seed once")
+        return seeds
 
     def resolved(self) -> DistillConfig:
         """Replace defaults by the preset's values, and complete the method's options.
@@ -153,6 +180,17 @@ class DistillConfig(BaseModel):
         }
         options = card.config(self.method_options).model_dump()
         return self.model_copy(update={**preset, "method_options": options})
+
+    def for_each_student(self) -> list[DistillConfig]:
+        """One config for each of the students, where `student` lists several.
+
+        Raises:
+            UsageError: the list is empty, or names one twice.
+        """
+        names = [name.strip() for name in self.student.split(",") if name.strip()]
+        if not names or len(set(names)) < len(names):
+            raise UsageError("each student is to be named once.", got=self.student)
+        return [self.model_copy(update={"student": name}) for name in names]
 
     def digest(self, store_fingerprint: str) -> str:
         """Identify what a run of this resolved config on a store will come to, seed aside."""

@@ -14,14 +14,8 @@ import rdcache
 
 
 def autocast_for(device: torch.device, amp: str) -> Callable[[], AbstractContextManager[object]]:
-    """The context of forward passes: bfloat16 where asked for, or on a GPU by default."""
-    enabled = autocast_enabled(device, amp)
-    return lambda: torch.autocast(device.type, dtype=torch.bfloat16, enabled=enabled)
-
-
-def autocast_enabled(device: torch.device, amp: str) -> bool:
-    """Whether forward passes compute in bfloat16."""
-    return amp == "bf16" or (amp == "auto" and device.type == "cuda")
+    """The context of forward passes: in bfloat16 where that was chosen."""
+    return lambda: torch.autocast(device.type, dtype=torch.bfloat16, enabled=amp == "bf16")
 
 
 @contextmanager

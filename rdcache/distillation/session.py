@@ -1,48 +1,41 @@
 """Phase 2 from a store to finished runs: prepare, train, evaluate, write.
 
-One call may train several seeds; images and store are opened once for all of them. What is
-finished already is returned as it is.
+One call may train several students with several seeds; images and store are opened once for all
+of them. What is finished already is returned as it is.
 """
 
 from __future__ import annotations
 
 import json
 import time
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
 import yaml
 
-from rdcache.data import ImageDataset, Jitter, StudentInputs
 from rdcache.data.salting import CHECK
-from rdcache.distillation.batches import BatchSource
+from rdcache.distillation.acceleration import choose_amp
 from rdcache.distillation.checkpoint import load_checkpoint, save_checkpoint
 from rdcache.distillation.config import DistillConfig, config_from_options
-from rdcache.distillation.folds import training_folds
-from rdcache.distillation.hardware import (
-    autocast_enabled,
-    autocast_for,
-    environment,
-    threads,
-)
-from rdcache.distillation.randomness import counted_seed
+from rdcache.distillation.hardware import environment, threads
+from rdcache.distillation.preparing import Job, Note, Sources, create_trainers
 from rdcache.distillation.result import finish
 from rdcache.distillation.run import CHECKPOINT, CONFIG, FILES, HISTORY, RESULT, Run
-from rdcache.distillation.sampling import TrainingSamples
 from rdcache.distillation.source import choose_store, open_dataset
-from rdcache.distillation.statistics import channel_statistics
+from rdcache.distillation.together import train_together
 from rdcache.distillation.training import Trainer
 from rdcache.errors import RunNotFoundError, TrainingError, UsageError
 from rdcache.files import write_text
-from rdcache.methods import MethodContext, create_method, task_loss
-from rdcache.models import choose_device, create_student
+from rdcache.models import choose_device
 from rdcache.progress import Progress, ignore
 from rdcache.store import Store, folder_name
 
-LEAST_BATCH = 2
+
+def silently(note: str) -> None:
+    """Take no note."""
 
 
 def distill(
@@ -86,8 +79,43 @@ def distill_seeds(
     resume: bool = False,
     overwrite: bool = False,
     on_progress: Progress = ignore,
+    on_note: Note = silently,
 ) -> list[Run]:
     """Train one student for each seed of the config; see `summarise` for mean and deviation.
+
+    Raises:
+        RdcacheError: see `distill_many`.
+    """
+    return distill_many(
+        store,
+        [config],
+        resume=resume,
+        overwrite=overwrite,
+        on_progress=on_progress,
+        on_note=on_note,
+    )
+
+
+def distill_many(
+    store: Store | str | Path | None,
+    configs: Sequence[DistillConfig],
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    on_progress: Progress = ignore,
+    on_note: Note = silently,
+) -> list[Run]:
+    """Train each config with each of its seeds, from one store.
+
+    Runs whose batches have the same order (those of one seed, or all with `order_seed`) are trained
+    side by side from one stream of batches, others one after the other. Each comes to the weights
+    that it would have come to alone.
+
+    Args:
+        on_note: told, in a sentence, what was chosen for this machine.
+
+    Returns:
+        The runs, config by config, in the order of their seeds.
 
     Raises:
         StoreNotFoundError: there is no store that fits.
@@ -98,35 +126,51 @@ def distill_seeds(
     """
     if resume and overwrite:
         raise UsageError("a run can be gone on with (--resume) or overwritten, not both.")
-    config = config.resolved()
+    first = configs[0]
     opened = choose_store(
         store,
-        root=config.root,
-        dataset=config.dataset,
-        teacher=config.teacher,
-        require_signature=config.require_signature,
+        root=first.root,
+        dataset=first.dataset,
+        teacher=first.teacher,
+        require_signature=first.require_signature,
     )
-    config = _as_computed(config, opened)
-    folders = {seed: run_folder(opened, config, seed) for seed in config.seeds}
-    for folder in folders.values():
+    resolved = [_as_computed(config.resolved(), opened, on_note) for config in configs]
+    jobs = {
+        run_folder(opened, config, seed): Job(config, seed)
+        for config in resolved
+        for seed in config.seeds
+    }
+    for folder in jobs:
         _refuse_interrupted(folder, resume, overwrite)
-
-    @cache
-    def dataset() -> ImageDataset:
-        return open_dataset(opened, config.dataset, config.data_dir, config.uid_salt)
-
-    runs = []
-    for seed, folder in folders.items():
+    finished: dict[Path, Run] = {}
+    for folder in jobs:
         if (folder / RESULT).is_file() and not overwrite:
             (folder / CHECKPOINT).unlink(missing_ok=True)  # a kill between the two left it
-            runs.append(Run(folder))
-            continue
-        if overwrite:
+            finished[folder] = Run(folder)
+        elif overwrite:
             _clear(folder)
+    groups: dict[tuple[object, ...], dict[Path, Job]] = {}
+    for folder, job in jobs.items():
+        if folder not in finished:
+            groups.setdefault(_company(job), {})[folder] = job
+
+    @cache
+    def sources(device: str) -> Sources:
+        dataset = open_dataset(opened, first.dataset, first.data_dir, first.uid_salt)
+        return Sources(opened, dataset, choose_device(device), on_note)
+
+    for group in groups.values():
+        config = next(iter(group.values())).config
         with threads(config.num_threads), torch.random.fork_rng(_cuda_devices(config)):
-            run = _train(opened, dataset(), config, seed, folder, on_progress)
-        runs.append(run)
-    return runs
+            finished |= _train(sources(config.device), group, on_progress)
+    return [finished[folder] for folder in jobs]
+
+
+def _company(job: Job) -> tuple[object, ...]:
+    """Jobs of which this is the same are trained side by side."""
+    config = job.config
+    order = job.seed if config.order_seed is None else config.order_seed
+    return (order, config.device, config.num_threads)
 
 
 def run_folder(store: Store, config: DistillConfig, seed: int) -> Path:
@@ -141,102 +185,55 @@ def run_folder(store: Store, config: DistillConfig, seed: int) -> Path:
     return config.out / "-".join(folder_name(part) for part in parts) / f"seed{seed}"
 
 
-def _train(
-    store: Store,
-    dataset: ImageDataset,
-    config: DistillConfig,
-    seed: int,
-    folder: Path,
-    on_progress: Progress,
-) -> Run:
-    """Train one seed, from its checkpoint if there is one, and write its folder."""
-    began = time.perf_counter()
-    device = choose_device(config.device)
-    trainer = create_trainer(store, dataset, config, seed, device)
-    checkpoint = folder / CHECKPOINT
-    status: Literal["trained", "resumed"] = "trained"
-    if checkpoint.is_file():
-        _restore(trainer, checkpoint, device)
-        status = "resumed"
-    write_text(folder / CONFIG, _config_text(store, config, seed))
-    _write_history(folder, trainer)
-
-    def report(steps: int) -> None:
-        on_progress(steps, trainer.steps, f"seed {seed}")
-
-    report(trainer.steps_done)
-    try:
-        for _ in trainer.run(report):
-            _write_history(folder, trainer)
-            if len(trainer.history) % config.checkpoint_every == 0:
-                save_checkpoint(checkpoint, trainer.state())
-        facts = _facts(store, config, trainer, device, time.perf_counter() - began)
-        finish(trainer, folder, facts)
-    except TrainingError:
-        checkpoint.unlink(missing_ok=True)  # it leads nowhere
-        raise
-    return Run(folder, status)
-
-
-def create_trainer(
-    store: Store, dataset: ImageDataset, config: DistillConfig, seed: int, device: torch.device
-) -> Trainer:
-    """Build student, method and batches for one seed of a resolved config.
-
-    The student's initial weights depend on the seed alone, so that methods can be compared in
-    pairs.
+def _train(sources: Sources, jobs: dict[Path, Job], on_progress: Progress) -> dict[Path, Run]:
+    """Train some runs side by side, from their checkpoints where they have one, and write their
+    folders.
     """
-    classes = tuple(store.manifest["dataset"]["classes"])
-    training = TrainingSamples(store, seed, config.views)
-    training.batches(config.batch_size, 0)  # refuse a batch that is too large before all else
-    if config.batch_size < LEAST_BATCH:
-        raise UsageError("batch norm needs batches of at least 2.", given=config.batch_size)
-    if not (store.splits == "test").any():
-        raise UsageError(
-            "there are no test images to evaluate on.",
-            store=store.location,
-            next="a dataset with a test split, or extract without --drop-leaks",
-        )
-    if config.select == "best" and not (store.splits == "val").any():
-        raise UsageError(
-            "there is no validation split to select an epoch on.", next="--select last"
-        )
-    torch.manual_seed(counted_seed("student", seed))
-    student = create_student(config.student, len(classes), config.student_weights)
-    student = student.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    torch.manual_seed(counted_seed("method", seed))
-    counts = np.bincount(np.asarray(store.labels)[training.rows], minlength=len(classes))
-    context = MethodContext(
-        taps=store.taps,
-        default_tap=store.manifest["teacher"]["default_tap"],
-        feature_dim=student.feature_dim,
-        num_classes=len(classes),
-        classifier=student.classifier,
-        task_loss=task_loss(
-            store.manifest["dataset"]["task"],
-            counts.tolist(),
-            config.label_smoothing,
-            config.class_weights,
-        ),
-        statistics=lambda tap: channel_statistics(store, tap),
-        folds=lambda count: torch.from_numpy(training_folds(store, training.rows, count, seed)),
-        epochs=config.epochs,
-        batch_size=config.batch_size,
-    )
-    method = create_method(config.method, config.method_options, context).to(device)
-    jitter = Jitter(config.jitter, config.jitter) if config.jitter else None
-    inputs = StudentInputs(
-        dataset, store.view_parameters, config.image_size, student.mean, student.std, jitter
-    )
-    source = BatchSource(store, inputs, method.taps, device)
-    autocast = autocast_for(device, config.amp)
-    return Trainer(config, seed, student, method, source, training, classes, autocast)
+    began = time.perf_counter()
+    store, device = sources.store, sources.device
+    trainers = dict(zip(jobs, create_trainers(sources, list(jobs.values())), strict=True))
+    statuses: dict[Path, Literal["trained", "resumed"]] = dict.fromkeys(jobs, "trained")
+    for folder, trainer in trainers.items():
+        if (folder / CHECKPOINT).is_file():
+            _restore(trainer, folder / CHECKPOINT, device)
+            statuses[folder] = "resumed"
+        write_text(folder / CONFIG, _config_text(store, trainer.config, trainer.seed))
+        _write_history(folder, trainer)
+    steps = sum(trainer.steps for trainer in trainers.values())
+    note = ", ".join(dict.fromkeys(f"seed {job.seed}" for job in jobs.values()))
+
+    def report(done: int) -> None:
+        on_progress(done, steps, note)
+
+    report(sum(trainer.steps_done for trainer in trainers.values()))
+    folder_of = {id(trainer): folder for folder, trainer in trainers.items()}
+    saved = dict.fromkeys(jobs, time.monotonic())
+    try:
+        for trainer, _ in train_together(list(trainers.values()), report):
+            folder = folder_of[id(trainer)]
+            # Epochs of small data sets are shorter than the time that a disk takes for this.
+            if time.monotonic() - saved[folder] >= trainer.config.checkpoint_seconds:
+                _write_history(folder, trainer)
+                save_checkpoint(folder / CHECKPOINT, trainer.state())
+                saved[folder] = time.monotonic()
+        facts = {"seconds": round(time.perf_counter() - began, 2), "side_by_side": len(jobs)}
+        for folder, trainer in trainers.items():
+            _write_history(folder, trainer)
+            finish(trainer, folder, {**_facts(store, trainer, sources), **facts})
+    except TrainingError:
+        for folder, trainer in trainers.items():
+            if trainer.diverged:
+                (folder / CHECKPOINT).unlink(missing_ok=True)  # it leads nowhere
+        raise
+    return {folder: Run(folder, statuses[folder]) for folder in jobs}
 
 
-def _as_computed(config: DistillConfig, store: Store) -> DistillConfig:
+def _as_computed(config: DistillConfig, store: Store, on_note: Note) -> DistillConfig:
     """Settle what depends on this machine and this store, so that the run's digest has it."""
-    device = choose_device(config.device)
-    amp = "bf16" if autocast_enabled(device, config.amp) else "off"
+    training = int((store.splits == "train").sum())
+    steps = config.epochs * (training // config.batch_size)
+    amp, why = choose_amp(config, steps, choose_device(config.device))
+    on_note(f"precision of {config.student}: {'bfloat16' if amp == 'bf16' else 'float32'} ({why})")
     views = min(config.views or store.views, store.views)
     return config.model_copy(update={"amp": amp, "views": views})
 
@@ -293,11 +290,9 @@ def _write_history(folder: Path, trainer: Trainer) -> None:
     write_text(folder / HISTORY, "".join(lines))
 
 
-def _facts(
-    store: Store, config: DistillConfig, trainer: Trainer, device: torch.device, seconds: float
-) -> dict[str, Any]:
+def _facts(store: Store, trainer: Trainer, sources: Sources) -> dict[str, Any]:
     """What a result file says beside the metrics."""
-    manifest = store.manifest
+    manifest, config = store.manifest, trainer.config
     return {
         "student": config.student,
         "method": config.method,
@@ -316,7 +311,6 @@ def _facts(
             "missing_views": trainer.training.missing_views,
             "steps": trainer.steps,
         },
-        "environment": environment(device),
-        "seconds": round(seconds, 2),
+        "environment": {**environment(sources.device), "taps": str(sources.residency)},
         "seconds_in_epochs": round(sum(line["seconds"] for line in trainer.history), 2),
     }

@@ -1,7 +1,8 @@
-"""The loop: stages of epochs, each step the sum of a method's terms.
+"""One student on its way: stages of epochs, each step the sum of a method's terms.
 
-It knows no method by name. Everything random is counted from (seed, stage, epoch, step), so that a
-run that goes on from a checkpoint ends in the same weights as one that was never interrupted.
+It knows no method by name; `together.py` has the loop that gives it its batches. Everything random
+is counted from (seed, stage, epoch, step), so that a run that goes on from a checkpoint ends in the
+same weights as one that was never interrupted.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,11 +30,11 @@ from rdcache.distillation.evaluation import (
 from rdcache.distillation.metrics import classification_metrics
 from rdcache.distillation.optimisation import create_optimiser, learning_rate
 from rdcache.distillation.randomness import counted_seed
-from rdcache.distillation.sampling import TrainingSamples
+from rdcache.distillation.sampling import Picks, TrainingSamples
 from rdcache.errors import TrainingError
 from rdcache.methods import Method, StageName, Terms, TrainingProgress
 from rdcache.methods.averaging import MovingAverage
-from rdcache.models import Student
+from rdcache.models import Student, StudentOutput
 
 Line = dict[str, Any]
 
@@ -68,6 +69,8 @@ class Trainer:
         stage, epoch: what is next: number of a stage, and of an epoch in it.
         history: one line of numbers an epoch.
         best: what was best on validation.
+        diverged: whether the loss stopped being finite.
+        forward_student: the student, perhaps compiled.
     """
 
     def __init__(
@@ -90,9 +93,11 @@ class Trainer:
         self.stage = self.epoch = 0
         self.history: list[Line] = []
         self.best: Best | None = None
+        self.diverged = False
         self.optimiser: torch.optim.Optimizer | None = None
         self.trained: list[nn.Parameter] = []
         self.average = MovingAverage(student, config.ema) if config.ema else None
+        self.forward_student: Callable[..., StudentOutput] = student
 
     @property
     def steps_per_epoch(self) -> int:
@@ -116,21 +121,21 @@ class Trainer:
         averaged: Any = self.student if self.average is None else self.average.averaged
         return averaged
 
-    def run(self, on_step: Callable[[int], None]) -> Iterator[Line]:
-        """Train what is left, epoch by epoch, and yield each one's line when it is done."""
-        while self.stage < len(self.stages):
-            stage = self.stages[self.stage]
-            if self.optimiser is None:
-                self._begin(stage)
-            while self.epoch < stage.epochs:
-                line = self._train_epoch(stage, on_step)
-                self.epoch += 1
-                self.history.append(line)
-                if self.epoch == stage.epochs:
-                    self.stage, self.epoch, self.optimiser = self.stage + 1, 0, None
-                yield line
-                if self.optimiser is None:
-                    break
+    @property
+    def done(self) -> bool:
+        """Whether all stages are done."""
+        return self.stage == len(self.stages)
+
+    @property
+    def now(self) -> Stage:
+        """The stage that is next, or under way."""
+        return self.stages[self.stage]
+
+    @property
+    def order_seed(self) -> int:
+        """What the order of batches, their views and their jitter are counted from."""
+        own = self.config.order_seed
+        return self.seed if own is None else own
 
     def state(self) -> dict[str, Any]:
         """Everything that `restore` needs."""
@@ -155,14 +160,15 @@ class Trainer:
         self.history = state["history"]
         self.best = None if state["best"] is None else Best(**state["best"])
         if state["optimiser"] is not None:
-            self._begin(self.stages[self.stage]).load_state_dict(state["optimiser"])
+            self._begin(self.now).load_state_dict(state["optimiser"])
 
     def predict(self, split: str) -> Predictions:
         """Classify a split by the student that counts."""
         samples = self._samples(split)
         labels = np.asarray(self.source.store.labels)[samples]
         images = self.source.clean_images(samples)
-        return predict(self.evaluated, images, samples, labels, self.autocast())
+        with self._watched():
+            return predict(self.evaluated, images, samples, labels, self.autocast())
 
     def predict_by_teacher(self, split: str) -> Predictions | None:
         """Classify what is cached of a split by the teacher branch, if there is one."""
@@ -171,8 +177,18 @@ class Trainer:
         if not self.method.has_teacher_branch or not len(samples):
             return None
         labels = np.asarray(self.source.store.labels)[samples]
-        taps = self.source.clean_taps(samples)
-        return predict_by_teacher(self.method, taps, samples, labels)
+        taps = self.source.clean_taps(samples, self.method.taps)
+        with self._watched():
+            return predict_by_teacher(self.method, taps, samples, labels)
+
+    @contextmanager
+    def _watched(self) -> Iterator[None]:
+        """Take note if training turns out to have diverged."""
+        try:
+            yield
+        except TrainingError:
+            self.diverged = True
+            raise
 
     def _samples(self, split: str) -> np.ndarray:
         return np.flatnonzero(self.source.store.splits == split)
@@ -184,36 +200,56 @@ class Trainer:
         self.optimiser = create_optimiser(self.trained, self.config.lr, self.config.weight_decay)
         return self.optimiser
 
-    def _train_epoch(self, stage: Stage, on_step: Callable[[int], None]) -> Line:
-        began = time.perf_counter()
-        key = (stage.name, self.seed)
-        picks = self.training.batches(self.config.batch_size, self.epoch, *key)
-        torch.manual_seed(counted_seed("dropout", *key, self.epoch))
+    def picks(self) -> list[Picks]:
+        """The batches of the next epoch."""
+        key = (self.now.name, self.order_seed)
+        return self.training.batches(self.config.batch_size, self.epoch, *key)
+
+    def begin_epoch(self) -> None:
+        """Make ready for the steps of the next epoch, which `end_epoch` ends."""
+        if self.optimiser is None:
+            self._begin(self.now)
+        torch.manual_seed(counted_seed("dropout", self.now.name, self.seed, self.epoch))
         self.student.train()
         self.method.train()
-        with_images = stage.name == "student"
-        sums: Terms = {}
-        batches = self.source.training(picks, with_images, *key, self.epoch)
-        for step, batch in enumerate(batches):
-            progress = TrainingProgress(self.epoch, stage.epochs, step, len(picks))
-            for name, value in self._step(stage, batch, progress).items():
-                sums[name] = sums[name] + value if name in sums else value
-            on_step(self.steps_done + step + 1)
+        self._sums: Terms = {}
+        self._began = time.perf_counter()
+
+    def step(self, batch: TrainingBatch, number: int) -> None:
+        """Train on one batch of the epoch. A GPU is given its work and not waited for."""
+        progress = TrainingProgress(self.epoch, self.now.epochs, number, self.steps_per_epoch)
+        for name, value in self._step(batch, progress).items():
+            self._sums[name] = self._sums[name] + value if name in self._sums else value
+
+    def end_epoch(self) -> Line:
+        """Validate, and go on to the next epoch or stage.
+
+        Raises:
+            TrainingError: a term of the loss is not finite.
+        """
+        stage = self.now
         line: Line = {"stage": stage.name, "epoch": self.epoch, "lr": self._rate()}
-        line |= {name: float(value) / len(picks) for name, value in sums.items()}
-        self._require_finite(line, sums)
+        totals = torch.stack([total.float() for total in self._sums.values()]).tolist()
+        terms = dict(zip(self._sums, totals, strict=True))
+        line |= {name: total / self.steps_per_epoch for name, total in terms.items()}
+        with self._watched():
+            self._require_finite(line)
         line |= self._validate(stage)
-        line["seconds"] = round(time.perf_counter() - began, 3)
+        line["seconds"] = round(time.perf_counter() - self._began, 3)
+        self.epoch += 1
+        self.history.append(line)
+        if self.epoch == stage.epochs:
+            self.stage, self.epoch, self.optimiser = self.stage + 1, 0, None
         return line
 
-    def _step(self, stage: Stage, batch: TrainingBatch, progress: TrainingProgress) -> Terms:
+    def _step(self, batch: TrainingBatch, progress: TrainingProgress) -> Terms:
         assert self.optimiser is not None
-        self._set_rate(stage, progress)
+        self._set_rate(self.now, progress)
         with self.autocast():
-            if batch.images is None:
+            if self.now.name == "teacher":
                 terms = self.method.teacher_terms(batch.cached, progress)
             else:
-                output = self.student(batch.images, self.method.student_stages)
+                output = self.forward_student(batch.images, self.method.student_stages)
                 terms = self.method(batch.cached, output, progress)
             loss = torch.stack([value.float() for value in terms.values()]).sum()
         self.optimiser.zero_grad(set_to_none=True)
@@ -222,7 +258,7 @@ class Trainer:
             nn.utils.clip_grad_norm_(self.trained, self.config.clip)
         self.optimiser.step()
         self.method.after_step()
-        if self.average is not None and batch.images is not None:
+        if self.average is not None and self.now.name == "student":
             self.average.update(self.student)
         return {"loss": loss.detach(), **{name: term.detach() for name, term in terms.items()}}
 
@@ -242,8 +278,8 @@ class Trainer:
         assert self.optimiser is not None
         return float(self.optimiser.param_groups[0]["lr"])
 
-    def _require_finite(self, line: Line, sums: Terms) -> None:
-        wrong = [name for name in sums if not math.isfinite(line[name])]
+    def _require_finite(self, line: Line) -> None:
+        wrong = [name for name in self._sums if not math.isfinite(line[name])]
         if wrong:
             raise TrainingError(
                 f"training diverged in epoch {self.epoch}: the loss is not a finite number.",

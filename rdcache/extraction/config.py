@@ -11,15 +11,18 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 
 from rdcache.data import salt_of_environment
-from rdcache.store import Location, as_location
+from rdcache.extraction.shared_options import (
+    DropLeaksOption,
+    KeepPathsOption,
+    RootOption,
+    SaltOption,
+    SplitSeedOption,
+    ValFractionOption,
+)
 from rdcache.store.signatures import required_signature
 
 LOCAL_WORKERS = r"local:([1-9]\d{0,3})"
 SCHEDULER_ADDRESS = r"(tcp|tls)://\S+:\d+"
-
-
-def _root(value: Any) -> Any:
-    return value if value is None else as_location(value)
 
 
 def _words(value: Any) -> Any:
@@ -32,14 +35,6 @@ def _words(value: Any) -> Any:
 
 
 PerTap = Annotated[tuple[str, ...], BeforeValidator(_words)]
-RootOption = Annotated[
-    Location | None,
-    BeforeValidator(_root),
-    Field(
-        description="Where stores are kept: a folder, or s3://BUCKET/FOLDER, gs://…, az://… "
-        "(default: RDCACHE_ROOT, else the user's cache folder)."
-    ),
-]
 
 
 class ExtractConfig(BaseModel):
@@ -91,31 +86,14 @@ class ExtractConfig(BaseModel):
         description="Weight file of the teacher, or `random` for an untrained one (default: the "
         "published file under the data folder).",
     )
-    seed: int = Field(default=0, description="Seed of the splits that are drawn here.")
-    val_fraction: float = Field(
-        default=0.15,
-        gt=0,
-        lt=1,
-        description="Part of the training images kept for validation where the dataset has no "
-        "official validation split.",
-    )
-    drop_leaks: bool = Field(
-        default=False, description="Leave out test images that also occur in train or val."
-    )
+    seed: SplitSeedOption = 0
+    val_fraction: ValFractionOption = 0.15
+    drop_leaks: DropLeaksOption = False
     strict: bool = Field(
         default=False, description="Fail on an unreadable image instead of skipping it."
     )
-    keep_paths: bool = Field(
-        default=False,
-        description="Keep the images' relative paths in the store, for everyone who may read it.",
-    )
-    uid_salt: str | None = Field(
-        default_factory=salt_of_environment,
-        exclude=True,
-        repr=False,
-        description="Salt of the uids, or @FILE: without it nobody can match them with images "
-        "(default: RDCACHE_UID_SALT, else none; others on this machine see a command line).",
-    )
+    keep_paths: KeepPathsOption = False
+    uid_salt: SaltOption = Field(default_factory=salt_of_environment)
     batch_size: int = Field(default=32, gt=0, description="Images per forward pass.")
     join: bool = Field(
         default=False,

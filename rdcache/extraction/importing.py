@@ -26,9 +26,17 @@ from rdcache.data import (
     view_parameters,
 )
 from rdcache.errors import DatasetError, FeatureFileError, StoreFormatError, UsageError
-from rdcache.extraction.config import RootOption
 from rdcache.extraction.feature_files import BagFolder, FeatureFile, FeatureSource
 from rdcache.extraction.matching import NO_ROW, match_rows, require_all, some
+from rdcache.extraction.shared_options import (
+    DataDirOption,
+    DropLeaksOption,
+    KeepPathsOption,
+    RootOption,
+    SaltOption,
+    SplitSeedOption,
+    ValFractionOption,
+)
 from rdcache.models.taps import default_tap
 from rdcache.progress import Progress, ignore
 from rdcache.store import (
@@ -43,7 +51,8 @@ from rdcache.store import (
     TapSpec,
     store_location,
 )
-from rdcache.store.filling import StoreContent, fill_store
+from rdcache.store.creating import StoreContent
+from rdcache.store.filling import fill_store
 from rdcache.store.hdf5 import open_hdf5
 from rdcache.store.hdf5_import import exported_manifest, import_hdf5
 from rdcache.store.manifest import fingerprint_of
@@ -84,33 +93,13 @@ class ImportConfig(BaseModel):
         description="What the model saw: the whole image squashed to a square, or its central "
         "square.",
     )
-    seed: int = Field(default=0, description="Seed of the splits that are drawn here.")
-    val_fraction: float = Field(
-        default=0.15,
-        gt=0,
-        lt=1,
-        description="Part of the training images kept for validation where the dataset has no "
-        "official validation split.",
-    )
-    drop_leaks: bool = Field(
-        default=False, description="Leave out test images that also occur in train or val."
-    )
-    keep_paths: bool = Field(
-        default=False,
-        description="Keep the images' relative paths in the store, for everyone who may read it.",
-    )
-    uid_salt: str | None = Field(
-        default_factory=salt_of_environment,
-        exclude=True,
-        repr=False,
-        description="Salt of the uids, or @FILE: without it nobody can match them with images "
-        "(default: RDCACHE_UID_SALT, else none; others on this machine see a command line).",
-    )
+    seed: SplitSeedOption = 0
+    val_fraction: ValFractionOption = 0.15
+    drop_leaks: DropLeaksOption = False
+    keep_paths: KeepPathsOption = False
+    uid_salt: SaltOption = Field(default_factory=salt_of_environment)
     root: RootOption = None
-    data_dir: Path | None = Field(
-        default=None,
-        description="Where datasets are looked for (default: RDCACHE_DATA, else `data`).",
-    )
+    data_dir: DataDirOption = None
 
 
 @dataclass(frozen=True)

@@ -43,6 +43,7 @@ from rdcache.store import (
     RemotePath,
     ShardRef,
     Store,
+    StoreContent,
     StoreWriter,
     TapSpec,
     Worker,
@@ -181,17 +182,16 @@ def _open_writer(plan: ExtractionPlan, forward: TeacherForward, worker: Worker) 
         wide = taps_beyond_float16(forward, layout.taps, projections)
         layout = replace(layout, taps=widened(layout.taps, wide))
         plan.require_space(layout.nbytes())
-    writer = create_store(
-        plan.location,
+    content = StoreContent(
         layout,
         plan.fingerprint,
         plan.sample_table(),
         plan.view_parameters,
         VIEW_COLUMNS,
         plan.facts(),
-        worker,
         projections,
     )
+    writer = create_store(plan.location, content, worker)
     shard_bytes = sum(tap.nbytes for tap in writer.layout.taps)
     plan.require_space(sum(shard.stop - shard.start for shard in writer.missing()) * shard_bytes)
     return writer

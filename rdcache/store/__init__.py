@@ -12,7 +12,7 @@ from rdcache.store.catalogue import (
     store_location,
 )
 from rdcache.store.claims import EXTRACTION, Worker, claims_beside
-from rdcache.store.creating import create_store, finished_store
+from rdcache.store.creating import StoreContent, create_store, finished_store
 from rdcache.store.locations import Location, RemotePath, as_location
 from rdcache.store.manifest import read_manifest
 from rdcache.store.objects import write_error
@@ -43,6 +43,7 @@ __all__ = [
     "SampleTable",
     "ShardRef",
     "Store",
+    "StoreContent",
     "StoreLayout",
     "StoreSummary",
     "StoreWriter",

@@ -202,7 +202,8 @@ class CachedObjects:
             store=self.location,
             file=name,
             why=why,
-            next=f"rdcache verify {self.location}, or push the store again",
+            next=f"rdcache verify {self.location} --repair, or rdcache rm {self.location} and push "
+            "it again",
         )
 
 

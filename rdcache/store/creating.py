@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
 from hashlib import sha256
@@ -39,6 +40,25 @@ from rdcache.store.spec import (
 from rdcache.store.writer import StoreWriter, without_dtypes
 
 
+@dataclass(frozen=True)
+class StoreContent:
+    """A store that has not been written yet, shards aside.
+
+    Attributes:
+        view_parameters: float64 (views, samples, columns).
+        facts: further entries of the manifest, JSON values.
+        projections: of the taps with fewer channels than the teacher's.
+    """
+
+    layout: StoreLayout
+    fingerprint: Fingerprint
+    samples: SampleTable
+    view_parameters: np.ndarray
+    view_columns: Sequence[str]
+    facts: Mapping[str, Any]
+    projections: Mapping[str, Projection] = field(default_factory=dict)
+
+
 def finished_store(location: Location) -> Store | None:
     """The store that lies here, if it is complete and every shard has its length."""
     try:
@@ -49,25 +69,14 @@ def finished_store(location: Location) -> Store | None:
 
 
 def create_store(
-    location: Location,
-    layout: StoreLayout,
-    fingerprint: Fingerprint,
-    samples: SampleTable,
-    view_parameters: np.ndarray,
-    view_columns: Sequence[str],
-    facts: Mapping[str, Any],
-    worker: Worker | None = None,
-    projections: Mapping[str, Projection] | None = None,
+    location: Location, content: StoreContent, worker: Worker | None = None
 ) -> StoreWriter:
     """Create a store, or reopen one of the same fingerprint as it was laid out, to fill it.
 
     Args:
-        worker: who writes, where several may; without one the caller is the only writer.
         location: the folder that is, or becomes, the Zarr group.
-        view_parameters: float64 (views, samples, columns).
-        facts: further entries of the manifest, JSON values.
-        projections: of the taps with fewer channels than the teacher's; a store that is there
-            keeps its own.
+        content: a store that is there keeps its own dtypes and projections.
+        worker: who writes, where several may; without one the caller is the only writer.
 
     Raises:
         StaleStoreError: a store of another fingerprint, or of other samples, lies there.
@@ -86,12 +95,14 @@ def create_store(
                 next="choose another --root",
             ) from None
         created = datetime.now(UTC).isoformat(timespec="milliseconds")
-        columns = _columns(layout, samples, view_parameters, view_columns, projections or {})
+        columns = _columns(content)
         digests = {name: sha256(data).hexdigest() for name, (_, data) in columns.items()}
-        manifest = build_manifest(layout, fingerprint, created, digests, facts)
-        _begin(objects, layout, manifest, columns, view_columns)
+        manifest = build_manifest(
+            content.layout, content.fingerprint, created, digests, content.facts
+        )
+        _begin(objects, content, manifest, columns)
         return writer_of(manifest)
-    _require_same(location, manifest, layout, fingerprint)
+    _require_same(location, manifest, content)
     writer = writer_of(manifest)
     if manifest.get("complete") is True and writer.missing():
         writer.reopen()
@@ -103,10 +114,9 @@ def create_store(
 
 def _begin(
     objects: Objects,
-    layout: StoreLayout,
+    content: StoreContent,
     manifest: Mapping[str, Any],
     columns: Mapping[str, tuple[str, bytes]],
-    view_columns: Sequence[str],
 ) -> None:
     """Write everything but the shards. The group's document comes last and makes it a store;
     whatever dies before leaves nothing that counts.
@@ -114,20 +124,16 @@ def _begin(
     group = group_document(manifest)
     objects.clean()
     objects.delete(sorted(objects.sizes("receipt/c")))
-    for name, data in [*arrays.all_documents(layout, view_columns).items(), *columns.values()]:
+    documents = arrays.all_documents(content.layout, content.view_columns)
+    for name, data in [*documents.items(), *columns.values()]:
         objects.put(name, data)
     objects.put("zarr.json", group)
 
 
-def _columns(
-    layout: StoreLayout,
-    samples: SampleTable,
-    view_parameters: np.ndarray,
-    view_columns: Sequence[str],
-    projections: Mapping[str, Projection],
-) -> dict[str, tuple[str, bytes]]:
+def _columns(content: StoreContent) -> dict[str, tuple[str, bytes]]:
     """The arrays that are one chunk each: name → (name of the chunk, its bytes)."""
-    parameters = np.ascontiguousarray(view_parameters, np.float64)
+    layout, samples, view_columns = content.layout, content.samples, content.view_columns
+    parameters = np.ascontiguousarray(content.view_parameters, np.float64)
     expected = (layout.views, layout.samples, len(view_columns))
     if parameters.shape != expected or not view_columns or len(samples.uids) != layout.samples:
         raise StoreFormatError(
@@ -136,7 +142,7 @@ def _columns(
             got=f"{len(samples.uids)} samples, view parameters {parameters.shape}",
         )
     values = {**samples.columns(), "view": parameters}
-    for tap, projection in projections.items():
+    for tap, projection in content.projections.items():
         values[f"taps/{tap}.basis"] = projection.basis.numpy()
         values[f"taps/{tap}.mean"] = projection.mean.numpy()
     chunks = {}
@@ -148,16 +154,14 @@ def _columns(
     return chunks
 
 
-def _require_same(
-    location: Location, manifest: Mapping[str, Any], layout: StoreLayout, fingerprint: Fingerprint
-) -> None:
+def _require_same(location: Location, manifest: Mapping[str, Any], content: StoreContent) -> None:
     """Refuse to go on with a store that is not the one that is asked for."""
     there = fingerprint_of(manifest, location)
-    if there != fingerprint:
+    if there != content.fingerprint:
         raise StaleStoreError(
             "a store of another fingerprint lies here.",
             store=location,
-            differs_in=", ".join(there.differences(fingerprint)),
+            differs_in=", ".join(there.differences(content.fingerprint)),
         )
     laid_out = layout_of(manifest, location)
     if laid_out.shard_samples > 2 * laid_out.samples:
@@ -166,7 +170,7 @@ def _require_same(
             store=location,
             shard=f"{laid_out.shard_samples} samples, of {laid_out.samples} in all",
         )
-    if without_dtypes(laid_out) != without_dtypes(layout):
+    if without_dtypes(laid_out) != without_dtypes(content.layout):
         raise StaleStoreError(
             "a store of other samples, views or taps lies here under the same fingerprint.",
             store=location,

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,25 +14,11 @@ from rdcache.errors import CorruptShardError, StaleStoreError, StoreFormatError,
 from rdcache.progress import Progress, ignore
 from rdcache.store import arrays
 from rdcache.store.claims import EXTRACTION, Worker, claims_beside
-from rdcache.store.creating import create_store, finished_store
+from rdcache.store.creating import StoreContent, create_store, finished_store
 from rdcache.store.locations import Location
-from rdcache.store.projection import Projection
 from rdcache.store.reader import Store
-from rdcache.store.spec import Fingerprint, SampleTable, ShardRef, StoreLayout
+from rdcache.store.spec import ShardRef
 from rdcache.store.writer import StoreWriter
-
-
-@dataclass(frozen=True)
-class StoreContent:
-    """A store that has not been written yet: all that `create_store` asks for."""
-
-    layout: StoreLayout
-    fingerprint: Fingerprint
-    samples: SampleTable
-    view_parameters: np.ndarray
-    view_columns: Sequence[str]
-    facts: Mapping[str, Any]
-    projections: Mapping[str, Projection] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -72,17 +58,7 @@ def fill_store(
     if (store := _there(location)) is not None and store.fingerprint == content.fingerprint:
         return store, False
     with _alone(location) as worker:
-        writer = create_store(
-            location,
-            content.layout,
-            content.fingerprint,
-            content.samples,
-            content.view_parameters,
-            content.view_columns,
-            content.facts,
-            worker,
-            content.projections,
-        )
+        writer = create_store(location, content, worker)
         if writer.layout != content.layout:
             raise StaleStoreError(
                 "an unfinished store of the same fingerprint, but laid out otherwise, lies here.",

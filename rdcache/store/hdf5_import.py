@@ -20,7 +20,8 @@ from rdcache.errors import FeatureFileError, StoreFormatError
 from rdcache.progress import Progress, ignore
 from rdcache.store import arrays
 from rdcache.store.compression import compress
-from rdcache.store.filling import Finished, StoreContent, fill_store
+from rdcache.store.creating import StoreContent
+from rdcache.store.filling import Finished, fill_store
 from rdcache.store.hdf5 import (
     MOST_COMPRESSION,
     find_dataset,

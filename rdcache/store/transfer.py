@@ -16,13 +16,14 @@ from typing import Any, Literal
 
 import numpy as np
 
-from rdcache.errors import CorruptShardError, UnknownNameError, UsageError
+from rdcache.errors import CorruptShardError, SignatureError, UnknownNameError, UsageError
 from rdcache.progress import Progress, ignore
 from rdcache.store import arrays
 from rdcache.store.catalogue import store_location
 from rdcache.store.columns import read_receipts
 from rdcache.store.compression import largest_shard
-from rdcache.store.filling import Finished, StoreContent, fill_store
+from rdcache.store.creating import StoreContent
+from rdcache.store.filling import Finished, fill_store
 from rdcache.store.gather import as_stored
 from rdcache.store.locations import Location
 from rdcache.store.manifest import BESIDE, ROOT, SIGNATURES, STRUCTURE, digests_of, group_document
@@ -121,7 +122,8 @@ def _vouched_for(there: Store, source: Store, kept: _Kept, key: Path | None) -> 
     """The store that lay at the destination already, with the signatures of what it is a copy of.
 
     Raises:
-        SignatureError: a signature is asked for, and it has none.
+        SignatureError: a signature is asked for, and it has none; as a part, which no signature
+            of the whole stands for.
     """
     if kept.whole and there.manifest[ROOT] == source.manifest[ROOT]:
         theirs, ours = (signatures_of(it.manifest) for it in (source, there))
@@ -129,6 +131,12 @@ def _vouched_for(there: Store, source: Store, kept: _Kept, key: Path | None) -> 
             manifest = {**there.manifest, SIGNATURES: {**ours, **theirs}}
             objects_at(there.location).put("zarr.json", group_document(manifest))
             there = open_directly(there.location)
+    if key is not None and not kept.whole and not signatures_of(there.manifest):
+        raise SignatureError(
+            "this part is there already, without a signature that tells where it is from.",
+            store=there.location,
+            next=f"rdcache rm {there.location}, then the same command again",
+        )
     if key is not None:
         require_signed(there.manifest, there.location, key)
     return there

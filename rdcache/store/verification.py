@@ -54,6 +54,20 @@ class Problem:
     tap: str | None = None
 
 
+@dataclass(frozen=True)
+class _Stated:
+    """What a store says of one shard; None where it is missing.
+
+    Attributes:
+        outcome: what became of each sample.
+        receipt: the sha256 of its objects, tap by tap.
+    """
+
+    shard: ShardRef
+    outcome: bytes | None
+    receipt: bytes | None
+
+
 def verify_store(
     location: Location, on_progress: Progress = ignore, require_signature: Path | None = None
 ) -> list[Problem]:
@@ -90,10 +104,10 @@ def verify_store(
             problems.append(Problem("zarr.json", f"is not signed as asked for: {error.summary}"))
     problems += _metadata(objects, layout, digests.get("metadata") if complete else None)
     problems += _columns(objects, layout, digests)
-    shards = [ref for ref in layout.shards() if complete or _has_receipt(objects, ref)]
+    stated = [it for it in _stated(objects, layout) if complete or it.receipt is not None]
     if complete:
-        problems += _whole_arrays(objects, shards, digests)
-    problems += _shards(objects, layout, shards, on_progress)
+        problems += _whole_arrays(stated, digests)
+    problems += _shards(objects, layout, stated, on_progress)
     problems += _strangers(objects, layout)
     if not problems:
         try:
@@ -123,28 +137,32 @@ def _columns(objects: Objects, layout: StoreLayout, digests: dict[str, str]) -> 
             yield Problem(chunk, "does not match its digest in the manifest")
 
 
-def _whole_arrays(
-    objects: Objects, shards: list[ShardRef], digests: dict[str, str]
-) -> Iterator[Problem]:
+def _stated(objects: Objects, layout: StoreLayout) -> list[_Stated]:
+    """What the store says of every shard, read once."""
+    shards = layout.shards()
+    outcomes = objects.read_all([arrays.outcome_object(ref) for ref in shards])
+    receipts = objects.read_all([arrays.receipt_object(ref) for ref in shards])
+    return list(map(_Stated, shards, outcomes, receipts))
+
+
+def _whole_arrays(stated: list[_Stated], digests: dict[str, str]) -> Iterator[Problem]:
     """Compare `outcome` and `receipt`; which of their chunks is wrong cannot be told."""
-    for array, object_of in (
-        ("outcome", arrays.outcome_object),
-        ("receipt", arrays.receipt_object),
-    ):
+    outcomes = [(arrays.outcome_object(it.shard), it.outcome, it.shard) for it in stated]
+    receipts = [(arrays.receipt_object(it.shard), it.receipt, it.shard) for it in stated]
+    for array, chunks in (("outcome", outcomes), ("receipt", receipts)):
         whole = hashlib.sha256()
-        chunks = objects.read_all([object_of(ref) for ref in shards])
-        for ref, data in zip(shards, chunks, strict=True):
+        for name, data, ref in chunks:
             if data is None:
-                yield Problem(object_of(ref), "is missing", ref)
+                yield Problem(name, "is missing", ref)
             whole.update(data or b"")
         if whole.hexdigest() != digests.get(array):
             yield Problem(array, "does not match its digest in the manifest")
 
 
 def _shards(
-    objects: Objects, layout: StoreLayout, shards: list[ShardRef], on_progress: Progress
+    objects: Objects, layout: StoreLayout, stated: list[_Stated], on_progress: Progress
 ) -> list[Problem]:
-    jobs = [(ref, number, tap) for ref in shards for number, tap in enumerate(layout.taps)]
+    jobs = [(it, number, tap) for it in stated for number, tap in enumerate(layout.taps)]
     problems: list[Problem] = []
     with ThreadPoolExecutor(THREADS, thread_name_prefix="verify") as pool:
         found = pool.map(lambda job: _shard_problem(objects, layout, *job), jobs)
@@ -155,18 +173,19 @@ def _shards(
 
 
 def _shard_problem(
-    objects: Objects, layout: StoreLayout, ref: ShardRef, number: int, tap: TapSpec
+    objects: Objects, layout: StoreLayout, stated: _Stated, number: int, tap: TapSpec
 ) -> Problem | None:
     """What is wrong with one shard object of one tap, if anything."""
+    ref = stated.shard
     name = arrays.tap_object(tap, ref.view, ref.index)
-    receipt = objects.read(arrays.receipt_object(ref)) or b""
-    stated = receipt[number * arrays.DIGEST_BYTES : (number + 1) * arrays.DIGEST_BYTES]
-    outcome = np.frombuffer(objects.read(arrays.outcome_object(ref)) or b"", np.uint8)
+    receipts = stated.receipt or b""
+    receipt = receipts[number * arrays.DIGEST_BYTES : (number + 1) * arrays.DIGEST_BYTES]
+    outcome = np.frombuffer(stated.outcome or b"", np.uint8)
     present = int(np.count_nonzero(outcome == STORED))
     data = objects.mapped(name, largest_shard(tap, present, layout.shard_samples))
     if data is None:
         return Problem(name, "is missing, empty or too long", ref, tap.name)
-    if hashlib.sha256(data.data).digest() != stated:
+    if hashlib.sha256(data.data).digest() != receipt:
         return Problem(name, "does not match its receipt", ref, tap.name)
     sentence = _content_problem(data, layout, ref, tap, outcome)
     return None if sentence is None else Problem(name, sentence, ref, tap.name)
@@ -213,7 +232,3 @@ def _strangers(objects: Objects, layout: StoreLayout) -> Iterator[Problem]:
         known |= {arrays.tap_object(tap, ref.view, ref.index) for tap in layout.taps}
     for name in sorted(objects.sizes("").keys() - known):
         yield Problem(name, "does not belong to this store")
-
-
-def _has_receipt(objects: Objects, ref: ShardRef) -> bool:
-    return objects.exists(arrays.receipt_object(ref))

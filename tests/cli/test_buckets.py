@@ -13,7 +13,9 @@ from small_inputs import Pooling
 from torch import nn
 
 from rdcache.cli import cli, run_command_line
-from rdcache.store import RemotePath
+from rdcache.errors import CorruptShardError
+from rdcache.store import RemotePath, open_store
+from rdcache.store.objects import objects_at
 
 QUICK = (
     *("--student", "shufflenet-x0.5", "--image-size", "32", "--batch-size", "8"),
@@ -75,6 +77,23 @@ def test_a_store_is_pushed_and_a_part_of_it_pulled_and_used(
     # With fewer views alone it is the very store that extract makes.
     pulled = as_json("pull", pushed["store"], "--views", "2")
     assert as_json("extract", *where, "--views", "2")["store"] == pulled["store"]
+
+
+def test_a_damaged_store_in_a_bucket_is_mended_as_its_error_says(
+    where: tuple[str, ...], bucket: RemotePath
+) -> None:
+    store = RemotePath(
+        as_json("extract", *where, "--views", "flip", "--root", str(bucket))["store"]
+    )
+    objects = objects_at(store)
+    name = min(objects.sizes("taps/out0/c/0"))
+    good = objects.read(name) or b""
+    objects.put(name, good[:-1] + bytes([good[-1] ^ 1]))
+    with pytest.raises(CorruptShardError, match="cannot be used") as caught:
+        open_store(store).read([0], 0)
+    assert caught.value.facts["next"].startswith(f"rdcache verify {store} --repair")
+    assert as_json("verify", str(store), "--repair", *where)["ok"]
+    assert objects.read(name) == good
 
 
 def test_addresses_that_are_none_are_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:

@@ -53,6 +53,10 @@ def test_both_phases_from_the_command_line(teacher: str, folder: Path, tmp_path:
     assert str(folder.parent) not in json.dumps(manifest), "a shared store tells nobody's folders"
     stores = as_json("list", "stores")["stores"]
     assert [store["store"] for store in stores] == [first["store"]]
+    assert stores[0]["made"] == manifest["created"]
+    table = succeed("list", "stores")
+    assert manifest["created"][:16] in table
+    assert manifest["created"][:17] not in table
 
     distill = (
         *("distill", "--student", "shufflenet-x0.5", "--dataset", f"folder:{folder}", *SMALL),
@@ -60,12 +64,13 @@ def test_both_phases_from_the_command_line(teacher: str, folder: Path, tmp_path:
     )
     report = as_json(*distill, "--seed", "0,1")
     assert report["store"] == first["store"]
-    assert [run["seed"] for run in report["runs"]] == [0, 1]
-    assert report["summary"]["accuracy"]["n"] == 2
+    (student,) = report["students"]
+    assert [run["seed"] for run in student["runs"]] == [0, 1]
+    assert student["summary"]["accuracy"]["n"] == 2
     again = as_json(*distill, "--seed", "0,1")
-    assert [run["status"] for run in again["runs"]] == ["done before"] * 2
+    assert [run["status"] for run in again["students"][0]["runs"]] == ["done before"] * 2
 
-    run = report["runs"][0]
+    run = student["runs"][0]
     metrics = as_json("evaluate", run["run"], "--dataset", f"folder:{folder}")["metrics"]
     assert metrics["confusion"] == run["metrics"]["confusion"]
     assert "accuracy" in succeed("evaluate", run["run"], "--dataset", f"folder:{folder}")

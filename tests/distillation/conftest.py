@@ -12,7 +12,15 @@ import pytest
 from PIL import Image
 
 from rdcache.data import VIEW_COLUMNS, ImageDataset, ViewSpec, load_dataset, view_parameters
-from rdcache.store import Fingerprint, SampleTable, Store, StoreLayout, TapSpec, create_store
+from rdcache.store import (
+    Fingerprint,
+    SampleTable,
+    Store,
+    StoreContent,
+    StoreLayout,
+    TapSpec,
+    create_store,
+)
 
 CLASSES, PER_CLASS, VIEWS = ("benign", "malignant", "normal"), 20, 3
 TAPS = (TapSpec("s4", "map2d", (8, 3, 3)), TapSpec("tokens", "tokens", (4, 6)))
@@ -22,6 +30,7 @@ QUICK: dict[str, Any] = {
     "batch_size": 8,
     "epochs": 2,
     "device": "cpu",
+    "checkpoint_seconds": 0,  # one after every epoch
 }
 
 
@@ -47,13 +56,16 @@ def draw_images(folder: Path) -> None:
 
 
 def write_store(
-    location: Path, dataset: ImageDataset, not_finite: tuple[tuple[int, int], ...] = ()
+    location: Path,
+    dataset: ImageDataset,
+    not_finite: tuple[tuple[int, int], ...] = (),
+    taps: tuple[TapSpec, ...] = TAPS,
 ) -> Store:
     """Taps are the class plus noise; pairs (sample, view) in `not_finite` are left out."""
     spec = ViewSpec.parse(str(VIEWS), symmetry=dataset.symmetry)
     parameters = view_parameters(spec, dataset.uids, [s.size for s in dataset.samples])
     training = int((dataset.splits == "train").sum())
-    layout = StoreLayout.plan(TAPS, (len(dataset), *[training] * (VIEWS - 1)))
+    layout = StoreLayout.plan(taps, (len(dataset), *[training] * (VIEWS - 1)))
     samples = SampleTable(
         tuple(dataset.uids), dataset.labels, tuple(dataset.splits), dataset.group_codes
     )
@@ -70,7 +82,8 @@ def write_store(
         "views": spec.to_dict(),
     }
     fingerprint = Fingerprint({"dataset": dataset.digest, "left out": list(map(list, not_finite))})
-    writer = create_store(location, layout, fingerprint, samples, parameters, VIEW_COLUMNS, facts)
+    content = StoreContent(layout, fingerprint, samples, parameters, VIEW_COLUMNS, facts)
+    writer = create_store(location, content)
     for shard in writer.missing():
         random = np.random.default_rng(shard.view)
         rows = range(shard.start, shard.stop)

@@ -23,7 +23,7 @@ from rdcache.distillation import (
     load_run,
     summarise,
 )
-from rdcache.distillation.session import create_trainer
+from rdcache.distillation.preparing import create_trainer
 from rdcache.errors import (
     FileWriteError,
     RunNotFoundError,
@@ -155,7 +155,7 @@ def test_methods_of_one_seed_share_initial_weights_batches_and_jitter(
     first, second = (trainer.student.state_dict() for trainer in trainers)
     assert all(torch.equal(first[name], second[name]) for name in first)
     images = [
-        next(t.source.training(t.training.batches(8, 1, "student", 3), True, "student", 3, 1))
+        next(t.source.training(t.training.batches(8, 1, "student", 3), (), True, "student", 3, 1))
         for t in trainers
     ]
     assert images[0].images is not None

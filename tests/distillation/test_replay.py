@@ -9,7 +9,7 @@ import torch
 
 from rdcache.data import cut_view
 from rdcache.distillation import DistillConfig
-from rdcache.distillation.session import create_trainer
+from rdcache.distillation.preparing import create_trainer
 from rdcache.extraction import extract
 from rdcache.methods import CachedBatch, TrainingProgress
 from rdcache.models import load_teacher
@@ -32,7 +32,7 @@ def test_the_loss_from_cached_taps_is_the_loss_of_the_live_teacher_on_the_same_v
     trainer = create_trainer(store, tiny.dataset, config, 0, torch.device("cpu"))
     picks = trainer.training.batches(8, epoch=1)[0]
     assert len(set(picks.views.tolist())) > 1
-    cached = trainer.source.cached(picks)
+    cached = trainer.source.cached(picks, trainer.method.taps)
 
     teacher = load_teacher("efficientnet-lite0")
     images = [

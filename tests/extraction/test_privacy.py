@@ -248,7 +248,7 @@ def test_a_run_of_a_salted_store_is_evaluated_with_the_salt_and_does_not_tell_it
     distill += ["--method", "none", "--epochs", "1", "--image-size", "32", "--batch-size", "4"]
     distill += ["--out", str(tmp_path / "runs"), "--uid-salt", SALT, "--json"]
     assert run_command_line(distill) == 0
-    (run,) = json.loads(capsys.readouterr().out)["runs"]
+    (run,) = json.loads(capsys.readouterr().out)["students"][0]["runs"]
     for data in everything(tmp_path / "runs"):
         assert SALT.encode() not in data
     evaluate = ["evaluate", run["run"], *where, "--json"]

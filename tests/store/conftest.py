@@ -15,6 +15,7 @@ from rdcache.store import (
     SampleTable,
     ShardRef,
     Store,
+    StoreContent,
     StoreLayout,
     StoreWriter,
     TapSpec,
@@ -72,7 +73,7 @@ def begin(location: Path, layout: StoreLayout = LAYOUT, **changes: Any) -> Store
         "facts": {"dataset": {"name": "invented"}, "teacher": {"name": "nobody"}},
         **changes,
     }
-    return create_store(location, layout, **arguments)
+    return create_store(location, StoreContent(layout, **arguments))
 
 
 def fill(writer: StoreWriter, outcomes: Mapping[tuple[int, int], int] | None = None) -> None:

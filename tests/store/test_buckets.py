@@ -35,7 +35,7 @@ from rdcache.store.housekeeping import delete_garbage, disk_usage, find_garbage,
 from rdcache.store.locations import below
 from rdcache.store.objects import objects_at
 
-from .conftest import begin, contents, fill
+from .conftest import LAYOUT, begin, contents, fill
 
 
 def location(bucket: RemotePath, name: str = "0123456789ab") -> RemotePath:
@@ -171,7 +171,7 @@ def test_leftovers_in_a_bucket_are_garbage(bucket: RemotePath) -> None:
         find_garbage(bucket, unused_days=1)
 
 
-def test_damage_in_a_bucket_is_found_and_never_read(bucket: RemotePath) -> None:
+def test_damage_in_a_bucket_is_found_and_never_read(bucket: RemotePath, s3: S3Server) -> None:
     place = location(bucket)
     make(place)
     objects = objects_at(place)
@@ -179,7 +179,10 @@ def test_damage_in_a_bucket_is_found_and_never_read(bucket: RemotePath) -> None:
     data = bytearray(objects.read(name) or b"")
     data[3] ^= 1
     objects.put(name, bytes(data))
+    s3.requests.clear()
     assert [problem.name for problem in verify_store(place)] == [name]
+    shards = len(LAYOUT.shards())  # what is said of them is fetched once for all taps
+    assert [s3.count("GET", f"/{name}/c/") for name in ("outcome", "receipt")] == [shards] * 2
     with pytest.raises(CorruptShardError, match="does not match its receipt"):
         open_store(place).read([0], 0, ["layer4"])
 

@@ -31,7 +31,6 @@ from rdcache.store import (
     StoreLayout,
     StoreWriter,
     TapSpec,
-    create_store,
     open_store,
     signing,
     verify_store,
@@ -44,8 +43,7 @@ from rdcache.store.quantisation import quantised, with_scales
 from rdcache.store.signatures import fingerprint, new_key, signatures_of
 from rdcache.store.signing import sign_store
 
-from .conftest import COLUMNS, FINGERPRINT, LAYOUT, begin, contents, fill, sample_table
-from .conftest import view_parameters as parameters
+from .conftest import begin, contents, fill
 
 Keys = tuple[Path, Path]
 
@@ -270,8 +268,7 @@ def test_a_signature_survives_copies_and_hdf5(signed: Path, keys: Keys, tmp_path
 
 def test_mending_drops_the_signature(signed: Path, keys: Keys) -> None:
     (signed / "taps/pooled/c/0/1/0").unlink()
-    arguments = (LAYOUT, FINGERPRINT, sample_table(LAYOUT), parameters(LAYOUT), COLUMNS, {})
-    writer = create_store(signed, *arguments)
+    writer = begin(signed)
     with pytest.raises(SignatureError, match="not signed: its extraction has not finished"):
         open_store(signed, allow_incomplete=True, require_signature=keys[1])
     fill(writer)

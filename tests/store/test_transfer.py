@@ -30,6 +30,7 @@ from rdcache.store import (
     open_store,
     verify_store,
 )
+from rdcache.store.housekeeping import remove_store
 from rdcache.store.objects import objects_at
 from rdcache.store.signatures import new_key
 from rdcache.store.signing import sign_store
@@ -179,6 +180,23 @@ def test_a_signature_travels_with_the_whole_and_is_asked_for_on_the_way(
     part = copy_store(place, tmp_path / "mine", Part(views=1), require_signature=public).store
     with pytest.raises(SignatureError, match="not signed"):
         open_store(part.location, require_signature=public)
+
+
+def test_a_part_that_is_there_already_has_to_go_before_it_is_copied_of_a_signed_store_again(
+    source: Store, tmp_path: Path
+) -> None:
+    private, public, _ = new_key(tmp_path / "ada")
+    sign_store(source.location, private)
+    part, mine = Part(taps=("pooled",)), tmp_path / "mine"
+    place = copy_store(source.location, mine, part, require_signature=public).store.location
+    with pytest.raises(SignatureError, match="part is there already") as caught:
+        copy_store(source.location, mine, part, require_signature=public)
+    assert caught.value.facts["next"].startswith(f"rdcache rm {place}")
+    remove_store(place)
+    assert copy_store(source.location, mine, part, require_signature=public).status == "copied"
+    # Who signs the part itself may go on.
+    sign_store(place, private)
+    assert copy_store(source.location, mine, part, require_signature=public).status == "unchanged"
 
 
 def test_a_part_of_everything_is_the_whole(source: Store, tmp_path: Path) -> None:

@@ -1,0 +1,191 @@
+"""What a run needs before its first step: the student, the method, and where their batches come
+from.
+
+Images and taps are opened once for all runs of a call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from rdcache.data import ImageDataset, Jitter, StudentInputs
+from rdcache.distillation.acceleration import compiled
+from rdcache.distillation.batches import BatchSource
+from rdcache.distillation.config import DistillConfig
+from rdcache.distillation.folds import training_folds
+from rdcache.distillation.hardware import autocast_for
+from rdcache.distillation.randomness import counted_seed
+from rdcache.distillation.residency import (
+    ReadTaps,
+    Residency,
+    ResidentTaps,
+    TapSource,
+    choose_residency,
+)
+from rdcache.distillation.sampling import TrainingSamples
+from rdcache.distillation.statistics import channel_statistics
+from rdcache.distillation.training import Trainer
+from rdcache.errors import UsageError
+from rdcache.methods import Method, MethodContext, create_method, task_loss
+from rdcache.models import Student, create_student
+from rdcache.store import Store
+
+LEAST_BATCH = 2
+Note = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run that is to be: a resolved config and one of its seeds."""
+
+    config: DistillConfig
+    seed: int
+
+
+class Sources:
+    """Images and cached taps of one store, for all who train on them.
+
+    Args:
+        device: where batches go.
+        on_note: told in a sentence where taps are kept, and why.
+
+    Attributes:
+        residency: where taps are, once `taps` has been asked for any.
+    """
+
+    def __init__(
+        self, store: Store, dataset: ImageDataset, device: torch.device, on_note: Note
+    ) -> None:
+        self.store, self.dataset, self.device = store, dataset, device
+        self.residency: Residency | None = None
+        self._on_note = on_note
+        self._taps: dict[tuple[object, ...], TapSource] = {}
+        self._inputs: dict[tuple[object, ...], StudentInputs] = {}
+        self._batches: dict[tuple[int, int], BatchSource] = {}
+
+    def taps(self, names: Sequence[str], config: DistillConfig) -> TapSource:
+        """Taps by name, of the views that a config trains on, where the config wants them."""
+        views = config.views or self.store.views
+        key = (frozenset(names), views, config.resident)
+        if key not in self._taps:
+            residency = choose_residency(self.store, names, views, config.resident, self.device)
+            self._on_note(f"taps: {residency}")
+            self.residency = residency
+            if residency.where == "disk":
+                self._taps[key] = ReadTaps(self.store)
+            else:
+                place = self.device if residency.where == "device" else torch.device("cpu")
+                self._taps[key] = ResidentTaps(self.store, names, views, place)
+        return self._taps[key]
+
+    def inputs(self, config: DistillConfig, student: Student) -> StudentInputs:
+        """Images as a student wants them; those who want the same share what is decoded."""
+        key = (config.image_size, student.mean, student.std, config.jitter)
+        if key not in self._inputs:
+            jitter = Jitter(config.jitter, config.jitter) if config.jitter else None
+            self._inputs[key] = StudentInputs(
+                self.dataset,
+                self.store.view_parameters,
+                config.image_size,
+                student.mean,
+                student.std,
+                jitter,
+            )
+        return self._inputs[key]
+
+    def batches(self, taps: TapSource, inputs: StudentInputs) -> BatchSource:
+        """Both in step; the same object for the same two."""
+        key = (id(taps), id(inputs))
+        if key not in self._batches:
+            self._batches[key] = BatchSource(taps, inputs, self.device)
+        return self._batches[key]
+
+
+def create_trainers(sources: Sources, jobs: Sequence[Job]) -> list[Trainer]:
+    """Build student, method and batches of some runs.
+
+    A student's initial weights depend on the seed alone, so that methods can be compared in pairs.
+
+    Raises:
+        UsageError: the store does not suffice for what the config asks.
+    """
+    store, device = sources.store, sources.device
+    built = [_build(store, job, device) for job in jobs]
+    names = list(dict.fromkeys(tap for _, method, _ in built for tap in method.taps))
+    trainers = []
+    for job, (student, method, training) in zip(jobs, built, strict=True):
+        inputs = sources.inputs(job.config, student)
+        batches = sources.batches(sources.taps(names, job.config), inputs)
+        classes = tuple(store.manifest["dataset"]["classes"])
+        autocast = autocast_for(device, job.config.amp)
+        trainer = Trainer(
+            job.config, job.seed, student, method, batches, training, classes, autocast
+        )
+        trainer.forward_student = compiled(student, job.config, trainer.steps, device)
+        trainers.append(trainer)
+    return trainers
+
+
+def create_trainer(
+    store: Store, dataset: ImageDataset, config: DistillConfig, seed: int, device: torch.device
+) -> Trainer:
+    """Build student, method and batches for one seed of a resolved config."""
+    return create_trainers(Sources(store, dataset, device, lambda note: None), [Job(config, seed)])[
+        0
+    ]
+
+
+def _build(store: Store, job: Job, device: torch.device) -> tuple[Student, Method, TrainingSamples]:
+    config, seed = job.config, job.seed
+    order = seed if config.order_seed is None else config.order_seed
+    training = TrainingSamples(store, order, config.views)
+    _require_trainable(store, config, training)
+    classes = store.manifest["dataset"]["classes"]
+    torch.manual_seed(counted_seed("student", seed))
+    student = create_student(config.student, len(classes), config.student_weights)
+    student = student.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    torch.manual_seed(counted_seed("method", seed))
+    counts = np.bincount(np.asarray(store.labels)[training.rows], minlength=len(classes))
+    context = MethodContext(
+        taps=store.taps,
+        default_tap=store.manifest["teacher"]["default_tap"],
+        feature_dim=student.feature_dim,
+        num_classes=len(classes),
+        classifier=student.classifier,
+        task_loss=task_loss(
+            store.manifest["dataset"]["task"],
+            counts.tolist(),
+            config.label_smoothing,
+            config.class_weights,
+        ),
+        statistics=lambda tap: channel_statistics(store, tap),
+        folds=lambda count: torch.from_numpy(training_folds(store, training.rows, count, seed)),
+        epochs=config.epochs,
+        batch_size=config.batch_size,
+    )
+    return (
+        student,
+        create_method(config.method, config.method_options, context).to(device),
+        training,
+    )
+
+
+def _require_trainable(store: Store, config: DistillConfig, training: TrainingSamples) -> None:
+    """Refuse what cannot be trained or evaluated, before all else."""
+    training.batches(config.batch_size, 0)  # refuses a batch that is too large
+    if config.batch_size < LEAST_BATCH:
+        raise UsageError("batch norm needs batches of at least 2.", given=config.batch_size)
+    if not (store.splits == "test").any():
+        raise UsageError(
+            "there are no test images to evaluate on.",
+            store=store.location,
+            next="a dataset with a test split, or extract without --drop-leaks",
+        )
+    if config.select == "best" and not (store.splits == "val").any():
+        raise UsageError(
+            "there is no validation split to select an epoch on.", next="--select last"
+        )

@@ -1,0 +1,185 @@
+"""Where cached taps are during training: read batch by batch, or all at hand, one tensor a tap, in
+main memory or on the GPU.
+
+The numbers are the same everywhere, so where they are is a matter of speed alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import numpy as np
+import torch
+
+from rdcache.errors import UsageError
+from rdcache.memory import available_device_memory, available_memory
+from rdcache.store import RemotePath, Store, TapSpec
+from rdcache.store.quantisation import dequantise, with_scales
+
+Resident = Literal["auto", "device", "host", "disk"]
+DEVICE_SHARE = 0.5  # of the free memory of a GPU: training needs some too
+HOST_SHARE = 0.5
+GIB = 2**30
+
+
+@dataclass(frozen=True)
+class Residency:
+    """Where taps are, and why.
+
+    Attributes:
+        where: `device`, `host`, or `disk`.
+        nbytes: what they take there.
+    """
+
+    where: Literal["device", "host", "disk"]
+    nbytes: int
+    why: str
+
+    def __str__(self) -> str:
+        return f"{self.where} ({self.nbytes / GIB:.2f} GiB; {self.why})"
+
+
+def choose_residency(
+    store: Store, taps: Sequence[str], views: int, asked: Resident, device: torch.device
+) -> Residency:
+    """Settle where taps are kept.
+
+    What fits half of the GPU's free memory is kept there. Without that, a local store whose tensors
+    lie uncompressed on disk is read through its memory map: the page cache holds it once for all
+    processes of the machine, and a copy would take as much again. A store in a bucket, or one that
+    has to be decompressed, is kept in main memory if it fits half of what is available.
+
+    Args:
+        views: how many of the store's views are read.
+
+    Raises:
+        UsageError: `device` is asked for and there is no GPU.
+    """
+    needed = sum(tap.nbytes for tap in _stored(store, taps)) * int(pairs(store, views).sum())
+    if asked == "device" and device.type != "cuda":
+        raise UsageError("taps are kept on the device only where that is a GPU.", device=device)
+    if asked != "auto":
+        return Residency(asked, needed, "as asked for")
+    if not taps:
+        return Residency("disk", 0, "the method reads none")
+    if device.type == "cuda":
+        free = available_device_memory(device)
+        if needed <= DEVICE_SHARE * free:
+            return Residency("device", needed, f"{free / GIB:.1f} GiB are free on the GPU")
+    costly = _why_reading_costs(store, taps)
+    if costly is None:
+        return Residency("disk", needed, "mapped files, which all processes of a machine share")
+    free = available_memory()
+    if needed <= HOST_SHARE * free:
+        return Residency("host", needed, f"{costly}; {free / GIB:.1f} GiB of memory are available")
+    return Residency("disk", needed, f"only {free / GIB:.1f} GiB of memory are available")
+
+
+def _why_reading_costs(store: Store, taps: Sequence[str]) -> str | None:
+    if isinstance(store.location, RemotePath):
+        return "the store lies in a bucket"
+    if any(tap.codec != "none" for tap in _stored(store, taps)):
+        return "they would be decompressed again every epoch"
+    return None
+
+
+class TapSource(Protocol):
+    """Gives batches of cached taps."""
+
+    store: Store
+
+    def read(
+        self, samples: np.ndarray, views: np.ndarray, taps: Sequence[str]
+    ) -> dict[str, torch.Tensor]:
+        """Tap name → (B, *tap) in the stored dtype, int8 taps in float32, of (sample, view) pairs.
+
+        Raises:
+            UsageError: a pair that is not stored.
+        """
+
+
+class ReadTaps:
+    """Taps that are read from the store, batch by batch."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+
+    def read(
+        self, samples: np.ndarray, views: np.ndarray, taps: Sequence[str]
+    ) -> dict[str, torch.Tensor]:
+        """Tap name → (B, *tap), on the CPU; see `Store.read`."""
+        return self.store.read(samples.tolist(), views.tolist(), taps) if taps else {}
+
+
+class ResidentTaps:
+    """Taps of the first views of a store, read once and kept, one tensor a tap.
+
+    int8 taps are kept as they are stored and multiplied with their scales batch by batch.
+
+    Args:
+        taps: names; others cannot be read.
+        views: how many views.
+        device: where they are kept.
+    """
+
+    def __init__(self, store: Store, taps: Sequence[str], views: int, device: torch.device) -> None:
+        self.store = store
+        kept = pairs(store, views)
+        # The row of each (view, sample) pair in the tensors; pairs that are not stored have none.
+        self._rows = np.where(kept, np.cumsum(kept).reshape(kept.shape) - 1, -1)
+        self._tensors = {
+            tap.name: torch.empty(
+                (int(kept.sum()), *tap.shape), dtype=getattr(torch, tap.dtype), device=device
+            )
+            for tap in _stored(store, taps)
+        }
+        for shard in store.layout.shards():
+            if shard.view < views:
+                self._load(shard.view, np.arange(shard.start, shard.stop))
+
+    def _load(self, view: int, samples: np.ndarray) -> None:
+        rows = self._rows[view, samples]
+        samples, rows = samples[rows >= 0], rows[rows >= 0]
+        if not len(rows):
+            return
+        read = self.store.read_stored(samples.tolist(), view, list(self._tensors))
+        for name, tensor in read.items():
+            self._tensors[name][rows[0] : rows[-1] + 1] = tensor  # rows of a shard are consecutive
+
+    def read(
+        self, samples: np.ndarray, views: np.ndarray, taps: Sequence[str]
+    ) -> dict[str, torch.Tensor]:
+        """Tap name → (B, *tap), where they are kept; what `Store.read` gives.
+
+        Raises:
+            UsageError: a pair that is not stored.
+        """
+        if (views >= len(self._rows)).any():
+            raise UsageError("a view that is not resident is asked for.", resident=len(self._rows))
+        numbers = self._rows[views, samples]
+        if (numbers < 0).any():
+            self.store.read(samples.tolist(), views.tolist(), taps)  # says which one, and why
+        rows = torch.from_numpy(numbers)
+        batch = {}
+        for tap in (self.store.taps[name] for name in taps):
+            values = self._select(tap.name, rows)
+            if tap.scales is not None:
+                values = dequantise(values, self._select(tap.scales.name, rows), tap)
+            batch[tap.name] = values
+        return batch
+
+    def _select(self, name: str, rows: torch.Tensor) -> torch.Tensor:
+        tensor = self._tensors[name]
+        return tensor.index_select(0, rows.to(tensor.device, non_blocking=True))
+
+
+def pairs(store: Store, views: int) -> np.ndarray:
+    """Which pairs of the first views are stored: bool (views, samples)."""
+    everything = range(store.samples)
+    return np.stack([store.available(everything, view) for view in range(views)])
+
+
+def _stored(store: Store, taps: Sequence[str]) -> tuple[TapSpec, ...]:
+    return with_scales([store.taps[name] for name in taps])

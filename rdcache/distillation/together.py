@@ -1,0 +1,86 @@
+"""Several students trained side by side: those that want the same batches get them from one stream,
+so that tensors are read, and images are cut, once for all of them.
+
+Each comes to the very weights that it would have come to alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+
+from rdcache.distillation.batches import TrainingBatch
+from rdcache.distillation.training import Line, Trainer
+
+
+def train_together(
+    trainers: Sequence[Trainer], on_step: Callable[[int], None]
+) -> Iterator[tuple[Trainer, Line]]:
+    """Train what is left of each, and yield each one's line of numbers when an epoch is done.
+
+    Args:
+        on_step: called with the number of steps that all have done.
+
+    Raises:
+        TrainingError: one of them diverged; the others stay where they are.
+    """
+    randomness = {id(trainer): OwnRandomness(trainer) for trainer in trainers}
+    while pending := [trainer for trainer in trainers if not trainer.done]:
+        last = min(pending, key=_how_far)
+        group = [trainer for trainer in pending if _stream(trainer) == _stream(last)]
+        done = sum(trainer.steps_done for trainer in trainers)
+        for trainer in group:
+            with randomness[id(trainer)].resumed():
+                trainer.begin_epoch()
+        for number, batch in enumerate(_batches(group)):
+            for trainer in group:
+                with randomness[id(trainer)].resumed():
+                    trainer.step(batch, number)
+                done += 1
+                on_step(done)
+        for trainer in group:
+            yield trainer, trainer.end_epoch()
+
+
+def _how_far(trainer: Trainer) -> tuple[bool, int]:
+    """First stages before second ones, so that those who have both catch up with the others."""
+    return trainer.now.name == "student", trainer.epoch
+
+
+def _stream(trainer: Trainer) -> tuple[object, ...]:
+    """What decides which batches a trainer wants next."""
+    config = trainer.config
+    order = (config.batch_size, config.views, trainer.order_seed)
+    return (trainer.now.name, trainer.epoch, order, id(trainer.source))
+
+
+def _batches(group: Sequence[Trainer]) -> Iterator[TrainingBatch]:
+    first = group[0]
+    taps = list(dict.fromkeys(tap for trainer in group for tap in trainer.method.taps))
+    stage = first.now.name
+    key = (stage, first.order_seed, first.epoch)
+    return first.source.training(first.picks(), taps, stage == "student", *key)
+
+
+class OwnRandomness:
+    """The state of PyTorch's generators as one of several trainers has left them."""
+
+    def __init__(self, trainer: Trainer) -> None:
+        self._device = trainer.source.device
+        self._state = self._current()
+
+    @contextmanager
+    def resumed(self) -> Iterator[None]:
+        """Go on from that state, and note where it is left."""
+        torch.set_rng_state(self._state[0])
+        if self._device.type == "cuda":
+            torch.cuda.set_rng_state(self._state[1], self._device)
+        yield
+        self._state = self._current()
+
+    def _current(self) -> tuple[torch.Tensor, ...]:
+        if self._device.type == "cuda":
+            return torch.get_rng_state(), torch.cuda.get_rng_state(self._device)
+        return (torch.get_rng_state(),)
