@@ -13,6 +13,7 @@ from rdcache.store import (
     SampleTable,
     ShardRef,
     Store,
+    StoreContent,
     StoreLayout,
     TapSpec,
     create_store,
@@ -39,8 +40,7 @@ def write_store(location: Path, layout: StoreLayout, rows: Rows = random_rows) -
     uids = tuple(hashlib.md5(number.to_bytes(8, "big")).hexdigest() for number in range(count))
     zeros = np.zeros(count, np.int64)
     boxes = np.tile([0.0, 0.0, 1.0, 1.0, 0.0, 0.0], (layout.views, count, 1))
-    writer = create_store(
-        location,
+    content = StoreContent(
         layout,
         Fingerprint({"teacher": "invented"}),
         SampleTable(uids, zeros, ("train",) * count, zeros - 1),
@@ -48,6 +48,7 @@ def write_store(location: Path, layout: StoreLayout, rows: Rows = random_rows) -
         COLUMNS,
         {"dataset": {"name": "invented"}, "teacher": {"name": "nobody"}},
     )
+    writer = create_store(location, content)
     for shard in layout.shards():
         there = np.ones(shard.stop - shard.start, np.uint8)
         writer.write(shard, {tap.name: rows(tap, shard) for tap in layout.taps}, there)

@@ -13,6 +13,7 @@ from typing import Literal, Protocol
 import numpy as np
 import torch
 
+from rdcache.distillation.sampling import Shuffle
 from rdcache.errors import UsageError
 from rdcache.memory import available_device_memory, available_memory
 from rdcache.store import RemotePath, Store, TapSpec
@@ -77,6 +78,17 @@ def choose_residency(
     return Residency("disk", needed, f"only {free / GIB:.1f} GiB of memory are available")
 
 
+def choose_shuffle(store: Store, taps: Sequence[str], views: int, asked: str) -> Shuffle:
+    """Settle the order of an epoch: where it is `auto`, by shards for taps that are larger than the
+    available memory, wherever they are asked to be. Smaller ones may be in memory or not, and a
+    run comes to the same.
+    """
+    if asked != "auto":
+        return "shards" if asked == "shards" else "full"
+    needed = sum(tap.nbytes for tap in _stored(store, taps)) * int(pairs(store, views).sum())
+    return "shards" if needed > available_memory() else "full"
+
+
 def _why_reading_costs(store: Store, taps: Sequence[str]) -> str | None:
     if isinstance(store.location, RemotePath):
         return "the store lies in a bucket"
@@ -110,7 +122,7 @@ class ReadTaps:
         self, samples: np.ndarray, views: np.ndarray, taps: Sequence[str]
     ) -> dict[str, torch.Tensor]:
         """Tap name → (B, *tap), on the CPU; see `Store.read`."""
-        return self.store.read(samples.tolist(), views.tolist(), taps) if taps else {}
+        return self.store.read(samples, views, taps) if taps else {}
 
 
 class ResidentTaps:

@@ -44,7 +44,7 @@ def dequantise(
     Args:
         out: where to, float32 (B, *tap), contiguous.
     """
-    result = torch.empty(values.shape, dtype=torch.float32) if out is None else out
+    result = torch.empty_like(values, dtype=torch.float32) if out is None else out
     torch.mul(_by_channel(values, tap), scales[..., None], out=_by_channel(result, tap))
     return result
 
