@@ -7,6 +7,7 @@ have, and two methods of one seed see the same batches.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 
 import numpy as np
 
@@ -24,3 +25,10 @@ def counted_seed(*key: str | int) -> int:
 def counted_key(*key: str | int) -> bytes:
     """The 16 bytes that a use's random numbers are made of."""
     return hashlib.blake2b("/".join(map(str, key)).encode(), digest_size=16).digest()
+
+
+def counted_keys(*key: str | int, last: Iterable[str]) -> bytes:
+    """The bytes of many uses that differ in the last part of their key, one after the other."""
+    prefix = "".join(f"{part}/" for part in key).encode()
+    parts = (hashlib.blake2b(prefix + part.encode(), digest_size=16).digest() for part in last)
+    return b"".join(parts)

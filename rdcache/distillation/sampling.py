@@ -15,6 +15,7 @@ from rdcache.store import Store
 Shuffle = Literal["full", "shards"]
 # A group of shards that is shuffled as one holds at least so much.
 GROUP_SHARDS, GROUP_BATCHES = 8, 64
+BLOCK = 4096  # samples whose views are ordered at once
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class TrainingSamples:
 
     Attributes:
         rows: int64 (n,), sample numbers in the store.
-        order: int64 (n, V), each sample's permutation, its usable views first.
+        order: int16 (n, V), each sample's permutation, its usable views first.
         usable: int64 (n,), how many of these are usable.
         left_out: training samples without any usable view.
         missing_views: (sample, view) pairs that are passed over.
@@ -53,19 +54,26 @@ class TrainingSamples:
         self, store: Store, seed: int, views: int | None = None, shuffle: Shuffle = "full"
     ) -> None:
         count = min(views or store.views, store.views)
-        train = np.flatnonzero(store.splits == "train")
+        train = store.samples_of("train")
         stored = _stored(store, train, count)
         there = stored.any(axis=1)
         self.rows = train[there]
         self.left_out = int(np.count_nonzero(~there))
         self.missing_views = int(np.count_nonzero(~stored))
+        stored = stored[there]
         self._shuffle = shuffle
         self._shard_samples = store.layout.shard_samples
-        permutations = view_orders(seed, store.uids[self.rows], count)
-        in_order = np.take_along_axis(stored[there], permutations, axis=1)
-        usable_first = np.argsort(~in_order, axis=1, kind="stable")
-        self.order = np.take_along_axis(permutations, usable_first, axis=1)
-        self.usable = in_order.sum(axis=1)
+        self.usable = stored.sum(axis=1)
+        self.order = np.empty((len(self.rows), count), np.int16)
+        for start in range(0, len(self.rows), BLOCK):
+            rows = self.rows[start : start + BLOCK]
+            digits = store.uid_bytes[rows].tobytes().hex()
+            uids = [digits[place : place + 32] for place in range(0, len(digits), 32)]
+            permutations = view_orders(seed, uids, count)
+            in_order = np.take_along_axis(stored[start : start + BLOCK], permutations, 1)
+            usable_first = np.argsort(~in_order, axis=1, kind="stable")
+            ordered = np.take_along_axis(permutations, usable_first, axis=1)
+            self.order[start : start + BLOCK] = ordered
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -99,7 +107,7 @@ class TrainingSamples:
 
     def _picks(self, positions: np.ndarray, epoch: int) -> Picks:
         turns = epoch % self.usable[positions]
-        return Picks(self.rows[positions], self.order[positions, turns])
+        return Picks(self.rows[positions], self.order[positions, turns].astype(np.int64))
 
 
 def in_groups_of_shards(

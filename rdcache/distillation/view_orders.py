@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from rdcache.distillation.randomness import counted_generator, counted_key
+from rdcache.distillation.randomness import counted_generator, counted_keys
 
 ROUNDS = 10
 MULTIPLIERS = (np.uint64(0xD2E7470EE14C6C93), np.uint64(0xCA5A826395121157))
@@ -21,13 +21,13 @@ DRAWS_OF_A_BLOCK = 8  # 32-bit numbers
 DRAWS_FOR_A_VIEW = 3  # so many are hardly ever needed: at least every second is taken
 
 
-def view_orders(seed: int, uids: Sequence[str] | np.ndarray, count: int) -> np.ndarray:
+def view_orders(seed: int, uids: Sequence[str], count: int) -> np.ndarray:
     """A permutation of the views for each sample: int64 (len(uids), count).
 
     Args:
         uids: 32 hexadecimal digits each.
     """
-    keys = np.frombuffer(b"".join(counted_key("views", seed, uid) for uid in uids), np.uint64)
+    keys = np.frombuffer(counted_keys("views", seed, last=uids), np.uint64)
     numbers = _draws(keys.reshape(-1, 2), DRAWS_FOR_A_VIEW * count)
     orders = np.tile(np.arange(count), (len(numbers), 1))
     everyone = np.arange(len(orders))
@@ -48,7 +48,7 @@ def view_orders(seed: int, uids: Sequence[str] | np.ndarray, count: int) -> np.n
         orders[:, last] = taken
     # Whoever has come to the end of its numbers, about one in a thousand, draws on by itself.
     for number in np.flatnonzero(drawn >= numbers.shape[1]).tolist():
-        generator = counted_generator("views", seed, str(uids[number]))
+        generator = counted_generator("views", seed, uids[number])
         orders[number] = generator.permutation(count)
     return orders
 

@@ -8,6 +8,7 @@ same bits.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -36,6 +37,7 @@ from rdcache.store.objects import ReadableObjects
 from rdcache.store.quantisation import dequantise
 from rdcache.store.spec import (
     NOT_FINITE,
+    SPLITS,
     STORED,
     Fingerprint,
     SampleTable,
@@ -64,9 +66,10 @@ class Store:
         taps: tap name → `TapSpec`; the scales of int8 taps are not among them.
         projections: tap name → `Projection`, of taps with fewer channels than the teacher's.
         extents: for each view, how many leading samples it covers.
-        uids, splits: arrays of str in sample order.
+        uid_bytes: uint8 (samples, 16); `uids` has them as text.
         labels, groups: int64 arrays in sample order; group -1 is none.
-        view_parameters: float64 (views, samples, columns); `view_columns` names the columns.
+        view_parameters: float64 (views, samples, columns), read only where they are many;
+            `view_columns` names the columns.
     """
 
     def __init__(
@@ -86,7 +89,7 @@ class Store:
         self.extents = self.layout.extents
         digests = digests_of(manifest, location)
         columns = read_columns(objects, self.layout, digests, complete=self.complete)
-        self.uids, self.splits = columns.uids, columns.splits
+        self.uid_bytes, self._splits = columns.uids, columns.splits
         self.labels, self.groups = columns.labels, columns.groups
         self.view_columns = columns.view_columns
         self.view_parameters = columns.view_parameters
@@ -111,6 +114,20 @@ class Store:
         }
         for mapped in self._mapped.values():
             mapped.neighbours = list(self._mapped.values())
+
+    @cached_property
+    def uids(self) -> np.ndarray:
+        """32 hexadecimal digits each, an array of str in sample order."""
+        return np.frombuffer(self.uid_bytes.tobytes().hex().encode(), "S32").astype(str)
+
+    @cached_property
+    def splits(self) -> np.ndarray:
+        """`train`, `val` or `test` each, an array of str in sample order."""
+        return np.array(SPLITS)[self._splits]
+
+    def samples_of(self, split: str) -> np.ndarray:
+        """The numbers of the samples of a split, int64, ascending."""
+        return np.flatnonzero(self._splits == SPLITS.index(split))
 
     @property
     def samples(self) -> int:

@@ -7,6 +7,7 @@ or not at all; then its outcomes; its receipt last. A shard without a receipt wa
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import cached_property, partial
 from hashlib import sha256
@@ -44,6 +45,8 @@ from rdcache.store.spec import (
     TapSpec,
 )
 
+TAILS_AT_ONCE = 16
+
 
 class StoreWriter:
     """Fills one store. Only one writer may work on a shard; `claims.py` sees to that where there
@@ -80,12 +83,13 @@ class StoreWriter:
         shards = self.layout.shards()
         begun = [shard for shard in shards if arrays.receipt_object(shard) in sizes]
         outcomes = self.objects.read_all([arrays.outcome_object(shard) for shard in begun])
-        whole = {
-            shard
-            for shard, outcome in zip(begun, outcomes, strict=True)
-            if self._whole(shard, outcome, sizes.get)
-        }
-        return [shard for shard in shards if shard not in whole]
+        packed = any(tap.codec != "none" for tap in self.layout.taps)
+        # Of compressed shards the tails are read, and a bucket takes its time for each.
+        threads = TAILS_AT_ONCE if packed and not self.objects.lasting else 1
+        with ThreadPoolExecutor(threads, thread_name_prefix="tails") as pool:
+            whole = pool.map(lambda shard, it: self._whole(shard, it, sizes.get), begun, outcomes)
+            there = {shard for shard, is_whole in zip(begun, whole, strict=True) if is_whole}
+        return [shard for shard in shards if shard not in there]
 
     def lacks(self, shard: ShardRef) -> bool:
         """Whether one shard is missing."""
