@@ -38,6 +38,8 @@ bench: setup
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[bench]'
 	$(BIN)/python -m benchmarks.read --short
 	$(BIN)/python -m benchmarks.scale --short
+	$(BIN)/python -m benchmarks.epoch --short
+	$(BIN)/python -m benchmarks.two_phase --short
 
 # Newest versions that satisfy pyproject.toml, for every platform and Python we support. Needs no
 # setup: the old pins may not go with what pyproject.toml asks for now.
