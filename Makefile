@@ -36,10 +36,8 @@ format: setup
 # The short forms of what docs/performance.md has; `python -m benchmarks.NAME` runs one in full.
 bench: setup
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[bench]'
-	$(BIN)/python -m benchmarks.read --short
-	$(BIN)/python -m benchmarks.scale --short
-	$(BIN)/python -m benchmarks.epoch --short
-	$(BIN)/python -m benchmarks.two_phase --short
+	for name in read write extract inputs epoch two_phase scale; do \
+	  $(BIN)/python -m benchmarks.$$name --short || exit 1; done
 
 # Newest versions that satisfy pyproject.toml, for every platform and Python we support. Needs no
 # setup: the old pins may not go with what pyproject.toml asks for now.
