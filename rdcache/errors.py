@@ -130,6 +130,10 @@ class CorruptShardError(RdcacheError, OSError):
     """Stored bytes do not match their checksum."""
 
 
+class CorruptInputsError(RdcacheError, OSError):
+    """An image that was kept on disk for students does not match its checksum."""
+
+
 class SignatureError(RdcacheError, ValueError):
     """A store that is not signed by the key that is asked for, or whose signature is wrong."""
 

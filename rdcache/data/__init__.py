@@ -5,18 +5,21 @@ Knows no teacher. Adding a dataset is adding one adapter file; see `docs/dataset
 
 from rdcache.data import btc, busi, chestxray, covid, isic, phantom  # noqa: F401  (they register)
 from rdcache.data.decoding import UnreadableImageError, decode_image
+from rdcache.data.device_inputs import DeviceInputs, inputs_for
 from rdcache.data.leaks import LeakReport
 from rdcache.data.loading import describe_problems, list_datasets, load_dataset
+from rdcache.data.photometry import Jitter
 from rdcache.data.registry import DatasetCard, default_data_dir
 from rdcache.data.salting import salt_as_recorded, salt_of_environment
 from rdcache.data.samples import DatasetSpec, ImageDataset, Sample, Skipped, portable_name
-from rdcache.data.student_inputs import Jitter, StudentInputs
+from rdcache.data.student_inputs import StudentInputs
 from rdcache.data.views import VIEW_COLUMNS, ViewSpec, cut_view, view_parameters
 
 __all__ = [
     "VIEW_COLUMNS",
     "DatasetCard",
     "DatasetSpec",
+    "DeviceInputs",
     "ImageDataset",
     "Jitter",
     "LeakReport",
@@ -29,6 +32,7 @@ __all__ = [
     "decode_image",
     "default_data_dir",
     "describe_problems",
+    "inputs_for",
     "list_datasets",
     "load_dataset",
     "portable_name",

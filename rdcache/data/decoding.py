@@ -25,6 +25,7 @@ from PIL import Image, ImageOps
 # EPS starts an interpreter, and rare decoders are the least tested ones. MPO is opened as JPEG.
 FORMATS = ("PNG", "JPEG", "JPEG2000", "BMP", "TIFF", "WEBP", "GIF", "PPM")
 KNOWN = ", ".join(FORMATS)
+VERSION = 1  # of the rules above: images that are kept decoded are not used under other rules
 MAX_PIXELS = 200_000_000
 WIDE_MODES = ("I", "F", "I;16", "I;16B", "I;16L", "I;16N")
 ALPHA_MODES = ("RGBA", "LA", "PA", "RGBa", "La")

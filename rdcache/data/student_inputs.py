@@ -1,34 +1,29 @@
 """The student's side of a view: the same box, mirroring and turns, at the student's own size.
 
-Images are decoded once, and cut views are kept too, as long as they fit the memory they may use.
+Images are decoded once and kept at their working size (`working_images.py`), cut views are kept as
+well, both as long as they fit the memory they may use. What is left to do for a batch is to gather
+cuts, jitter and normalise them (`photometry.py`).
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 
+from rdcache.data.photometry import Jitter, Photometry
 from rdcache.data.samples import ImageDataset
 from rdcache.data.views import cut_view
+from rdcache.data.working_images import WorkingImages, working_sizes
+from rdcache.memory import available_memory
 
-THREADS = 4
-
-
-@dataclass(frozen=True)
-class Jitter:
-    """Photometric jitter, the same for all pixels of an image; geometry is never touched.
-
-    Attributes:
-        brightness: each image is scaled by a factor drawn from 1 ± brightness.
-        contrast: each image's distance from its mean is scaled by a factor from 1 ± contrast.
-    """
-
-    brightness: float = 0.2
-    contrast: float = 0.2
+MOST_THREADS = 16
+MEMORY_SHARE = 0.25
+MOST_MEMORY = 64 * 2**30
 
 
 class StudentInputs:
@@ -38,7 +33,14 @@ class StudentInputs:
         parameters: float64 (views, samples, 6), columns `VIEW_COLUMNS`, from the store.
         size: side of the student's square input in pixels.
         mean, std: the student's normalisation, per channel, in fractions of full white.
-        ram_limit: bytes that decoded images, and again cut views, may take.
+        ram_limit: bytes that images, and again cut views, may take (default: a quarter of the
+            memory that is available, but at most 64 GiB).
+        working_scale: training images are kept at so many pixels for each of the student's (see
+            `working_sizes`); 0: as they are, so that all cuts are those of the original image.
+        cache: a folder to keep images in for later runs (see `open_pixel_file`).
+
+    Attributes:
+        images: the images that views are cut from.
     """
 
     def __init__(
@@ -49,20 +51,33 @@ class StudentInputs:
         mean: Sequence[float],
         std: Sequence[float],
         jitter: Jitter | None = None,
-        ram_limit: int = 2 * 2**30,
+        ram_limit: int | None = None,
+        *,
+        working_scale: float = 0.0,
+        cache: Path | None = None,
     ) -> None:
+        share = min(int(available_memory() * MEMORY_SHARE), MOST_MEMORY)
+        limit = share if ram_limit is None else ram_limit
         self.dataset = dataset
         self.parameters = parameters
         self.size = size
-        self.jitter = jitter
-        self._mean = torch.tensor(mean).view(3, 1, 1) * 255
-        self._std = torch.tensor(std).view(3, 1, 1) * 255
-        decoded = 3 * sum(width * height for width, height in (s.size for s in dataset.samples))
-        self._images: dict[int, np.ndarray] | None = {} if decoded <= ram_limit else None
-        views, samples = parameters.shape[:2]
-        fits = views * samples * size * size * 3 <= ram_limit
-        self._cuts: dict[tuple[int, int], np.ndarray] | None = {} if fits else None
-        self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="student-inputs")
+        self.images = WorkingImages(
+            dataset, working_sizes(dataset, parameters, size, working_scale), limit, cache
+        )
+        self._photometry = Photometry(mean, std, jitter)
+        self._threads = ThreadPoolExecutor(
+            min(2 * (os.cpu_count() or 1), MOST_THREADS), thread_name_prefix="student-inputs"
+        )
+        self._slots, kept = _slots(dataset, len(parameters), limit // (3 * size**2))
+        # Memory is taken page by page, as slots are filled. The last slot stays empty.
+        self._cuts = np.empty((kept + 1, size, size, 3), np.uint8)
+        self._centres = np.empty(kept + 1, np.float32)
+        self._filled = np.zeros(kept + 1, bool)
+
+    def __str__(self) -> str:
+        """Where images and cuts are kept, in a few words, for a report."""
+        kept = len(self._filled) - 1
+        return f"{self.images}; up to {kept} cut views kept in memory"
 
     def batch(
         self,
@@ -79,36 +94,46 @@ class StudentInputs:
         Returns:
             float32 (B, 3, size, size), in channels-last memory order.
         """
-        sides = np.broadcast_to(np.asarray(views), (len(samples),))
-        pairs = [(int(sample), int(view)) for sample, view in zip(samples, sides, strict=True)]
-        missing = [pair for pair in pairs if self._cuts is None or pair not in self._cuts]
-        fresh = dict(zip(missing, self._pool.map(self._cut, missing), strict=True))
-        if self._cuts is not None:
-            self._cuts.update(fresh)
-            fresh = self._cuts
-        pixels = torch.from_numpy(np.stack([fresh[pair] for pair in pairs]))
-        images = pixels.permute(0, 3, 1, 2).float()
-        if generator is not None and self.jitter is not None:
-            images = _jittered(images, self.jitter, generator)
-        return images.sub_(self._mean).div_(self._std)
+        pixels, centres = self.cuts(np.asarray(samples), views)
+        return self._photometry.on_cpu(pixels, centres, generator)
 
-    def _cut(self, pair: tuple[int, int]) -> np.ndarray:
-        sample, view = pair
-        return cut_view(self._image(sample), self.parameters[view, sample], self.size)
+    def cuts(
+        self, samples: np.ndarray, views: Sequence[int] | np.ndarray | int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Cut a batch, or take what was cut before.
 
-    def _image(self, sample: int) -> np.ndarray:
-        if self._images is None:
-            return self.dataset.decode(sample)
-        if sample not in self._images:
-            self._images[sample] = self.dataset.decode(sample)
-        return self._images[sample]
+        Returns:
+            uint8 (B, size, size, 3), and the mean grey level of each, float32 (B,).
+        """
+        sides = np.broadcast_to(np.asarray(views), samples.shape)
+        slots = self._slots[sides, samples]
+        missing = np.flatnonzero(~self._filled[slots])
+        pixels, centres = self._cuts.take(slots, axis=0), self._centres.take(slots)
+
+        def cut(row: int) -> None:
+            sample, view, slot = int(samples[row]), int(sides[row]), int(slots[row])
+            pixels[row] = cut_view(self.images[sample], self.parameters[view, sample], self.size)
+            centres[row] = pixels[row].sum(dtype=np.uint64) / pixels[row].size
+            if slot < len(self._filled) - 1:
+                self._cuts[slot], self._centres[slot] = pixels[row], centres[row]
+                self._filled[slot] = True  # last: another thread may be about to read it
+
+        for _ in self._threads.map(cut, missing.tolist()):
+            pass
+        return pixels, centres
 
 
-def _jittered(images: torch.Tensor, jitter: Jitter, generator: np.random.Generator) -> torch.Tensor:
-    """Scale brightness, then contrast around each image's mean, within 0–255."""
-    draws = generator.uniform(-1.0, 1.0, (2, len(images))).astype(np.float32)
-    brightness = torch.from_numpy(1 + jitter.brightness * draws[0]).view(-1, 1, 1, 1)
-    contrast = torch.from_numpy(1 + jitter.contrast * draws[1]).view(-1, 1, 1, 1)
-    images = images * brightness
-    centre = images.mean(dim=(1, 2, 3), keepdim=True)
-    return ((images - centre) * contrast + centre).clamp_(0, 255)
+def _slots(dataset: ImageDataset, views: int, capacity: int) -> tuple[np.ndarray, int]:
+    """Where each cut view is kept: int64 (views, samples), and the number of places.
+
+    What does not fit has the place after the last. First come the clean views of validation and
+    test, which every evaluation needs, then the views of training images.
+    """
+    training = dataset.splits == "train"
+    rank = np.where(training, 1, 2)[None].repeat(views, axis=0)
+    rank[0, ~training] = 0
+    order = np.argsort(rank, axis=None, kind="stable")
+    kept = min(capacity, order.size)
+    slots = np.full(order.size, kept, np.int64)
+    slots[order[:kept]] = np.arange(kept)
+    return slots.reshape(rank.shape), kept

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import numpy as np
@@ -16,7 +16,7 @@ import torch
 
 from rdcache.data import StudentInputs
 from rdcache.distillation.randomness import counted_generator
-from rdcache.distillation.residency import TapSource
+from rdcache.distillation.residency import TapSource, as_numbers
 from rdcache.distillation.sampling import Picks
 from rdcache.methods import CachedBatch
 
@@ -70,7 +70,9 @@ class BatchSource:
             return self._each(self._pinned, TrainingBatch(self.cached(picks, taps), images))
 
         for batch in made_ahead(make, len(batches)):
-            yield self._each(self._moved, batch)
+            moved = self._each(self._moved, batch)
+            numbers = as_numbers(self.store, moved.cached.taps, taps)
+            yield replace(moved, cached=replace(moved.cached, taps=numbers))
 
     def clean_images(self, samples: np.ndarray) -> Iterator[torch.Tensor]:
         """Images of the clean view, for evaluation, in batches, in order."""
@@ -92,10 +94,11 @@ class BatchSource:
             return self.taps.read(parts[number], _clean(parts[number]), taps)
 
         for batch in made_ahead(make, len(parts)):
-            yield {name: tensor.to(self.device) for name, tensor in batch.items()}
+            moved = {name: self._moved(tensor) for name, tensor in batch.items()}
+            yield as_numbers(self.store, moved, taps)
 
     def cached(self, picks: Picks, taps: Sequence[str]) -> CachedBatch:
-        """Read the teacher's side of a batch."""
+        """Read the teacher's side of a batch, as it is stored."""
         read = self.taps.read(picks.samples, picks.views, taps)
         labels = np.asarray(self.store.labels)[picks.samples]
         return CachedBatch(torch.from_numpy(picks.samples), read, torch.from_numpy(labels))

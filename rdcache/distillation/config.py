@@ -29,6 +29,7 @@ CIRCUMSTANCES = {
     "root",
     "data_dir",
     "require_signature",
+    "inputs_cache",
 }
 
 
@@ -67,6 +68,12 @@ class DistillConfig(BaseModel):
     batch_size: int = Field(default=32, gt=0, description="Images per step.")
     image_size: int = Field(
         default=224, ge=16, description="Side of the student's input in pixels."
+    )
+    working_scale: float = Field(
+        default=2.0,
+        ge=0,
+        description="Training images finer than so many pixels for each of the student's are "
+        "reduced once; 0 for none.",
     )
     lr: float = Field(default=5e-3, gt=0, description="Largest learning rate of AdamW.")
     weight_decay: float = Field(
@@ -148,6 +155,11 @@ class DistillConfig(BaseModel):
     out: Path = Field(default=Path("runs"), description="Where runs are kept.")
     root: RootOption = None
     data_dir: DataDirOption = None
+    inputs_cache: Path | None = Field(
+        default=None,
+        description="Keep decoded images in a private folder there, for later runs (default: in "
+        "memory only, as many as fit).",
+    )
     uid_salt: SaltOption = Field(
         default_factory=salt_of_environment,
         description="Salt that the store's uids were made with, or @FILE (default: "
@@ -158,6 +170,13 @@ class DistillConfig(BaseModel):
         description="Public key (PEM): refuse a store that is not signed by it (default: "
         "RDCACHE_REQUIRE_SIGNATURE, else none).",
     )
+
+    @field_validator("working_scale")
+    @classmethod
+    def _never_blurred(cls, scale: float) -> float:
+        if 0 < scale < 1:
+            raise ValueError("it must be 0 or at least 1: less would blur what the student sees")
+        return scale
 
     @field_validator("seeds")
     @classmethod

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from rdcache.data import ImageDataset, Jitter, StudentInputs
+from rdcache.data import ImageDataset, Jitter, StudentInputs, inputs_for
 from rdcache.distillation.acceleration import compiled
 from rdcache.distillation.batches import BatchSource
 from rdcache.distillation.config import DistillConfig
@@ -84,17 +84,20 @@ class Sources:
 
     def inputs(self, config: DistillConfig, student: Student) -> StudentInputs:
         """Images as a student wants them; those who want the same share what is decoded."""
-        key = (config.image_size, student.mean, student.std, config.jitter)
+        geometry = (config.image_size, config.views, config.working_scale)
+        key = (*geometry, student.mean, student.std, config.jitter, config.inputs_cache)
         if key not in self._inputs:
-            jitter = Jitter(config.jitter, config.jitter) if config.jitter else None
-            self._inputs[key] = StudentInputs(
+            self._inputs[key] = inputs_for(self.device)(
                 self.dataset,
-                self.store.view_parameters,
+                self.store.view_parameters[: config.views],
                 config.image_size,
                 student.mean,
                 student.std,
-                jitter,
+                Jitter(config.jitter, config.jitter) if config.jitter else None,
+                working_scale=config.working_scale,
+                cache=config.inputs_cache,
             )
+            self._on_note(f"images: {self._inputs[key]}")
         return self._inputs[key]
 
     def batches(self, taps: TapSource, inputs: StudentInputs) -> BatchSource:

@@ -6,7 +6,7 @@ The numbers are the same everywhere, so where they are is a matter of speed alon
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -16,6 +16,7 @@ import torch
 from rdcache.errors import UsageError
 from rdcache.memory import available_device_memory, available_memory
 from rdcache.store import RemotePath, Store, TapSpec
+from rdcache.store.gather import as_stored
 from rdcache.store.quantisation import dequantise, with_scales
 
 Resident = Literal["auto", "device", "host", "disk"]
@@ -93,7 +94,8 @@ class TapSource(Protocol):
     def read(
         self, samples: np.ndarray, views: np.ndarray, taps: Sequence[str]
     ) -> dict[str, torch.Tensor]:
-        """Tap name → (B, *tap) in the stored dtype, int8 taps in float32, of (sample, view) pairs.
+        """Tap name → (B, *tap) of (sample, view) pairs as they are stored, int8 taps beside their
+        scales; see `as_numbers`.
 
         Raises:
             UsageError: a pair that is not stored.
@@ -109,14 +111,15 @@ class ReadTaps:
     def read(
         self, samples: np.ndarray, views: np.ndarray, taps: Sequence[str]
     ) -> dict[str, torch.Tensor]:
-        """Tap name → (B, *tap), on the CPU; see `Store.read`."""
-        return self.store.read(samples.tolist(), views.tolist(), taps) if taps else {}
+        """Tap name → (B, *tap), on the CPU; see `Store.read_stored`."""
+        if not taps:
+            return {}
+        names = [tap.name for tap in _stored(self.store, taps)]
+        return self.store.read_stored(samples.tolist(), views.tolist(), names)
 
 
 class ResidentTaps:
     """Taps of the first views of a store, read once and kept, one tensor a tap.
-
-    int8 taps are kept as they are stored and multiplied with their scales batch by batch.
 
     Args:
         taps: names; others cannot be read.
@@ -151,7 +154,7 @@ class ResidentTaps:
     def read(
         self, samples: np.ndarray, views: np.ndarray, taps: Sequence[str]
     ) -> dict[str, torch.Tensor]:
-        """Tap name → (B, *tap), where they are kept; what `Store.read` gives.
+        """Tap name → (B, *tap), where they are kept; what `Store.read_stored` gives.
 
         Raises:
             UsageError: a pair that is not stored.
@@ -161,18 +164,31 @@ class ResidentTaps:
         numbers = self._rows[views, samples]
         if (numbers < 0).any():
             self.store.read(samples.tolist(), views.tolist(), taps)  # says which one, and why
-        rows = torch.from_numpy(numbers)
-        batch = {}
-        for tap in (self.store.taps[name] for name in taps):
-            values = self._select(tap.name, rows)
-            if tap.scales is not None:
-                values = dequantise(values, self._select(tap.scales.name, rows), tap)
-            batch[tap.name] = values
-        return batch
+        return {
+            tap.name: _selected(self._tensors[tap.name], numbers)
+            for tap in _stored(self.store, taps)
+        }
 
-    def _select(self, name: str, rows: torch.Tensor) -> torch.Tensor:
-        tensor = self._tensors[name]
-        return tensor.index_select(0, rows.to(tensor.device, non_blocking=True))
+
+def as_numbers(
+    store: Store, stored: Mapping[str, torch.Tensor], taps: Sequence[str]
+) -> dict[str, torch.Tensor]:
+    """Taps as methods read them: int8 ones multiplied with their scales, in float32."""
+    return {
+        tap.name: stored[tap.name]
+        if tap.scales is None
+        else dequantise(stored[tap.name], stored[tap.scales.name], tap)
+        for tap in (store.taps[name] for name in taps)
+    }
+
+
+def _selected(tensor: torch.Tensor, rows: np.ndarray) -> torch.Tensor:
+    """Rows of a tensor. On the CPU without PyTorch's threads: batches are made beside a training
+    step, whose cores they would wait for.
+    """
+    if tensor.device.type != "cpu":
+        return tensor.index_select(0, torch.from_numpy(rows).to(tensor.device, non_blocking=True))
+    return torch.from_numpy(as_stored(tensor)[rows]).view(tensor.dtype)
 
 
 def pairs(store: Store, views: int) -> np.ndarray:

@@ -311,6 +311,10 @@ def _facts(store: Store, trainer: Trainer, sources: Sources) -> dict[str, Any]:
             "missing_views": trainer.training.missing_views,
             "steps": trainer.steps,
         },
-        "environment": {**environment(sources.device), "taps": str(sources.residency)},
+        "environment": {
+            **environment(sources.device),
+            "taps": str(sources.residency),
+            "images": str(trainer.source.inputs),
+        },
         "seconds_in_epochs": round(sum(line["seconds"] for line in trainer.history), 2),
     }

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from rdcache.data import VIEW_COLUMNS, ImageDataset, ViewSpec, load_dataset, view_parameters
@@ -21,6 +22,8 @@ from rdcache.store import (
     TapSpec,
     create_store,
 )
+from rdcache.store.gather import as_stored
+from rdcache.store.quantisation import quantised, with_scales
 
 CLASSES, PER_CLASS, VIEWS = ("benign", "malignant", "normal"), 20, 3
 TAPS = (TapSpec("s4", "map2d", (8, 3, 3)), TapSpec("tokens", "tokens", (4, 6)))
@@ -65,7 +68,7 @@ def write_store(
     spec = ViewSpec.parse(str(VIEWS), symmetry=dataset.symmetry)
     parameters = view_parameters(spec, dataset.uids, [s.size for s in dataset.samples])
     training = int((dataset.splits == "train").sum())
-    layout = StoreLayout.plan(taps, (len(dataset), *[training] * (VIEWS - 1)))
+    layout = StoreLayout.plan(with_scales(taps), (len(dataset), *[training] * (VIEWS - 1)))
     samples = SampleTable(
         tuple(dataset.uids), dataset.labels, tuple(dataset.splits), dataset.group_codes
     )
@@ -84,13 +87,19 @@ def write_store(
     fingerprint = Fingerprint({"dataset": dataset.digest, "left out": list(map(list, not_finite))})
     content = StoreContent(layout, fingerprint, samples, parameters, VIEW_COLUMNS, facts)
     writer = create_store(location, content)
+    dtypes = {tap.name: tap.dtype for tap in layout.taps}
     for shard in writer.missing():
         random = np.random.default_rng(shard.view)
         rows = range(shard.start, shard.stop)
         signal = dataset.labels[list(rows)].reshape(-1, 1, 1, 1)
+        values = {
+            "s4": random.normal(signal, 0.5, (len(rows), 8, 3, 3)),
+            "tokens": random.normal(5, 2, (len(rows), 4, 6)),
+        }
+        batch = {name: torch.from_numpy(each).float() for name, each in values.items()}
         tensors = {
-            "s4": random.normal(signal, 0.5, (len(rows), 8, 3, 3)).astype(np.float16),
-            "tokens": random.normal(5, 2, (len(rows), 4, 6)).astype(np.float16),
+            name: as_stored(tensor.to(getattr(torch, dtypes[name])))
+            for name, tensor in quantised(batch, taps).items()
         }
         outcome = [2 if (row, shard.view) in not_finite else 1 for row in rows]
         writer.write(shard, tensors, np.array(outcome, np.uint8))

@@ -8,7 +8,7 @@ import pytest
 
 from rdcache.distillation import DistillConfig
 from rdcache.distillation.config import config_from_options
-from rdcache.errors import UnknownNameError
+from rdcache.errors import UnknownNameError, UsageError
 
 
 def test_a_preset_replaces_defaults_and_an_explicit_option_replaces_the_preset() -> None:
@@ -57,3 +57,15 @@ def test_a_run_is_identified_by_what_decides_its_weights() -> None:
         assert DistillConfig(**other).resolved().digest("store") != base
     assert DistillConfig().resolved().digest("another store") != base
     assert DistillConfig(lr=5e-3).resolved().digest("store") == base
+
+
+def test_how_far_images_are_reduced_decides_a_run_and_where_they_are_kept_does_not() -> None:
+    base = DistillConfig().resolved().digest("store")
+    assert DistillConfig(inputs_cache=Path("kept")).resolved().digest("store") == base
+    assert DistillConfig(working_scale=0).resolved().digest("store") != base
+    assert DistillConfig(working_scale=2).resolved().digest("store") == base
+
+
+def test_a_scale_that_would_blur_is_refused() -> None:
+    with pytest.raises(UsageError, match=r"working_scale: it must be 0 or at least 1"):
+        config_from_options("resnet18", "rd", {"working_scale": 0.5})

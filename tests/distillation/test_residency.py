@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from rdcache.distillation import distill
-from rdcache.distillation.residency import ReadTaps, ResidentTaps, choose_residency
+from rdcache.distillation.residency import ReadTaps, ResidentTaps, as_numbers, choose_residency
 from rdcache.errors import UsageError
 from rdcache.memory import available_memory
 from rdcache.store import Store
@@ -24,9 +24,9 @@ Options = Callable[..., dict[str, Any]]
 CPU = torch.device("cpu")
 
 
-@pytest.fixture
-def compressed(tiny: Tiny, tmp_path: Path) -> Store:
-    taps = tuple(replace(tap, codec="zstd") for tap in TAPS)
+@pytest.fixture(params=["float16", "bfloat16", "int8"])
+def compressed(tiny: Tiny, tmp_path: Path, request: pytest.FixtureRequest) -> Store:
+    taps = (replace(TAPS[0], codec="zstd", dtype=request.param), replace(TAPS[1], codec="zstd"))
     return write_store(tmp_path / "compressed", tiny.dataset, ((3, 0), (7, 1)), taps)
 
 
@@ -36,12 +36,14 @@ def test_resident_taps_are_those_of_the_store_bit_for_bit(compressed: Store) -> 
     there = np.stack([compressed.available(range(compressed.samples), v) for v in (0, 1)], axis=1)
     samples, views = np.nonzero(there)
     chosen = random.permutation(len(samples))[:40]
-    expected = ReadTaps(compressed).read(samples[chosen], views[chosen], ["tokens", "s4"])
-    found = resident.read(samples[chosen], views[chosen], ["tokens", "s4"])
-    assert list(found) == ["tokens", "s4"]
-    for name, tensor in expected.items():
-        assert found[name].dtype == tensor.dtype
-        assert torch.equal(found[name], tensor), name
+    expected = compressed.read(samples[chosen].tolist(), views[chosen].tolist(), ["tokens", "s4"])
+    for source in (resident, ReadTaps(compressed)):
+        stored = source.read(samples[chosen], views[chosen], ["tokens", "s4"])
+        found = as_numbers(compressed, stored, ["tokens", "s4"])
+        assert list(found) == ["tokens", "s4"]
+        for name, tensor in expected.items():
+            assert found[name].dtype == tensor.dtype
+            assert torch.equal(found[name], tensor), name
 
 
 def test_a_view_that_is_not_stored_is_refused_as_the_store_refuses_it(compressed: Store) -> None:
