@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: setup demo test lint format lock clean
+.PHONY: setup demo test lint format bench lock clean
 
 setup: $(STAMP)
 
@@ -33,11 +33,21 @@ format: setup
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# The short forms of what docs/performance.md has; `python -m benchmarks.NAME` runs one in full.
+bench: setup
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[bench]'
+	$(BIN)/python -m benchmarks.read --short
+	$(BIN)/python -m benchmarks.write --short
+	$(BIN)/python -m benchmarks.extract --short
+	$(BIN)/python -m benchmarks.scale --short
+	$(BIN)/python -m benchmarks.epoch --short
+	$(BIN)/python -m benchmarks.two_phase --short
+
 # Newest versions that satisfy pyproject.toml, for every platform and Python we support. Needs no
 # setup: the old pins may not go with what pyproject.toml asks for now.
 lock: $(BIN)/uv
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --upgrade --no-header --no-annotate \
-	  --extra test --extra lint --no-emit-index-url pyproject.toml --output-file constraints.txt
+	  --extra test --extra lint --extra bench --no-emit-index-url pyproject.toml --output-file constraints.txt
 	@$(BIN)/python -c "from importlib.metadata import version; print('uv==' + version('uv'))" >> constraints.txt
 
 clean:

@@ -19,6 +19,7 @@ from pathlib import Path
 
 import torch
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from rdcache.probing import cpu_name
@@ -105,7 +106,7 @@ def show(title: str, lines: Sequence[Line], work: float, unit: str) -> None:
         table.add_column(header, justify="right", no_wrap=True)
     for line in lines:
         table.add_row(
-            line.name,
+            escape(line.name),
             f"{work / line.seconds:,.4g}",
             f"{line.ratio:.3g}",
             f"{line.lowest:.3g} … {line.highest:.3g}",

@@ -29,6 +29,7 @@ CIRCUMSTANCES = {
     "root",
     "data_dir",
     "require_signature",
+    "verify_shards",
     "inputs_cache",
 }
 
@@ -143,6 +144,11 @@ class DistillConfig(BaseModel):
         description="Where cached taps are during training: all on the GPU, all in main memory, or "
         "read batch by batch; auto: what fits, and saves time.",
     )
+    shuffle: Literal["auto", "full", "shards"] = Field(
+        default="auto",
+        description="Order of an epoch: all samples at random, or a few shards at a time, which "
+        "reads a disk in large pieces; auto: by shards what is larger than the available memory.",
+    )
     num_threads: int | None = Field(
         default=None, gt=0, description="CPU threads (default: PyTorch's choice)."
     )
@@ -164,6 +170,10 @@ class DistillConfig(BaseModel):
         default_factory=salt_of_environment,
         description="Salt that the store's uids were made with, or @FILE (default: "
         "RDCACHE_UID_SALT, else none).",
+    )
+    verify_shards: bool = Field(
+        default=False,
+        description="Compare every shard with its checksums when it is first read.",
     )
     require_signature: Path | None = Field(
         default_factory=required_signature,
@@ -214,6 +224,8 @@ class DistillConfig(BaseModel):
     def digest(self, store_fingerprint: str) -> str:
         """Identify what a run of this resolved config on a store will come to, seed aside."""
         deciding = self.model_dump(mode="json", exclude=CIRCUMSTANCES)
+        if self.shuffle != "shards":
+            del deciding["shuffle"]  # runs from before there was a choice keep their names
         if self.student_weights is not None and Path(self.student_weights).is_file():
             content = Path(self.student_weights).read_bytes()
             deciding["student_weights"] = hashlib.sha256(content).hexdigest()

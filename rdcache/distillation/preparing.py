@@ -26,7 +26,7 @@ from rdcache.distillation.residency import (
     TapSource,
     choose_residency,
 )
-from rdcache.distillation.sampling import TrainingSamples
+from rdcache.distillation.sampling import Shuffle, TrainingSamples
 from rdcache.distillation.statistics import channel_statistics
 from rdcache.distillation.training import Trainer
 from rdcache.errors import UsageError
@@ -145,7 +145,8 @@ def create_trainer(
 def _build(store: Store, job: Job, device: torch.device) -> tuple[Student, Method, TrainingSamples]:
     config, seed = job.config, job.seed
     order = seed if config.order_seed is None else config.order_seed
-    training = TrainingSamples(store, order, config.views)
+    shuffle: Shuffle = "shards" if config.shuffle == "shards" else "full"
+    training = TrainingSamples(store, order, config.views, shuffle)
     _require_trainable(store, config, training)
     classes = store.manifest["dataset"]["classes"]
     torch.manual_seed(counted_seed("student", seed))

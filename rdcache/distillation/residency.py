@@ -13,6 +13,7 @@ from typing import Literal, Protocol
 import numpy as np
 import torch
 
+from rdcache.distillation.sampling import Shuffle
 from rdcache.errors import UsageError
 from rdcache.memory import available_device_memory, available_memory
 from rdcache.store import RemotePath, Store, TapSpec
@@ -78,6 +79,17 @@ def choose_residency(
     return Residency("disk", needed, f"only {free / GIB:.1f} GiB of memory are available")
 
 
+def choose_shuffle(store: Store, taps: Sequence[str], views: int, asked: str) -> Shuffle:
+    """Settle the order of an epoch: where it is `auto`, by shards for taps that are larger than the
+    available memory, wherever they are asked to be. Smaller ones may be in memory or not, and a
+    run comes to the same.
+    """
+    if asked != "auto":
+        return "shards" if asked == "shards" else "full"
+    needed = sum(tap.nbytes for tap in _stored(store, taps)) * int(pairs(store, views).sum())
+    return "shards" if needed > available_memory() else "full"
+
+
 def _why_reading_costs(store: Store, taps: Sequence[str]) -> str | None:
     if isinstance(store.location, RemotePath):
         return "the store lies in a bucket"
@@ -115,7 +127,7 @@ class ReadTaps:
         if not taps:
             return {}
         names = [tap.name for tap in _stored(self.store, taps)]
-        return self.store.read_stored(samples.tolist(), views.tolist(), names)
+        return self.store.read_stored(samples, views, names)
 
 
 class ResidentTaps:

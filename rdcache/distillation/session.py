@@ -22,6 +22,7 @@ from rdcache.distillation.checkpoint import load_checkpoint, save_checkpoint
 from rdcache.distillation.config import DistillConfig, config_from_options
 from rdcache.distillation.hardware import environment, threads
 from rdcache.distillation.preparing import Job, Note, Sources, create_trainers
+from rdcache.distillation.residency import choose_shuffle
 from rdcache.distillation.result import finish
 from rdcache.distillation.run import CHECKPOINT, CONFIG, FILES, HISTORY, RESULT, Run
 from rdcache.distillation.source import choose_store, open_dataset
@@ -133,6 +134,7 @@ def distill_many(
         dataset=first.dataset,
         teacher=first.teacher,
         require_signature=first.require_signature,
+        verify_shards=first.verify_shards,
     )
     resolved = [_as_computed(config.resolved(), opened, on_note) for config in configs]
     jobs = {
@@ -170,7 +172,7 @@ def _company(job: Job) -> tuple[object, ...]:
     """Jobs of which this is the same are trained side by side."""
     config = job.config
     order = job.seed if config.order_seed is None else config.order_seed
-    return (order, config.device, config.num_threads)
+    return (order, config.device, config.num_threads, config.shuffle)
 
 
 def run_folder(store: Store, config: DistillConfig, seed: int) -> Path:
@@ -235,7 +237,16 @@ def _as_computed(config: DistillConfig, store: Store, on_note: Note) -> DistillC
     amp, why = choose_amp(config, steps, choose_device(config.device))
     on_note(f"precision of {config.student}: {'bfloat16' if amp == 'bf16' else 'float32'} ({why})")
     views = min(config.views or store.views, store.views)
-    return config.model_copy(update={"amp": amp, "views": views})
+    shuffle = choose_shuffle(store, _taps_read(config, store), views, config.shuffle)
+    return config.model_copy(update={"amp": amp, "views": views, "shuffle": shuffle})
+
+
+def _taps_read(config: DistillConfig, store: Store) -> list[str]:
+    """The taps that a method reads, as far as its options and the store tell."""
+    if "tap" not in config.method_options:
+        return []
+    name = config.method_options["tap"] or store.manifest["teacher"]["default_tap"]
+    return [name] if name in store.taps else []
 
 
 def _restore(trainer: Trainer, checkpoint: Path, device: torch.device) -> None:

@@ -34,8 +34,12 @@ def choose_store(
     dataset: str | None = None,
     teacher: str | None = None,
     require_signature: Path | None = None,
+    verify_shards: bool = False,
 ) -> Store:
     """Open the store that is given, or the newest complete one under the root that fits.
+
+    Args:
+        verify_shards: see `open_store`; a `Store` that is given stays as it was opened.
 
     Raises:
         StoreNotFoundError: there is none.
@@ -46,14 +50,16 @@ def choose_store(
         store = location
         if not isinstance(store, Store) or require_signature is not None:
             place = store.location if isinstance(store, Store) else store
-            store = open_store(place, require_signature=require_signature)
+            store = open_store(
+                place, require_signature=require_signature, verify_shards=verify_shards
+            )
         _require_described(store)
         _require_named(store, "teacher", teacher)
         if dataset is not None and ":" not in dataset:
             _require_named(store, "dataset", dataset)
         return store
     newest = newest_store(root, dataset and portable_name(dataset), teacher)
-    store = open_store(newest, require_signature=require_signature)
+    store = open_store(newest, require_signature=require_signature, verify_shards=verify_shards)
     _require_described(store)
     return store
 

@@ -52,7 +52,7 @@ def _how_far(trainer: Trainer) -> tuple[bool, int]:
 def _stream(trainer: Trainer) -> tuple[object, ...]:
     """What decides which batches a trainer wants next."""
     config = trainer.config
-    order = (config.batch_size, config.views, trainer.order_seed)
+    order = (config.batch_size, config.views, config.shuffle, trainer.order_seed)
     return (trainer.now.name, trainer.epoch, order, id(trainer.source))
 
 

@@ -16,7 +16,8 @@ from rdcache.store.creating import StoreContent, create_store, finished_store
 from rdcache.store.locations import Location, RemotePath, as_location
 from rdcache.store.manifest import read_manifest
 from rdcache.store.objects import write_error
-from rdcache.store.reader import Store, open_directly, open_store
+from rdcache.store.opening import open_directly, open_store
+from rdcache.store.reader import Store
 from rdcache.store.spec import (
     NOT_FINITE,
     SPLITS,

@@ -42,6 +42,7 @@ from rdcache.store.manifest import (
     manifest_in,
     require_root,
 )
+from rdcache.store.pages import map_file
 from rdcache.store.remote import RemoteObjects, offline, offline_error
 from rdcache.store.shard import index_bytes, is_whole
 from rdcache.store.spec import STORED, ShardRef, TapSpec
@@ -57,6 +58,8 @@ class CachedObjects:
     All but the shards is small and read at once when the store is opened; its digests are checked
     before they are kept.
     """
+
+    lasting = False
 
     def __init__(self, remote: RemoteObjects, manifest: Mapping[str, Any], cache: DownloadCache):
         self.remote = remote
@@ -287,5 +290,5 @@ def _unpacked(data: bytes | None) -> dict[str, bytes] | None:
 def _map(path: Path) -> np.ndarray | None:
     """A file that was kept, mapped; None where it is gone or empty."""
     with contextlib.suppress(FileNotFoundError, ValueError):
-        return np.memmap(path, np.uint8, mode="r").view(np.ndarray)
+        return map_file(path)
     return None

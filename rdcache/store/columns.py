@@ -24,6 +24,7 @@ from rdcache.store.spec import SPLITS, StoreLayout
 
 DOCUMENT_BYTES = 2**20  # no metadata of an array is longer
 LISTED_SHARDS = 10_000  # so many are listed without a question
+WORTH_MAPPING = 2**20  # bytes of a column; of less a copy is as good
 
 
 @dataclass(frozen=True)
@@ -31,8 +32,9 @@ class Columns:
     """What a store knows about its samples and views, in sample order.
 
     Attributes:
-        uids, splits: str (N,).
+        uids: uint8 (N, 16).
         labels, groups: int64 (N,).
+        splits: int8 (N,), positions in SPLITS.
         view_parameters: float64 (V, N, P).
         outcome: uint8 (V, N): 0 not extracted, 1 stored, 2 not finite.
         projections: of the taps that have fewer channels than the teacher's.
@@ -75,12 +77,12 @@ def read_columns(
         for name, document in documents.items()
         if not name.startswith("taps/")
     }
-    if not np.isin(columns["split"], range(len(SPLITS))).all():
+    if not 0 <= columns["split"].min() <= columns["split"].max() < len(SPLITS):
         raise StoreFormatError("a sample is of no known split.", store=objects.location)
     return Columns(
-        uids=np.array([row.tobytes().hex() for row in columns["uid"]]),
+        uids=columns["uid"],
         labels=columns["label"],
-        splits=np.array(SPLITS)[columns["split"]],
+        splits=columns["split"],
         groups=columns["group"],
         view_columns=view_columns,
         view_parameters=columns["view"],
@@ -213,13 +215,22 @@ def read_view_columns(objects: ReadableObjects) -> tuple[str, ...]:
 def _column(
     objects: ReadableObjects, name: str, document: dict[str, Any], digest: str | None
 ) -> np.ndarray:
+    """A column that has its digest; a large one of a store in a folder as a map of its file, which
+    takes no memory that the system cannot take back.
+    """
     dtype = np.dtype(document["data_type"])
     count = int(np.prod([int(side) for side in document["shape"]], dtype=object))
-    data = objects.get(arrays.column_object(document, name), count * dtype.itemsize)
-    if data is None or hashlib.sha256(data).hexdigest() != digest:
+    place, nbytes = arrays.column_object(document, name), count * dtype.itemsize
+    data: bytes | memoryview | None
+    if objects.lasting and nbytes >= WORTH_MAPPING:
+        found = objects.mapped(place)
+        data = None if found is None else found.data
+    else:
+        data = objects.get(place, nbytes)
+    if data is None or len(data) != nbytes or hashlib.sha256(data).hexdigest() != digest:
         raise _damaged(objects, name)
     values = np.frombuffer(data, dtype.newbyteorder("<")).reshape(document["shape"])
-    return values.astype(dtype)
+    return values.astype(dtype, copy=isinstance(data, bytes))
 
 
 def _damaged(objects: ReadableObjects, name: str) -> StoreFormatError:

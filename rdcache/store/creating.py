@@ -29,8 +29,9 @@ from rdcache.store.manifest import (
     read_manifest,
 )
 from rdcache.store.objects import Objects, objects_at
+from rdcache.store.opening import open_directly
 from rdcache.store.projection import Projection
-from rdcache.store.reader import Store, open_directly
+from rdcache.store.reader import Store
 from rdcache.store.spec import (
     Fingerprint,
     SampleTable,

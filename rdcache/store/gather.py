@@ -7,21 +7,24 @@ Knows objects, offsets and bytes; which samples may be read is the reader's ques
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import time
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from threading import Lock
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
 from rdcache.errors import CorruptShardError
 from rdcache.store import arrays, shard
+from rdcache.store.buffers import empty_tensor, stored_dtype
 from rdcache.store.compression import largest_shard
 from rdcache.store.objects import ReadableObjects
-from rdcache.store.spec import StoreLayout, TapSpec
+from rdcache.store.pages import Residency, ask_for, kernel_tells
+from rdcache.store.spec import ShardRef, StoreLayout, TapSpec
 
 USE_SECONDS = 60.0  # after which it is noted again that files are in use
 
@@ -32,15 +35,15 @@ def as_stored(tensors: torch.Tensor) -> np.ndarray:
     return as_bits.numpy()
 
 
-@dataclass(frozen=True)
-class Places:
+class Places(NamedTuple):
     """Where some samples of a batch lie.
 
     Attributes:
         rows: their numbers in the batch.
         samples, views: which they are.
         sources: the mapped shard of each.
-        starts: where its payload begins there.
+        starts, lengths: where its payload lies there, without the checksum; one length for all
+            where they are not compressed.
     """
 
     rows: Sequence[int]
@@ -48,6 +51,7 @@ class Places:
     views: np.ndarray
     sources: Sequence[np.ndarray]
     starts: Sequence[int]
+    lengths: int | np.ndarray
 
 
 class MappedTap:
@@ -58,6 +62,7 @@ class MappedTap:
     Args:
         digests: uint8 (views, shards, 32), the sha256 that each shard is compared with as it is
             first touched; without them the checksum of its index has to do.
+        check_payloads: compare all payloads of a shard with their crc32c as it is first touched.
 
     Attributes:
         neighbours: the taps that a download for this one may take the room of; this one is one.
@@ -69,16 +74,19 @@ class MappedTap:
         layout: StoreLayout,
         tap: TapSpec,
         digests: np.ndarray | None = None,
+        *,
+        check_payloads: bool = False,
     ) -> None:
         self.objects = objects
         self.layout = layout
         self.tap = tap
         self.digests = digests
+        self.check_payloads = check_payloads
         self.neighbours = [self]
         self._forget()
 
     def __getstate__(self) -> dict[str, Any]:
-        names = ("objects", "layout", "tap", "digests", "neighbours")
+        names = ("objects", "layout", "tap", "digests", "check_payloads", "neighbours")
         return {name: getattr(self, name) for name in names}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -89,67 +97,131 @@ class MappedTap:
         self._process = os.getpid()
         self._lock = Lock()
         self._maps: dict[int, np.ndarray] = {}
+        self._residency = Residency(self.layout.shard_samples, told=self._kernel_tells())
         self._used: set[int] = set()
         self._noted = time.monotonic()  # when it was noted last which were used
-        # Where each sample's payload begins in its shard; -1 where there is none.
-        self._starts = np.full((self.layout.views, self.layout.samples), -1, np.int64)
+        # Where each payload ends in its shard; 0 where there is none, or its shard was not touched:
+        # pages of zeros that nobody writes to take no memory.
+        self._stops = np.zeros((self.layout.views, self.layout.samples), np.int64)
+        self._numbers = math.prod(self.tap.shape)
+
+    def _kernel_tells(self) -> bool:
+        location = self.objects.location
+        return not isinstance(location, Path) or kernel_tells(location)
 
     def _notice_fork(self) -> None:
         if self._process != os.getpid():
             self._forget()
 
     def gather(
-        self, samples: np.ndarray, views: np.ndarray, *, verify: bool = False
+        self,
+        samples: np.ndarray,
+        views: np.ndarray,
+        *,
+        verify: bool = False,
+        out: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Copy samples out of the mapped files: all at once where they are mapped, else shard by
-        shard, so that no more of them are held than are kept.
+        """Copy samples out of the mapped files: all at once where they are mapped or may stay so,
+        else shard by shard, so that no more of them are held than are kept.
 
         Args:
             samples, views: int64 (B,), within range and stored.
             verify: compare each payload with its crc32c.
+            out: where to, (B, *tap), contiguous, in the stored dtype.
 
         Returns:
             (B, *tap) in the stored dtype.
 
         Raises:
             CorruptShardError: a shard is missing, cut short, or its index is damaged; a payload
-                does not match.
+                does not match. What is in `out` is of no use then.
         """
         self._notice_fork()
         keys = (views * self.layout.shards_per_view + samples // self.layout.shard_samples).tolist()
         touched = set(keys)
-        with self._lock:  # threads may share a tap
-            new = touched - self._maps.keys()
-            sources = [] if new else [self._maps[key] for key in keys]
-        self._note_use(touched - new, now=bool(new))
-        if not new:
-            starts = self._found(samples, views)
-            batch, rows = self._allocate(len(samples))
-            places = Places(range(len(keys)), samples, views, sources, starts)
-            self._take(rows, places, verify=verify)
-            return batch
-        numbers: dict[int, list[int]] = {key: [] for key in sorted(touched, key=new.__contains__)}
+        if self.objects.lasting:
+            new: set[int] = set()
+            self._map_new(touched)
+        else:
+            with self._lock:  # threads may share a tap
+                new = touched - self._maps.keys()
+            self._note_use(touched - new, now=bool(new))
+        maps = self._maps  # the same also if another thread lets some go
+        if new or not touched <= maps.keys():
+            del maps  # what is let go meanwhile is not to be held here
+            return self._gather_by_shard(samples, views, keys, new, verify, out)
+        # Nothing is allocated before shards have shown that samples are as large as their tap says.
+        batch, rows = self._batch(len(samples), out)
+        self._take(rows, self._places(range(len(keys)), samples, views, keys, maps), verify)
+        return batch
+
+    def _gather_by_shard(
+        self,
+        samples: np.ndarray,
+        views: np.ndarray,
+        keys: list[int],
+        new: set[int],
+        verify: bool,
+        out: torch.Tensor | None,
+    ) -> torch.Tensor:
+        numbers: dict[int, list[int]] = {key: [] for key in sorted(keys, key=new.__contains__)}
         for number, key in enumerate(keys):
             numbers[key].append(number)
-        # Nothing is allocated before a shard has shown that samples are as large as their tap says.
-        self._source(next(iter(numbers)))
-        batch, rows = self._allocate(len(samples))
+        self._source(next(iter(numbers)))  # before anything is allocated, as above
+        batch, rows = self._batch(len(samples), out)
 
         def take_from(key: int) -> None:
-            source, chosen = self._source(key), numbers[key]
-            where = samples[chosen], views[chosen]
-            places = Places(chosen, *where, [source] * len(chosen), self._found(*where))
-            self._take(rows, places, verify=verify)
+            chosen = numbers[key]
+            where = samples[chosen], views[chosen], [key] * len(chosen)
+            places = self._places(chosen, *where, {key: self._source(key)})
+            self._take(rows, places, verify)
 
         for key in numbers:
             take_from(key)  # a call of its own, so that the shard can go before the next one comes
         return batch
 
-    def _take(self, rows: np.ndarray, places: Places, *, verify: bool) -> None:
+    def _places(
+        self,
+        rows: Sequence[int],
+        samples: np.ndarray,
+        views: np.ndarray,
+        keys: Sequence[int],
+        maps: Mapping[int, np.ndarray],
+    ) -> Places:
+        """Find samples in their mapped shards, and ask for those that are not in memory."""
+        numbers = views * self.layout.samples + samples
+        lengths = self._lengths_of(numbers)
+        starts = (self._stops.take(numbers) - lengths).tolist()
+        if starts and min(starts) < 0:
+            first = int(np.argmin(starts))
+            raise self._corrupt(int(views[first]), int(samples[first]))
+        own = [maps[key] for key in keys]
+        places = Places(rows, samples, views, own, starts, lengths)
+        if absent := self._residency.absent(set(keys), maps, len(keys)):
+            ends = (self._stops.take(numbers)).tolist()
+            for key, source, start, end in zip(keys, own, starts, ends, strict=True):
+                if key in absent:
+                    ask_for(source, start, end - start)
+        return places
+
+    def _lengths_of(self, numbers: np.ndarray) -> int | np.ndarray:
+        """How long payloads are in shards that have been mapped: one length, or int64 (B,).
+
+        Args:
+            numbers: view · samples + sample, of each.
+        """
+        return self.tap.nbytes
+
+    def _take(self, rows: np.ndarray, places: Places, verify: bool) -> None:
         """Fill rows of a batch, uint8 (B, bytes), from the mapped shards."""
         size = self.tap.nbytes
-        for row, source, start in zip(places.rows, places.sources, places.starts, strict=True):
-            rows[row] = source[start : start + size]
+        there = zip(places.sources, places.starts, strict=True)
+        payloads = [source[start : start + size] for source, start in there]
+        if len(payloads) == len(rows) > 0:
+            np.concatenate(payloads, out=rows.reshape(-1))  # one call: less for Python to do
+        else:
+            for row, payload in zip(places.rows, payloads, strict=True):
+                rows[row] = payload
         if not verify:
             return
         # The copies are what is checked: the caller gets the very bytes that matched.
@@ -178,31 +250,24 @@ class MappedTap:
                 kept = zip(self._maps.items(), self._names(self._maps), strict=True)
                 self._maps = dict(item for item, name in kept if name not in gone)
 
-    def _allocate(self, count: int) -> tuple[torch.Tensor, np.ndarray]:
-        batch = torch.empty((count, *self.tap.shape), dtype=getattr(torch, self.tap.dtype))
-        rows = batch.reshape(-1).view(torch.uint8).numpy().reshape(count, self.tap.nbytes)
-        return batch, rows
+    def _batch(self, count: int, out: torch.Tensor | None) -> tuple[torch.Tensor, np.ndarray]:
+        """A batch to be filled, and its samples as uint8 (B, bytes)."""
+        shape = (count, *self.tap.shape)
+        batch = empty_tensor(shape, stored_dtype(self.tap)) if out is None else out
+        rows = as_stored(batch).reshape(count, self._numbers)
+        return batch, rows.view(np.uint8)
 
     def _source(self, key: int) -> np.ndarray:
         """One shard, mapped now if it was not."""
         before = self.objects.downloads
         with self._lock:
-            source = self._maps.get(key)
-            if source is None:
-                source = self._maps[key] = self._map(*divmod(key, self.layout.shards_per_view))
+            if key not in self._maps:
+                self._map_all([key])
+            source = self._maps[key]
         if self.objects.downloads != before:
             for tap in self.neighbours:
                 tap.let_go()
         return source
-
-    def _found(self, samples: np.ndarray, views: np.ndarray) -> list[int]:
-        """Where each payload begins in its shard, which has been mapped."""
-        starts = self._starts[views, samples]
-        if (starts < 0).any():
-            first = int(np.argmin(starts))
-            raise self._corrupt(int(views[first]), int(samples[first]))
-        found: list[int] = starts.tolist()
-        return found
 
     def _note_use(self, keys: set[int], *, now: bool) -> None:
         """Note which shards are in use, in time before others have to make room."""
@@ -215,16 +280,38 @@ class MappedTap:
         per_view = self.layout.shards_per_view
         return (arrays.tap_object(self.tap, *divmod(key, per_view)) for key in keys)
 
-    def _map(self, view: int, index: int) -> np.ndarray:
-        """Map one shard, uint8 (bytes,), and note where its payloads begin."""
+    def _map_new(self, keys: set[int]) -> None:
+        """Map those of some shards that are not mapped; all stay so."""
+        if keys <= self._maps.keys():
+            return
+        with self._lock:
+            self._map_all(sorted(keys - self._maps.keys()))
+
+    def _map_all(self, keys: Sequence[int]) -> None:
+        """Map shards, and note where their payloads lie. Their indexes are asked for at once."""
+        numbers = [divmod(key, self.layout.shards_per_view) for key in keys]
+        found = [self._mapped(view, index) for view, index in numbers]
+        tail = shard.index_bytes(self.layout.shard_samples)
+        for data in found if len(found) > 1 else ():
+            ask_for(data, max(data.size - tail, 0), min(tail, data.size))
+        for key, (view, index), data in zip(keys, numbers, found, strict=True):
+            self._admit(view, index, data)
+            self._maps[key] = data
+
+    def _mapped(self, view: int, index: int) -> np.ndarray:
+        """One shard as uint8 (bytes,); nothing of it has been looked at."""
+        # Of a hostile index more than this would be no use either.
+        most = largest_shard(self.tap, self.layout.shard_samples, self.layout.shard_samples)
+        data = self.objects.mapped(arrays.tap_object(self.tap, view, index), most)
+        if data is None:
+            raise self._corrupt(view, self.layout.shard(view, index).start)
+        return data
+
+    def _admit(self, view: int, index: int, data: np.ndarray) -> None:
+        """Check a shard that is touched for the first time, and note where its payloads lie."""
         ref = self.layout.shard(view, index)
         chunks = self.layout.shard_samples
         tail = shard.index_bytes(chunks)
-        # Of a hostile index more than this would be no use either.
-        most = largest_shard(self.tap, chunks, chunks)
-        data = self.objects.mapped(arrays.tap_object(self.tap, view, index), most)
-        if data is None:
-            raise self._corrupt(view, ref.start)
         try:
             self._require_digest(data, view, index)
             table = shard.decode_index(data[-tail:].data, chunks)
@@ -234,10 +321,27 @@ class MappedTap:
         offsets, lengths = table[present].T
         if not self._fit(offsets, lengths, data.size - tail):
             raise self._corrupt(view, ref.start)
-        starts = np.full(chunks, -1, np.int64)
-        starts[present] = offsets.astype(np.int64)
-        self._starts[view, ref.start : ref.stop] = starts[: ref.stop - ref.start]
-        return data
+        if self.check_payloads:
+            self._require_checksums(ref, data, table)
+        self._note(ref, np.where(present[:, None], table, np.uint64(0)).astype(np.int64))
+
+    def _note(self, ref: ShardRef, table: np.ndarray) -> None:
+        """Note where the payloads of a shard lie.
+
+        Args:
+            table: int64 (chunks, 2), offset and length with checksum; zeros for an absent chunk.
+        """
+        stops = np.maximum(table.sum(1) - shard.CHECKSUM_BYTES, 0)
+        self._stops[ref.view, ref.start : ref.stop] = stops[: ref.stop - ref.start]
+
+    def _require_checksums(self, ref: ShardRef, data: np.ndarray, table: np.ndarray) -> None:
+        """Compare every payload of a shard with its crc32c."""
+        ask_for(data, 0, data.size)
+        for number in np.flatnonzero(table[:, 0] != shard.ABSENT).tolist():
+            start, length = table[number].tolist()
+            end = start + length - shard.CHECKSUM_BYTES
+            if not shard.matches(data[start:end], data[end : end + shard.CHECKSUM_BYTES]):
+                raise self._corrupt(ref.view, ref.start)
 
     def _fit(self, offsets: np.ndarray, lengths: np.ndarray, room: int) -> bool:
         """Whether all chunks have the length of a sample and lie within the first `room` bytes."""

@@ -22,6 +22,7 @@ from rdcache.files import sync_folder
 from rdcache.store.durability import make_folder, sync_folders, write_durably
 from rdcache.store.links import inside
 from rdcache.store.locations import Location, RemotePath
+from rdcache.store.pages import map_file
 
 TEMPORARY = ".partial"
 ADVICE = {
@@ -42,6 +43,10 @@ class ReadableObjects(Protocol):
     @property
     def location(self) -> Location:
         """The folder or prefix that the names are relative to; named in errors."""
+
+    @property
+    def lasting(self) -> bool:
+        """Whether objects may stay mapped for good: none ever has to make room."""
 
     @property
     def downloads(self) -> int:
@@ -146,6 +151,7 @@ class LocalObjects:
         token: of the worker that writes; part of the names of its temporary files.
     """
 
+    lasting = True
     downloads = 0
 
     def __init__(self, folder: Path, token: str | None = None) -> None:
@@ -204,7 +210,7 @@ class LocalObjects:
         """A large object as uint8 (bytes,), read only; None where there is none or it is empty."""
         path = inside(self.location, name)
         try:
-            return np.memmap(path, np.uint8, mode="r").view(np.ndarray)
+            return map_file(path)
         except (OSError, ValueError):
             return None
 

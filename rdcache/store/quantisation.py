@@ -36,9 +36,17 @@ def quantise(values: torch.Tensor, tap: TapSpec) -> tuple[torch.Tensor, torch.Te
     return _as_tap(rounded, tap), scales
 
 
-def dequantise(values: torch.Tensor, scales: torch.Tensor, tap: TapSpec) -> torch.Tensor:
-    """Back to float32: (B, *tap), within half a step of what was quantised."""
-    return _as_tap(_by_channel(values, tap) * scales[..., None], tap)
+def dequantise(
+    values: torch.Tensor, scales: torch.Tensor, tap: TapSpec, out: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Back to float32: (B, *tap), within half a step of what was quantised.
+
+    Args:
+        out: where to, float32 (B, *tap), contiguous.
+    """
+    result = torch.empty_like(values, dtype=torch.float32) if out is None else out
+    torch.mul(_by_channel(values, tap), scales[..., None], out=_by_channel(result, tap))
+    return result
 
 
 def with_scales(taps: Iterable[TapSpec]) -> tuple[TapSpec, ...]:

@@ -57,6 +57,8 @@ class RemoteObjects:
     A PUT is whole or not at all on its own, so there are no temporary objects.
     """
 
+    lasting = False
+
     def __init__(self, location: RemotePath) -> None:
         self.location = location
         self.downloads = 0

@@ -9,7 +9,7 @@ from rdcache.progress import Progress, ignore
 from rdcache.store.locations import Location
 from rdcache.store.manifest import ROOT, group_document, read_manifest
 from rdcache.store.objects import objects_at
-from rdcache.store.reader import open_directly
+from rdcache.store.opening import open_directly
 from rdcache.store.signatures import signed
 from rdcache.store.verification import verify_store
 

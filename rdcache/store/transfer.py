@@ -28,8 +28,9 @@ from rdcache.store.gather import as_stored
 from rdcache.store.locations import Location
 from rdcache.store.manifest import BESIDE, ROOT, SIGNATURES, STRUCTURE, digests_of, group_document
 from rdcache.store.objects import ReadableObjects, objects_at
+from rdcache.store.opening import open_directly
 from rdcache.store.quantisation import with_scales
-from rdcache.store.reader import Store, open_directly
+from rdcache.store.reader import Store
 from rdcache.store.signatures import require_signed, signatures_of
 from rdcache.store.spec import (
     NOT_FINITE,

@@ -30,7 +30,7 @@ from rdcache.store.manifest import (
     require_root,
 )
 from rdcache.store.objects import Objects, objects_at
-from rdcache.store.reader import open_directly
+from rdcache.store.opening import open_directly
 from rdcache.store.signatures import require_signed
 from rdcache.store.spec import STORED, ShardRef, StoreLayout, TapSpec
 

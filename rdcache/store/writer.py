@@ -33,8 +33,9 @@ from rdcache.store.manifest import (
     unfinished_manifest,
 )
 from rdcache.store.objects import objects_at
+from rdcache.store.opening import incomplete_error, open_directly
 from rdcache.store.projection import Projection
-from rdcache.store.reader import Store, incomplete_error, open_directly
+from rdcache.store.reader import Store
 from rdcache.store.shard import encode_shard, index_bytes, is_whole, shard_bytes
 from rdcache.store.spec import (
     NOT_FINITE,
@@ -45,6 +46,7 @@ from rdcache.store.spec import (
 )
 
 OBJECTS_AT_ONCE = 4  # of one shard; syncs that wait for the disk at the same time share its flush
+TAILS_AT_ONCE = 16
 
 
 class StoreWriter:
@@ -82,12 +84,13 @@ class StoreWriter:
         shards = self.layout.shards()
         begun = [shard for shard in shards if arrays.receipt_object(shard) in sizes]
         outcomes = self.objects.read_all([arrays.outcome_object(shard) for shard in begun])
-        whole = {
-            shard
-            for shard, outcome in zip(begun, outcomes, strict=True)
-            if self._whole(shard, outcome, sizes.get)
-        }
-        return [shard for shard in shards if shard not in whole]
+        packed = any(tap.codec != "none" for tap in self.layout.taps)
+        # Of compressed shards the tails are read, and a bucket takes its time for each.
+        threads = TAILS_AT_ONCE if packed and not self.objects.lasting else 1
+        with ThreadPoolExecutor(threads, thread_name_prefix="tails") as pool:
+            whole = pool.map(lambda shard, it: self._whole(shard, it, sizes.get), begun, outcomes)
+            there = {shard for shard, is_whole in zip(begun, whole, strict=True) if is_whole}
+        return [shard for shard in shards if shard not in there]
 
     def lacks(self, shard: ShardRef) -> bool:
         """Whether one shard is missing."""

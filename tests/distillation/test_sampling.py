@@ -9,7 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rdcache.distillation.sampling import TrainingSamples
+from rdcache.distillation.config import DistillConfig
+from rdcache.distillation.randomness import counted_generator
+from rdcache.distillation.residency import choose_shuffle
+from rdcache.distillation.sampling import TrainingSamples, in_groups_of_shards
+from rdcache.distillation.view_orders import view_orders
 from rdcache.errors import UsageError
 
 from .conftest import VIEWS, Tiny, write_store
@@ -69,3 +73,122 @@ def test_a_batch_larger_than_the_training_set_is_refused(tiny: Tiny) -> None:
     training = TrainingSamples(tiny.store, seed=0)
     with pytest.raises(UsageError, match="larger than the training set"):
         training.batches(len(training) + 1, 0)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    seed=st.integers(0, 2**40),
+    uids=st.lists(st.text("0123456789abcdef", min_size=32, max_size=32), max_size=40),
+    count=st.integers(1, 40),
+)
+def test_view_orders_are_those_of_a_generator_for_each_sample(
+    seed: int, uids: list[str], count: int
+) -> None:
+    orders = view_orders(seed, uids, count)
+    assert orders.shape == (len(uids), count)
+    for uid, order in zip(uids, orders.tolist(), strict=True):
+        generator = counted_generator("views", seed, uid)
+        assert order == generator.permutation(count).tolist()
+
+
+def test_view_orders_hold_where_many_draws_are_rejected() -> None:
+    uids = [f"{number:032x}" for number in range(20_000)]
+    orders = view_orders(3, uids, 5)
+    own = [counted_generator("views", 3, uid).permutation(5) for uid in uids]
+    assert np.array_equal(orders, own)
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    counts=st.lists(st.integers(1, 9), min_size=1, max_size=12),
+    group=st.integers(1, 15),
+    seed=st.integers(0, 2**31),
+)
+def test_a_shuffle_by_shards_has_every_sample_once_and_one_group_after_the_other(
+    counts: list[int], group: int, seed: int
+) -> None:
+    shards = np.repeat(np.arange(len(counts)), counts)
+    order = in_groups_of_shards(shards, group, np.random.default_rng(seed))
+    assert sorted(order.tolist()) == list(range(len(shards)))
+    # Rotated back to a border of groups, each window of a group's length has its shards alone.
+    sets = [
+        {int(shard) for shard in shards[np.roll(order, -shift)][: len(shards) // 2]}
+        for shift in range(len(order))
+    ]
+    groups_within_half = -(-len(counts) // group) // 2 + 2
+    assert min(map(len, sets)) <= groups_within_half * group
+
+
+@settings(max_examples=15, deadline=None)
+@given(seed=st.integers(0, 2**31), batch_size=st.integers(1, 41), epoch=st.integers(0, 1000))
+def test_an_epoch_by_shards_is_full_batches_of_distinct_samples_in_the_very_same_views(
+    tiny: Tiny, seed: int, batch_size: int, epoch: int
+) -> None:
+    by_shards = TrainingSamples(tiny.store, seed, shuffle="shards")
+    batches = by_shards.batches(batch_size, epoch, "student", seed)
+    samples = np.concatenate([picks.samples for picks in batches])
+    assert all(len(picks.samples) == batch_size for picks in batches)
+    assert len(set(samples.tolist())) == len(samples) == len(by_shards) // batch_size * batch_size
+    full = TrainingSamples(tiny.store, seed)
+    views = {
+        int(sample): int(view)
+        for picks in full.batches(1, epoch, "student", seed)
+        for sample, view in zip(picks.samples, picks.views, strict=True)
+    }
+    assert all(
+        views[int(sample)] == view
+        for picks in batches
+        for sample, view in zip(picks.samples, picks.views, strict=True)
+    )
+
+
+def test_by_shards_every_position_is_as_likely_as_any_other() -> None:
+    shards = np.repeat(np.arange(7), [4, 4, 4, 4, 4, 4, 1])  # the last one is not full
+    trials = 20_000
+    counts = np.zeros((len(shards), len(shards)))
+    for trial in range(trials):
+        order = in_groups_of_shards(shards, 2, counted_generator("test", trial))
+        counts[order, np.arange(len(shards))] += 1
+    expected = trials / len(shards)
+    statistics = ((counts - expected) ** 2 / expected).sum(axis=1)  # χ² of 24 degrees, each sample
+    assert statistics.mean() == pytest.approx(24, rel=0.2)
+    assert statistics.max() < 60  # 1 in 20,000 for each sample
+
+
+def test_by_shards_pairs_of_a_shard_meet_more_often_by_the_factor_that_is_stated() -> None:
+    shard_samples, group, batch_size, count = 8, 8, 4, 512
+    shards = np.arange(count) // shard_samples
+    met, trials = 0, 1500
+    for trial in range(trials):
+        order = in_groups_of_shards(shards, group, counted_generator("test", trial))
+        batch_of = np.empty(count, np.int64)
+        batch_of[order] = np.arange(count) // batch_size
+        met += int((batch_of[0::8] == batch_of[1::8]).sum())
+    often = met / trials / (count / shard_samples)
+    in_full_shuffle = (batch_size - 1) / (count - 1)
+    assert often / in_full_shuffle == pytest.approx(count / (group * shard_samples), rel=0.08)
+
+
+def test_batches_of_a_full_shuffle_are_what_they_always_were(tiny: Tiny) -> None:
+    training = TrainingSamples(tiny.store, 3)
+    first, *_ = training.batches(8, 2, "student", 3)
+    order = counted_generator("batches", "student", 3, 2).permutation(len(training))[:8]
+    assert first.samples.tolist() == training.rows[order].tolist()
+
+
+def test_which_order_is_chosen_is_part_of_a_run_only_where_it_is_by_shards(tiny: Tiny) -> None:
+    plain = DistillConfig(device="cpu")
+    assert choose_shuffle(tiny.store, ["s4"], 3, "auto") == "full"
+    assert choose_shuffle(tiny.store, [], 3, "auto") == "full"
+    by_shards = DistillConfig(device="cpu", shuffle="shards")
+    assert choose_shuffle(tiny.store, ["s4"], 3, "shards") == "shards"
+    full = DistillConfig(device="cpu", shuffle="full")
+    assert plain.digest("store") == full.digest("store") != by_shards.digest("store")
+
+
+def test_what_does_not_fit_into_memory_is_read_by_shards(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rdcache.distillation.residency.available_memory", lambda: 1000)
+    assert choose_shuffle(tiny.store, ["s4"], 3, "auto") == "shards"
+    assert choose_shuffle(tiny.store, ["s4"], 3, "full") == "full"

@@ -1,0 +1,132 @@
+"""Files as memory: mapped without an open descriptor, and how the page cache stands to them.
+
+Copying from mapped pages that are not in memory waits for the disk page by page, at a twentieth of
+its speed. Who asks for them ahead, for all samples of a batch at once, gets as much as from eight
+threads with `pread`, and needs no descriptor, so that a file that was deleted stays readable.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import os
+import sys
+import weakref
+from collections.abc import Mapping, Set
+from pathlib import Path
+
+import numpy as np
+
+PAGE = mmap.PAGESIZE
+ASKED_AT_ONCE = 128 * 2**10  # bytes; of more the kernel may ignore the rest
+WINDOWS, WINDOW_PAGES = 32, 4  # where a shard is looked at, and how many pages each time
+FORGIVEN = 1  # windows that may be missing: to ask for all of a shard costs more than a few pages
+FAILED = ctypes.c_void_p(-1).value
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.mmap.restype = ctypes.c_void_p
+_libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_int64]
+_libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
+_libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+_libc.mincore.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_char_p]
+
+
+def map_file(path: Path) -> np.ndarray:
+    """A file as uint8 (bytes,), read only. Python's own maps keep a descriptor each, of which a
+    process may have few; a large store has thousands of shards.
+
+    Raises:
+        OSError: it cannot be opened or mapped.
+        ValueError: it is empty.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        size = os.fstat(descriptor).st_size
+        if not size:
+            raise ValueError("an empty file cannot be mapped")
+        address = _libc.mmap(None, size, mmap.PROT_READ, mmap.MAP_SHARED, descriptor, 0)
+    finally:
+        os.close(descriptor)
+    if address == FAILED:
+        raise OSError(ctypes.get_errno(), "mmap", str(path))
+    content = (ctypes.c_ubyte * size).from_address(address)
+    # At the end of the process threads may still be reading; the kernel unmaps then.
+    weakref.finalize(content, _libc.munmap, address, size).atexit = False
+    data = np.frombuffer(memoryview(content), np.uint8)
+    data.flags.writeable = False
+    return data
+
+
+def ask_for(data: np.ndarray, start: int, nbytes: int) -> None:
+    """Have the kernel read a part of a mapped file, without waiting for it."""
+    if sys.platform != "linux":
+        return
+    stop = data.ctypes.data + start + nbytes
+    address = (data.ctypes.data + start) // PAGE * PAGE
+    while address < stop:
+        _libc.madvise(address, min(ASKED_AT_ONCE, stop - address), mmap.MADV_WILLNEED)
+        address += ASKED_AT_ONCE
+
+
+def is_resident(data: np.ndarray) -> bool:
+    """Whether a mapped file is in memory, as far as a look at some of its pages tells."""
+    if sys.platform != "linux":
+        return True
+    first = data.ctypes.data // PAGE * PAGE
+    pages = -(-(data.ctypes.data + data.size - first) // PAGE)
+    count = min(WINDOW_PAGES, pages)
+    seen, missing = ctypes.create_string_buffer(count), 0
+    for number in range(WINDOWS):
+        page = (pages - count) * number // (WINDOWS - 1)
+        if _libc.mincore(first + page * PAGE, count * PAGE, seen):
+            return True  # what the kernel does not know is no such file
+        missing += any(not byte & 1 for byte in seen.raw)
+        if missing > FORGIVEN:
+            return False
+    return True
+
+
+def kernel_tells(folder: Path) -> bool:
+    """Whether the kernel says which pages of files below a folder are in memory: it tells only who
+    may write to them; all others it gives a yes.
+    """
+    try:
+        return folder.stat().st_uid == os.geteuid() or os.access(folder, os.W_OK)
+    except OSError:
+        return False
+
+
+class Residency:
+    """Which shards of a tap are in memory. Each is looked at when it is first read, and all again
+    when as many samples have been read as they hold.
+
+    Args:
+        shard_samples: samples that a shard holds.
+        told: whether the kernel tells; else nothing is taken to be in memory.
+    """
+
+    def __init__(self, shard_samples: int, *, told: bool) -> None:
+        self.shard_samples = shard_samples
+        self.told = told
+        self._seen: set[int] = set()
+        self._absent: set[int] = set()
+        self._read = 0  # samples since the last look at all
+
+    def absent(self, keys: Set[int], sources: Mapping[int, np.ndarray], samples: int) -> Set[int]:
+        """Which shards are not in memory.
+
+        Args:
+            keys: those that are read now.
+            sources: shard → its mapped file.
+            samples: how many are read from them.
+        """
+        if not self.told:
+            return keys
+        if self._read > self.shard_samples * len(self._seen):
+            self._seen, self._absent, self._read = set(), set(), 0
+        self._read += samples
+        if not keys <= self._seen:
+            new = keys - self._seen
+            self._absent |= {key for key in new if not is_resident(sources[key])}
+            self._seen |= new
+        return keys & self._absent
