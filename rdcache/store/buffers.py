@@ -1,18 +1,22 @@
-"""Memory that batches are read into: allocated, and checked before anything is written to it."""
+"""Memory that batches are read into: allocated, checked before it is written to, and filled."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from concurrent.futures import wait
 
 import numpy as np
 import torch
 
 from rdcache.errors import UsageError
 from rdcache.store.spec import TapSpec
+from rdcache.store.threads import THREADS, computing_threads
 
 Buffers = Mapping[str, torch.Tensor]
 HUGE_PAGE = 2**21
+COPYING_THREADS = min(THREADS, 4)
+WORTH_A_THREAD = 2**21  # bytes
 WORTH_HUGE_PAGES = 2**22  # from so many bytes on NumPy asks for them
 
 
@@ -29,6 +33,29 @@ def empty_tensor(shape: Sequence[int], dtype: torch.dtype, *, pin: bool = False)
     memory = np.empty(nbytes + HUGE_PAGE, np.uint8)
     start = -memory.ctypes.data % HUGE_PAGE
     return torch.from_numpy(memory[start : start + nbytes]).view(dtype).reshape(tuple(shape))
+
+
+def fill_rows(rows: np.ndarray, payloads: Sequence[np.ndarray]) -> None:
+    """Copy payloads into a batch, with a few threads where it is large: one core alone does not use
+    up the memory's bandwidth.
+
+    Args:
+        rows: uint8 (n, bytes), contiguous.
+        payloads: n times uint8 (bytes,).
+    """
+    threads = min(COPYING_THREADS, rows.nbytes // WORTH_A_THREAD)
+    step = -(-len(rows) // max(threads, 1))
+    parts = [
+        # One call a part, made ready here: the others have little to do while they hold Python's
+        # lock.
+        (payloads[start : start + step], 0, rows[start : start + step].reshape(-1))
+        for start in range(0, len(rows), step)
+    ]
+    others = [computing_threads().submit(np.concatenate, *part) for part in parts[1:]]
+    np.concatenate(*parts[0])
+    wait(others)  # also after an error: nobody may write to a batch that was given up
+    for copied in others:
+        copied.result()
 
 
 def stored_dtype(tap: TapSpec) -> torch.dtype:

@@ -20,7 +20,7 @@ import torch
 
 from rdcache.errors import CorruptShardError
 from rdcache.store import arrays, shard
-from rdcache.store.buffers import empty_tensor, stored_dtype
+from rdcache.store.buffers import empty_tensor, fill_rows, stored_dtype
 from rdcache.store.compression import largest_shard
 from rdcache.store.objects import ReadableObjects
 from rdcache.store.pages import Residency, ask_for, kernel_tells
@@ -218,7 +218,7 @@ class MappedTap:
         there = zip(places.sources, places.starts, strict=True)
         payloads = [source[start : start + size] for source, start in there]
         if len(payloads) == len(rows) > 0:
-            np.concatenate(payloads, out=rows.reshape(-1))  # one call: less for Python to do
+            fill_rows(rows, payloads)
         else:
             for row, payload in zip(places.rows, payloads, strict=True):
                 rows[row] = payload
