@@ -3,8 +3,8 @@
 The file holds the pixels of all images one after the other (uint8, height × width × 3), then one
 crc32c of each (uint32, little-endian). It is built under a lock, under another name, and renamed
 when it is whole and on the disk, so that it is never there in part. Its name is a digest of what
-decides its content: dataset, sizes, rules of decoding, version of Pillow. Folder and file are their
-owner's alone, since the images may show patients.
+decides its content: dataset, sizes, rules of decoding and of reduction, version of Pillow.
+Folder and file are their owner's alone, since the images may show patients.
 """
 
 from __future__ import annotations
@@ -71,12 +71,17 @@ class PixelFile:
 
 
 def open_pixel_file(
-    folder: Path, dataset_digest: str, sizes: np.ndarray, load: Callable[[int], np.ndarray]
+    folder: Path,
+    dataset_digest: str,
+    reduction: int,
+    sizes: np.ndarray,
+    load: Callable[[int], np.ndarray],
 ) -> PixelFile:
     """Open the file of these images, after building it where it is not there or not whole.
 
     Args:
         folder: in it, a folder of its owner's alone is made.
+        reduction: version of the rule by which `load` makes an image smaller.
         sizes: int64 (images, 2), width and height.
         load: gives an image of that size; called from several threads.
 
@@ -85,7 +90,7 @@ def open_pixel_file(
         UsageError: the folder belongs to somebody else.
     """
     private = folder / FOLDER
-    path = private / f"{_key(dataset_digest, sizes)}.pixels"
+    path = private / f"{_key(dataset_digest, reduction, sizes)}.pixels"
     try:
         private.mkdir(mode=0o700, parents=True, exist_ok=True)
         _require_own(private)
@@ -167,6 +172,6 @@ def _require_own(folder: Path) -> None:
         )
 
 
-def _key(dataset_digest: str, sizes: np.ndarray) -> str:
-    facts = [dataset_digest, sizes.tolist(), decoding.VERSION, PIL.__version__]
+def _key(dataset_digest: str, reduction: int, sizes: np.ndarray) -> str:
+    facts = [dataset_digest, sizes.tolist(), decoding.VERSION, reduction, PIL.__version__]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:32]

@@ -7,10 +7,12 @@ cuts, jitter and normalise them (`photometry.py`).
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 import torch
@@ -66,13 +68,23 @@ class StudentInputs:
         )
         self._photometry = Photometry(mean, std, jitter)
         self._threads = ThreadPoolExecutor(
-            min(2 * (os.cpu_count() or 1), MOST_THREADS), thread_name_prefix="student-inputs"
+            min(2 * usable_cores(), MOST_THREADS), thread_name_prefix="student-inputs"
         )
         self._slots, kept = _slots(dataset, len(parameters), limit // (3 * size**2))
         # Memory is taken page by page, as slots are filled. The last slot stays empty.
         self._cuts = np.empty((kept + 1, size, size, 3), np.uint8)
         self._centres = np.empty(kept + 1, np.float32)
         self._filled = np.zeros(kept + 1, bool)
+
+    def for_student(
+        self, mean: Sequence[float], std: Sequence[float], jitter: Jitter | None
+    ) -> Self:
+        """The same images and cut views, kept once for both, jittered and normalised for another
+        student of the same size.
+        """
+        other = copy.copy(self)
+        other._photometry = Photometry(mean, std, jitter)
+        return other
 
     def __str__(self) -> str:
         """Where images and cuts are kept, in a few words, for a report."""
@@ -121,6 +133,14 @@ class StudentInputs:
         for _ in self._threads.map(cut, missing.tolist()):
             pass
         return pixels, centres
+
+
+def usable_cores() -> int:
+    """Cores that this process may use and that PyTorch was told to use, as by `--num-threads`."""
+    allowed = os.cpu_count() or 1
+    if hasattr(os, "sched_getaffinity"):  # not on macOS
+        allowed = len(os.sched_getaffinity(0))
+    return min(allowed, torch.get_num_threads())
 
 
 def _slots(dataset: ImageDataset, views: int, capacity: int) -> tuple[np.ndarray, int]:

@@ -19,6 +19,7 @@ from rdcache.data.pixel_file import PixelFile, open_pixel_file
 from rdcache.data.samples import ImageDataset
 from rdcache.errors import DatasetError
 
+VERSION = 1  # of how images are reduced: kept ones are not used under another rule
 # Nearly twice the pixels are to go, or an image stays as it is.
 LARGEST_REDUCTION = 0.75
 
@@ -69,7 +70,7 @@ class WorkingImages:
         self.nbytes = 3 * sizes.prod(axis=1)
         self._file: PixelFile | None = None
         if cache is not None:
-            self._file = open_pixel_file(cache, dataset.digest, sizes, self.load)
+            self._file = open_pixel_file(cache, dataset.digest, VERSION, sizes, self.load)
         # Training images first: each is cut several times, the others once.
         order = np.argsort(dataset.splits != "train", kind="stable")
         self._kept = np.zeros(len(sizes), bool)

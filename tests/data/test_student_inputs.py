@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from rdcache.data import (
     load_dataset,
     view_parameters,
 )
+from rdcache.data.student_inputs import usable_cores
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 SIZE = 16
@@ -95,6 +97,30 @@ def test_images_are_decoded_once_where_memory_allows(
         for sample in range(10):
             inputs.batch([sample], view)
     assert set(decoded.values()) == {1}
+
+
+def test_another_normalisation_decodes_and_cuts_nothing_again(
+    dataset: ImageDataset, parameters: np.ndarray, decoded: Counter[int]
+) -> None:
+    inputs = StudentInputs(dataset, parameters, SIZE, MEAN, STD, Jitter())
+    grey = inputs.for_student((0.5,) * 3, (0.5,) * 3, None)
+    own = inputs.batch(range(10), 1)
+    theirs = grey.batch(range(10), 1, np.random.default_rng(0))
+    assert set(decoded.values()) == {1}
+    for channel in range(3):
+        white = own[:, channel] * STD[channel] + MEAN[channel]
+        torch.testing.assert_close(theirs[:, channel], white * 2 - 1, atol=1e-5, rtol=0)
+    assert torch.equal(inputs.batch(range(10), 1), own)
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="no affinity on this system")
+@pytest.mark.parametrize(("threads", "allowed", "expected"), [(8, {0, 3}, 2), (1, {0, 1, 2}, 1)])
+def test_no_more_cores_are_taken_than_are_given(
+    monkeypatch: pytest.MonkeyPatch, threads: int, allowed: set[int], expected: int
+) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: allowed)
+    assert usable_cores() == expected
 
 
 def test_without_memory_images_are_decoded_for_every_batch(

@@ -224,6 +224,15 @@ def test_other_sizes_are_another_file(
     assert len(list((tmp_path / FOLDER).glob("*.pixels"))) == 2
 
 
+def test_images_that_were_reduced_by_another_rule_are_another_file(
+    dataset: ImageDataset, parameters: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cached(dataset, parameters, tmp_path)
+    monkeypatch.setattr("rdcache.data.working_images.VERSION", 2)
+    cached(dataset, parameters, tmp_path)
+    assert len(list((tmp_path / FOLDER).glob("*.pixels"))) == 2
+
+
 @pytest.mark.parametrize("umask", [0o000, 0o022])
 def test_images_on_disk_are_their_owners_alone(
     dataset: ImageDataset, parameters: np.ndarray, tmp_path: Path, umask: int
@@ -303,7 +312,7 @@ def slow_image(number: int) -> np.ndarray:
 
 
 def build_slowly(folder: Path) -> None:
-    images = open_pixel_file(folder, "digest", SIZES, slow_image)
+    images = open_pixel_file(folder, "digest", 1, SIZES, slow_image)
     assert all((images[number] == number).all() for number in range(len(SIZES)))
 
 
