@@ -15,14 +15,16 @@ import torch
 
 from rdcache.distillation.sampling import Shuffle
 from rdcache.errors import UsageError
-from rdcache.memory import available_device_memory, available_memory
+from rdcache.memory import available_device_memory, available_memory, memory_limit
 from rdcache.store import RemotePath, Store, TapSpec
 from rdcache.store.gather import as_stored
 from rdcache.store.quantisation import dequantise, with_scales
 
 Resident = Literal["auto", "device", "host", "disk"]
 DEVICE_SHARE = 0.5  # of the free memory of a GPU: training needs some too
-HOST_SHARE = 0.5
+# Of the main memory that is available: images and cut views may each take as much of what is left.
+HOST_SHARE = 0.25
+CACHE_SHARE = 0.75  # of all main memory, which the page cache may come to hold
 GIB = 2**30
 
 
@@ -51,7 +53,7 @@ def choose_residency(
     What fits half of the GPU's free memory is kept there. Without that, a local store whose tensors
     lie uncompressed on disk is read through its memory map: the page cache holds it once for all
     processes of the machine, and a copy would take as much again. A store in a bucket, or one that
-    has to be decompressed, is kept in main memory if it fits half of what is available.
+    has to be decompressed, is kept in main memory if it fits a quarter of what is available.
 
     Args:
         views: how many of the store's views are read.
@@ -80,14 +82,14 @@ def choose_residency(
 
 
 def choose_shuffle(store: Store, taps: Sequence[str], views: int, asked: str) -> Shuffle:
-    """Settle the order of an epoch: where it is `auto`, by shards for taps that are larger than the
-    available memory, wherever they are asked to be. Smaller ones may be in memory or not, and a
-    run comes to the same.
+    """Settle the order of an epoch: where it is `auto`, by shards for taps that the page cache
+    cannot hold, wherever they are asked to be. That is a matter of all memory, not of what is free
+    at the moment: a run that is gone on with must come to the same order.
     """
     if asked != "auto":
         return "shards" if asked == "shards" else "full"
     needed = sum(tap.nbytes for tap in _stored(store, taps)) * int(pairs(store, views).sum())
-    return "shards" if needed > available_memory() else "full"
+    return "shards" if needed > CACHE_SHARE * memory_limit() else "full"
 
 
 def _why_reading_costs(store: Store, taps: Sequence[str]) -> str | None:

@@ -79,6 +79,17 @@ def test_auto_keeps_in_memory_what_would_be_decompressed_again(
     assert chosen(compressed, ()) == ("disk", "the method reads none")
 
 
+def test_taps_leave_room_for_images_and_cuts(
+    compressed: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    needed = choose_residency(compressed, ("s4",), compressed.views, "host", CPU).nbytes
+    for available, where in ((4 * needed, "host"), (4 * needed - 1, "disk")):
+        monkeypatch.setattr(
+            "rdcache.distillation.residency.available_memory", lambda free=available: free
+        )
+        assert choose_residency(compressed, ("s4",), compressed.views, "auto", CPU).where == where
+
+
 def test_taps_on_the_device_need_a_gpu(tiny: Tiny, options: Options) -> None:
     with pytest.raises(UsageError, match="GPU"):
         distill(tiny.store, resident="device", **options())

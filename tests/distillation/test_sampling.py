@@ -110,13 +110,22 @@ def test_a_shuffle_by_shards_has_every_sample_once_and_one_group_after_the_other
     shards = np.repeat(np.arange(len(counts)), counts)
     order = in_groups_of_shards(shards, group, np.random.default_rng(seed))
     assert sorted(order.tolist()) == list(range(len(shards)))
-    # Rotated back to a border of groups, each window of a group's length has its shards alone.
-    sets = [
-        {int(shard) for shard in shards[np.roll(order, -shift)][: len(shards) // 2]}
-        for shift in range(len(order))
-    ]
-    groups_within_half = -(-len(counts) // group) // 2 + 2
-    assert min(map(len, sets)) <= groups_within_half * group
+    assert any(in_blocks(shards[np.roll(order, -shift)], group) for shift in range(len(order)))
+
+
+def in_blocks(shards: np.ndarray, group: int) -> bool:
+    """Whether samples, given by their shards, are a block of all samples of so many shards, then
+    another, and so on; the last may be of fewer.
+    """
+    _, first, which = np.unique(shards, return_index=True, return_inverse=True)
+    turn = np.argsort(np.argsort(first))  # each shard's, by where it occurs first
+    return bool((np.diff(turn[which] // group) >= 0).all())
+
+
+def test_a_full_shuffle_is_not_by_shards() -> None:
+    shards = np.repeat(np.arange(12), 9)
+    full = np.random.default_rng(0).permutation(shards)
+    assert not any(in_blocks(np.roll(full, -shift), 4) for shift in range(len(full)))
 
 
 @settings(max_examples=15, deadline=None)
@@ -190,5 +199,7 @@ def test_what_does_not_fit_into_memory_is_read_by_shards(
     tiny: Tiny, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("rdcache.distillation.residency.available_memory", lambda: 1000)
+    assert choose_shuffle(tiny.store, ["s4"], 3, "auto") == "full", "free again in a moment"
+    monkeypatch.setattr("rdcache.distillation.residency.memory_limit", lambda: 1000)
     assert choose_shuffle(tiny.store, ["s4"], 3, "auto") == "shards"
     assert choose_shuffle(tiny.store, ["s4"], 3, "full") == "full"
