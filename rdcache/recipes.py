@@ -7,7 +7,7 @@ are taken as they are, so that an interrupted recipe goes on where it stopped.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from pydantic import (
 import rdcache
 from rdcache.data import list_datasets
 from rdcache.distillation import DistillConfig, Run, distill_seeds
+from rdcache.distillation.session import once_each, silently
 from rdcache.errors import UnknownNameError, UsageError
 from rdcache.extraction import ExtractConfig, plan_extraction, run_extraction
 from rdcache.methods import find_method
@@ -164,8 +165,18 @@ def _require_known(recipe: Recipe) -> None:
                 raise UnknownNameError.of(kind, name, known)
 
 
-def run_recipe(recipe: Recipe, places: Places, on_progress: Progress = ignore) -> Iterator[Cell]:
-    """Run every cell of the grid and yield it when its last seed is done."""
+def run_recipe(
+    recipe: Recipe,
+    places: Places,
+    on_progress: Progress = ignore,
+    on_note: Callable[[str], None] = silently,
+) -> Iterator[Cell]:
+    """Run every cell of the grid and yield it when its last seed is done.
+
+    Args:
+        on_note: told, in a sentence, what was chosen for this machine and a dataset.
+    """
+    tell = once_each(on_note)
     for dataset in recipe.datasets:
         for teacher in recipe.teachers:
             store = _extracted(recipe, teacher, dataset, places, on_progress)
@@ -180,6 +191,7 @@ def run_recipe(recipe: Recipe, places: Places, on_progress: Progress = ignore) -
                         on_progress=lambda done, total, note="", label=label: on_progress(
                             done, total, f"{label} {note}".strip()
                         ),
+                        on_note=_about(dataset, tell),
                     )
                     yield Cell(dataset, teacher, student, method, tuple(runs))
 
@@ -227,6 +239,10 @@ def _extracted(
         plan,
         lambda done, total, note="": on_progress(done, total, f"{dataset} {teacher} {note}"),
     ).store
+
+
+def _about(dataset: str, on_note: Callable[[str], None]) -> Callable[[str], None]:
+    return lambda note: on_note(f"on {dataset}, {note}")
 
 
 def _given(**options: Any) -> dict[str, Any]:

@@ -5,7 +5,14 @@ from __future__ import annotations
 import click
 
 from rdcache.cli import options
-from rdcache.cli.output import in_percent, json_option, print_facts, print_json, progress
+from rdcache.cli.output import (
+    in_percent,
+    json_option,
+    print_facts,
+    print_json,
+    print_note,
+    progress,
+)
 from rdcache.distillation import DistillConfig, Run, choose_store, distill_many, summarise
 from rdcache.store import Store
 from rdcache.store.locations import Location
@@ -36,9 +43,10 @@ def command(
         dataset=config.dataset,
         teacher=config.teacher,
         require_signature=config.require_signature,
+        verify_shards=config.verify_shards,
     )
     configs = config.for_each_student()
-    click.echo(f"Distilling from {opened.location}", err=True)
+    print_note(f"Distilling from {opened.location}")
     with progress("Distilling") as bar:
         runs = distill_many(
             opened,
@@ -46,7 +54,7 @@ def command(
             resume=resume,
             overwrite=overwrite,
             on_progress=bar,
-            on_note=lambda note: click.echo(note[:1].upper() + note[1:], err=True),
+            on_note=print_note,
         )
     seeds = len(config.seeds)
     of_student = {
@@ -61,25 +69,32 @@ def command(
 
 
 def _as_facts(store: Store, of_student: dict[str, list[Run]]) -> dict[str, object]:
-    return {
+    """All runs in one list, and student by student; of a single student also its summary."""
+    students = [
+        {
+            "student": student,
+            "runs": [
+                {
+                    "student": student,
+                    "run": str(run.path),
+                    "status": run.status,
+                    "seed": run.seed,
+                    "metrics": run.metrics,
+                }
+                for run in runs
+            ],
+            "summary": summarise(runs),
+        }
+        for student, runs in of_student.items()
+    ]
+    facts: dict[str, object] = {
         "store": str(store.location),
-        "students": [
-            {
-                "student": student,
-                "runs": [
-                    {
-                        "run": str(run.path),
-                        "status": run.status,
-                        "seed": run.seed,
-                        "metrics": run.metrics,
-                    }
-                    for run in runs
-                ],
-                "summary": summarise(runs),
-            }
-            for student, runs in of_student.items()
-        ],
+        "runs": [run for each in students for run in each["runs"]],
+        "students": students,
     }
+    if len(students) == 1:
+        facts["summary"] = students[0]["summary"]
+    return facts
 
 
 def _print_runs(store: Store, config: DistillConfig, runs: list[Run]) -> None:

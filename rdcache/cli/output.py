@@ -39,6 +39,11 @@ def print_json(value: object) -> None:
     click.echo(json.dumps(value, indent=2, default=str))
 
 
+def print_note(note: str) -> None:
+    """Print a remark on standard error, beside the results."""
+    click.echo(note[:1].upper() + note[1:], err=True)
+
+
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     """Print a table as wide as the terminal; wide enough for every cell when piped."""
     console = Console() if sys.stdout.isatty() else Console(width=160)

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from rdcache.cli import options
-from rdcache.cli.output import json_option, print_json, print_table, progress
+from rdcache.cli.output import json_option, print_json, print_note, print_table, progress
 from rdcache.errors import UsageError
 from rdcache.files import write_text
 from rdcache.recipes import Cell, Places, Recipe, load_recipe, run_recipe, shipped_recipe
@@ -61,7 +61,7 @@ def _found(file: Path) -> Path:
 def run_and_collect(recipe: Recipe, places: Places) -> list[Cell]:
     """Run the recipe with a progress bar."""
     with progress("") as bar:
-        return list(run_recipe(recipe, places, bar))
+        return list(run_recipe(recipe, places, bar, print_note))
 
 
 def row_of(cell: Cell) -> Row:

@@ -67,6 +67,7 @@ def test_both_phases_from_the_command_line(teacher: str, folder: Path, tmp_path:
     (student,) = report["students"]
     assert [run["seed"] for run in student["runs"]] == [0, 1]
     assert student["summary"]["accuracy"]["n"] == 2
+    assert (report["runs"], report["summary"]) == (student["runs"], student["summary"])
     again = as_json(*distill, "--seed", "0,1")
     assert [run["status"] for run in again["students"][0]["runs"]] == ["done before"] * 2
 
@@ -74,6 +75,37 @@ def test_both_phases_from_the_command_line(teacher: str, folder: Path, tmp_path:
     metrics = as_json("evaluate", run["run"], "--dataset", f"folder:{folder}")["metrics"]
     assert metrics["confusion"] == run["metrics"]["confusion"]
     assert "accuracy" in succeed("evaluate", run["run"], "--dataset", f"folder:{folder}")
+
+
+def test_several_students_are_reported_run_by_run_and_student_by_student(
+    teacher: str, folder: Path, tmp_path: Path
+) -> None:
+    as_json("extract", "--teacher", teacher, "--dataset", f"folder:{folder}", "--views", "clean")
+    report = as_json(
+        *("distill", "--student", "shufflenet-x0.5,mobilenet", "--dataset", f"folder:{folder}"),
+        *(*SMALL, "--epochs", "1", "--method", "none", "--out", str(tmp_path / "runs")),
+    )
+    assert [run["student"] for run in report["runs"]] == ["shufflenet-x0.5", "mobilenet"]
+    assert [each["student"] for each in report["students"]] == ["shufflenet-x0.5", "mobilenet"]
+    assert all(each["summary"]["accuracy"]["n"] == 1 for each in report["students"])
+    assert "summary" not in report
+
+
+def test_a_damaged_shard_is_noticed_by_distill_if_it_is_told_to_look(
+    capsys: pytest.CaptureFixture[str], teacher: str, folder: Path, tmp_path: Path
+) -> None:
+    where = ("--dataset", f"folder:{folder}")
+    store = as_json("extract", "--teacher", teacher, *where, "--views", "clean")["store"]
+    shard = next(path for path in Path(store).glob("taps/out0/c/0/**/*") if path.is_file())
+    content = bytearray(shard.read_bytes())
+    content[0] ^= 1  # the last bit of a number: nothing else would notice
+    shard.write_bytes(content)
+    distill = ("distill", "--student", "shufflenet-x0.5", *where, *SMALL, "--set", "width=16")
+    status, text = failure(capsys, *distill, "--out", str(tmp_path / "checked"), "--verify-shards")
+    assert status == 1
+    assert "does not match its checksum" in text
+    assert str(shard.relative_to(store)) in text
+    succeed(*distill, "--out", str(tmp_path / "unchecked"))
 
 
 def test_a_dry_run_says_what_would_be_written_and_writes_nothing(
@@ -116,7 +148,9 @@ per_method: {{rd: {{method_options: {{width: 16}}}}}}
     assert "gain" in (tmp_path / "table.md").read_text()
     results = {p: p.stat().st_mtime_ns for p in (tmp_path / "runs").rglob("result.json")}
     assert len(results) == 4
-    assert "A small grid" in succeed(*arguments)
+    again = CliRunner().invoke(cli, arguments)
+    assert "A small grid" in again.stdout
+    assert again.stderr.count("precision of shufflenet-x0.5") == 1, "of one student said once"
     assert {p: p.stat().st_mtime_ns for p in (tmp_path / "runs").rglob("result.json")} == results
 
 
