@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pydantic import ValidationError
 
+MOST_OF_A_REASON = 300  # characters
+
 
 class RdcacheError(Exception):
     """Base class: `summary` is one sentence, `facts` are the lines below it.
@@ -48,6 +50,13 @@ class RdcacheError(Exception):
 
 def _rebuild(cls: type[RdcacheError], summary: str, facts: dict[str, str]) -> RdcacheError:
     return cls(summary, **facts)
+
+
+def reason_of(error: BaseException) -> str:
+    """The first line of what an error of somebody else's says, for a fact; its kind if it says
+    nothing.
+    """
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)[:MOST_OF_A_REASON]
 
 
 class UsageError(RdcacheError, ValueError):

@@ -13,8 +13,9 @@ import torch
 
 from rdcache.distillation.config import DistillConfig
 from rdcache.distillation.hardware import threads
-from rdcache.errors import UsageError
+from rdcache.errors import UsageError, reason_of
 from rdcache.models import Student, StudentOutput, create_student
+from rdcache.models.devices import has_bfloat16
 from rdcache.probing import fastest
 
 # Shorter trainings take about as long as finding out, or compiling.
@@ -36,9 +37,12 @@ def choose_amp(
     if config.amp != "auto":
         return config.amp, "as asked for"
     if device.type == "cuda":
-        supported = torch.cuda.is_bf16_supported()
-        return ("bf16", "on a GPU") if supported else ("off", "this GPU has no bfloat16")
-    if device.type != "cpu" or steps < WORTH_A_PROBE:
+        if has_bfloat16(device):
+            return "bf16", "this GPU has it"
+        return "off", "this GPU has no bfloat16"
+    if device.type != "cpu":
+        return "off", f"bfloat16 is not tried on {device.type}"
+    if steps < WORTH_A_PROBE:
         return "off", f"{steps} steps are too few to try bfloat16"
     key = {
         "what": "training step",
@@ -48,7 +52,10 @@ def choose_amp(
     }
     with torch.random.fork_rng([]), threads(config.num_threads):
         choice = fastest(key, {amp: _step(config, amp == "bf16") for amp in ("off", "bf16")})
-    return ("bf16" if choice.name == "bf16" else "off"), str(choice)
+    took = {name: f"{1e3 * seconds:.1f} ms" for name, seconds in choice.seconds.items()}
+    when = "measured earlier" if choice.cached else "measured now"
+    why = f"a step takes {took['off']} in float32, {took['bf16']} in bfloat16, {when}"
+    return ("bf16" if choice.name == "bf16" else "off"), why
 
 
 def _step(config: DistillConfig, enabled: bool) -> Callable[[], None]:
@@ -68,32 +75,36 @@ def _step(config: DistillConfig, enabled: bool) -> Callable[[], None]:
 
 def compiled(
     student: Student, config: DistillConfig, steps: int, device: torch.device
-) -> Callable[..., StudentOutput]:
+) -> tuple[Callable[..., StudentOutput], str]:
     """The student's forward pass, compiled where that is asked for or, by `auto`, pays: on a GPU
     small networks wait for kernels to be launched, and one CUDA graph launches all of them.
+
+    Returns:
+        It, and whether it is compiled, and why.
 
     Raises:
         UsageError: it is asked for, and there is no compiler.
     """
-    auto = device.type == "cuda" and steps >= WORTH_COMPILING
-    if config.compile == "off" or (config.compile == "auto" and not auto):
-        return student
-    if (lacks := _why_nothing_compiles(device)) is not None:
+    why = "as asked for" if config.compile != "auto" else f"{steps} steps on {device.type}"
+    pays = device.type == "cuda" and steps >= WORTH_COMPILING
+    if config.compile == "off" or (config.compile == "auto" and not pays):
+        return student, f"off ({why})"
+    if (lacks := why_nothing_compiles(device)) is not None:
         if config.compile == "auto":
-            return student
+            return student, f"off ({lacks})"
         raise UsageError(
             "the student cannot be compiled on this machine.",
             why=lacks,
             next="install a C++ compiler, or --compile off",
         )
     mode = "reduce-overhead" if device.type == "cuda" else "default"
-    return torch.compile(student, mode=mode, dynamic=False)
+    return torch.compile(student, mode=mode, dynamic=False), f"on ({why})"
 
 
-def _why_nothing_compiles(device: torch.device) -> str | None:
+def why_nothing_compiles(device: torch.device) -> str | None:
     """What PyTorch lacks to compile even a sum; None if it lacks nothing."""
     try:
         torch.compile(torch.square, fullgraph=True)(torch.ones(2, device=device))
     except Exception as error:  # there is no common class for what a compiler may lack
-        return str(error).strip().splitlines()[0]
+        return reason_of(error)
     return None

@@ -13,7 +13,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
-from rdcache.errors import RunNotFoundError
+from rdcache.errors import RunNotFoundError, reason_of
 from rdcache.files import write_whole
 
 METADATA_KEY = "rdcache_checkpoint"
@@ -40,7 +40,7 @@ def load_checkpoint(path: Path, device: torch.device) -> Any:
         raise RunNotFoundError(
             "the checkpoint of this run cannot be read.",
             file=path,
-            why=str(error).splitlines()[0] if str(error) else type(error).__name__,
+            why=reason_of(error),
             next="start the run again with --overwrite",
         ) from error
 

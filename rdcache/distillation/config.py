@@ -62,8 +62,8 @@ class DistillConfig(BaseModel):
     order_seed: int | None = Field(
         default=None,
         description="Seed of the order of batches, of their views and of jitter (default: each "
-        "run's own seed). With one for all, the runs of several seeds differ in their initial "
-        "weights alone, and are trained side by side from one reading of the cache.",
+        "run's own seed). With one for all, the runs of several seeds are trained side by side "
+        "from one reading of the cache; initial weights, dropout and folds follow each run's own.",
     )
     epochs: int = Field(default=100, gt=0, description="Passes over the training images.")
     batch_size: int = Field(default=32, gt=0, description="Images per step.")
@@ -147,7 +147,8 @@ class DistillConfig(BaseModel):
     shuffle: Literal["auto", "full", "shards"] = Field(
         default="auto",
         description="Order of an epoch: all samples at random, or a few shards at a time, which "
-        "reads a disk in large pieces; auto: by shards what is larger than the available memory.",
+        "reads a disk in large pieces; auto: by shards what is larger than three quarters of the "
+        "memory of the machine, or of the job.",
     )
     num_threads: int | None = Field(
         default=None, gt=0, description="CPU threads (default: PyTorch's choice)."
@@ -225,7 +226,7 @@ class DistillConfig(BaseModel):
         """Identify what a run of this resolved config on a store will come to, seed aside."""
         deciding = self.model_dump(mode="json", exclude=CIRCUMSTANCES)
         if self.shuffle != "shards":
-            del deciding["shuffle"]  # runs from before there was a choice keep their names
+            del deciding["shuffle"]
         if self.student_weights is not None and Path(self.student_weights).is_file():
             content = Path(self.student_weights).read_bytes()
             deciding["student_weights"] = hashlib.sha256(content).hexdigest()

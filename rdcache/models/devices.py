@@ -26,6 +26,14 @@ def choose_device(device: torch.device | str) -> torch.device:
     return chosen
 
 
+def has_bfloat16(device: torch.device) -> bool:
+    """Whether a GPU computes in bfloat16 itself; PyTorch's own answer counts emulation too, which
+    is slower than float32, and is about the current GPU.
+    """
+    with torch.cuda.device(device):
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+
+
 def _names() -> list[str]:
     gpus = [f"cuda:{number}" for number in range(torch.cuda.device_count())]
     return ["auto", "cpu", *gpus, *(["mps"] if torch.backends.mps.is_available() else [])]

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from rdcache.distillation import DistillConfig, distill_many
-from rdcache.distillation.acceleration import choose_amp, compiled
+from rdcache.distillation import DistillConfig, distill, distill_many
+from rdcache.distillation.acceleration import choose_amp, compiled, why_nothing_compiles
 from rdcache.errors import UsageError
 from rdcache.models import create_student
 from rdcache.probing import Choice
@@ -30,6 +32,30 @@ def test_a_short_training_is_not_worth_a_probe() -> None:
     assert (amp, "too few" in why) == ("off", True)
 
 
+@pytest.mark.parametrize(("native", "amp"), [(True, "bf16"), (False, "off")])
+def test_a_gpu_that_would_only_emulate_bfloat16_is_spared_it(
+    monkeypatch: pytest.MonkeyPatch, native: bool, amp: str
+) -> None:
+    asked: list[torch.device] = []
+
+    def of_device(device: torch.device) -> contextlib.AbstractContextManager[None]:
+        asked.append(device)
+        return contextlib.nullcontext()
+
+    def supported(including_emulation: bool = True) -> bool:
+        return including_emulation or native
+
+    monkeypatch.setattr(torch.cuda, "device", of_device)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", supported)
+    assert choose_amp(DistillConfig(), LONG, torch.device("cuda:1"))[0] == amp
+    assert asked == [torch.device("cuda:1")]
+
+
+def test_other_devices_are_not_told_that_their_steps_are_too_few() -> None:
+    found = choose_amp(DistillConfig(), LONG, torch.device("mps"))
+    assert found == ("off", "bfloat16 is not tried on mps")
+
+
 @pytest.mark.parametrize("faster", ["off", "bf16"])
 def test_a_long_training_on_a_cpu_takes_what_the_probe_says_and_leaves_the_generator_alone(
     monkeypatch: pytest.MonkeyPatch, faster: str
@@ -47,7 +73,7 @@ def test_a_long_training_on_a_cpu_takes_what_the_probe_says_and_leaves_the_gener
     before = torch.get_rng_state()
     amp, why = choose_amp(config, LONG, CPU)
     assert amp == faster
-    assert "ms" in why
+    assert why == "a step takes 1000.0 ms in float32, 2000.0 ms in bfloat16, measured now"
     assert torch.equal(torch.get_rng_state(), before)
     (key,) = asked
     assert (key["student"], key["batch"], key["size"]) == ("shufflenet-x0.5", 4, 32)
@@ -60,6 +86,8 @@ def test_the_choice_is_part_of_what_identifies_a_run_and_is_told(
     config = DistillConfig(**options(method="none", epochs=1))
     (run,) = distill_many(tiny.store, [config], on_note=notes.append)
     assert any("precision of shufflenet-x0.5: float32" in note for note in notes)
+    assert any("compilation of shufflenet-x0.5: off" in note for note in notes)
+    assert not any(note.startswith("taps") for note in notes), "none are read"
     assert run.config["config"]["amp"] == "off"
     (other,) = distill_many(tiny.store, [config.model_copy(update={"amp": "bf16"})])
     assert other.path.parent != run.path.parent
@@ -68,9 +96,35 @@ def test_the_choice_is_part_of_what_identifies_a_run_and_is_told(
 def test_on_a_cpu_a_student_is_compiled_only_if_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     student = create_student("shufflenet-x0.5", 2)
     for choice in ("auto", "off"):
-        assert compiled(student, DistillConfig(compile=choice), LONG, CPU) is student
+        forward, why = compiled(student, DistillConfig(compile=choice), LONG, CPU)
+        assert forward is student
+        assert why.startswith("off (")
     monkeypatch.setattr(
-        "rdcache.distillation.acceleration._why_nothing_compiles", lambda device: "no g++"
+        "rdcache.distillation.acceleration.why_nothing_compiles", lambda device: "no g++"
     )
     with pytest.raises(UsageError, match=r"cannot be compiled[\s\S]*no g\+\+[\s\S]*--compile off"):
         compiled(student, DistillConfig(compile="on"), LONG, CPU)
+
+
+def test_a_compiler_that_fails_without_a_word_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*arguments: Any, **options: Any) -> None:
+        raise NotImplementedError
+
+    monkeypatch.setattr(torch, "compile", broken)
+    assert why_nothing_compiles(CPU) == "NotImplementedError"
+
+
+def test_a_compiled_student_learns_what_it_would_have_learned(
+    tiny: Tiny, options: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    if (lacks := why_nothing_compiles(CPU)) is not None:
+        pytest.skip(f"nothing compiles here: {lacks}")
+    chosen = options(student="timm:test_resnet.r160_in1k", method="none", epochs=1)
+    plain, fast = (
+        distill(tiny.store, **{**chosen, "compile": choice, "out": tmp_path / choice})
+        for choice in ("off", "on")
+    )
+    assert fast.result["environment"]["compiled"] == "on (as asked for)"
+    for one, other in zip(plain.history, fast.history, strict=True):
+        # Adam turns last bits of small gradients into whole steps.
+        assert other["loss"] == pytest.approx(one["loss"], rel=5e-3)
