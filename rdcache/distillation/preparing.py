@@ -19,18 +19,12 @@ from rdcache.distillation.config import DistillConfig
 from rdcache.distillation.folds import training_folds
 from rdcache.distillation.hardware import autocast_for
 from rdcache.distillation.randomness import counted_seed
-from rdcache.distillation.residency import (
-    ReadTaps,
-    Residency,
-    ResidentTaps,
-    TapSource,
-    choose_residency,
-)
+from rdcache.distillation.residency import ReadTaps, ResidentTaps, TapSource, choose_residency
 from rdcache.distillation.sampling import Shuffle, TrainingSamples
 from rdcache.distillation.statistics import channel_statistics
 from rdcache.distillation.training import Trainer
 from rdcache.errors import UsageError
-from rdcache.methods import Method, MethodContext, create_method, task_loss
+from rdcache.methods import ChannelStatistics, Method, MethodContext, create_method, task_loss
 from rdcache.models import Student, create_student
 from rdcache.store import Store
 
@@ -51,53 +45,66 @@ class Sources:
 
     Args:
         device: where batches go.
-        on_note: told in a sentence where taps are kept, and why.
-
-    Attributes:
-        residency: where taps are, once `taps` has been asked for any.
+        on_note: told in a sentence where taps and images are kept, and why.
     """
 
     def __init__(
         self, store: Store, dataset: ImageDataset, device: torch.device, on_note: Note
     ) -> None:
         self.store, self.dataset, self.device = store, dataset, device
-        self.residency: Residency | None = None
-        self._on_note = on_note
-        self._taps: dict[tuple[object, ...], TapSource] = {}
+        self.on_note = on_note
+        self._taps: dict[tuple[object, ...], tuple[TapSource, str]] = {}
+        self._statistics: dict[str, ChannelStatistics] = {}
+        self._cut: dict[tuple[object, ...], StudentInputs] = {}
         self._inputs: dict[tuple[object, ...], StudentInputs] = {}
         self._batches: dict[tuple[int, int], BatchSource] = {}
 
-    def taps(self, names: Sequence[str], config: DistillConfig) -> TapSource:
-        """Taps by name, of the views that a config trains on, where the config wants them."""
+    def statistics(self, tap: str) -> ChannelStatistics:
+        """A tap's channels, read once for all."""
+        if tap not in self._statistics:
+            self._statistics[tap] = channel_statistics(self.store, tap)
+        return self._statistics[tap]
+
+    def taps(self, names: Sequence[str], config: DistillConfig) -> tuple[TapSource, str]:
+        """Taps by name, of the views that a config trains on, where the config wants them; and
+        where that is, in a few words.
+        """
         views = config.views or self.store.views
         key = (frozenset(names), views, config.resident)
         if key not in self._taps:
             residency = choose_residency(self.store, names, views, config.resident, self.device)
-            self._on_note(f"taps: {residency}")
-            self.residency = residency
-            if residency.where == "disk":
-                self._taps[key] = ReadTaps(self.store)
-            else:
+            if names:
+                self.on_note(f"taps: {residency}")
+            source: TapSource = ReadTaps(self.store)
+            if residency.where != "disk":
                 place = self.device if residency.where == "device" else torch.device("cpu")
-                self._taps[key] = ResidentTaps(self.store, names, views, place)
+                source = ResidentTaps(self.store, names, views, place)
+            self._taps[key] = source, str(residency)
         return self._taps[key]
 
     def inputs(self, config: DistillConfig, student: Student) -> StudentInputs:
-        """Images as a student wants them; those who want the same share what is decoded."""
-        geometry = (config.image_size, config.views, config.working_scale)
-        key = (*geometry, student.mean, student.std, config.jitter, config.inputs_cache)
-        if key not in self._inputs:
-            self._inputs[key] = inputs_for(self.device)(
+        """Images as a student wants them. Students that differ in jitter and normalisation alone
+        share decoded images and cut views, but not the reading of taps (see `train_together`).
+        """
+        geometry = (config.image_size, config.views, config.working_scale, config.inputs_cache)
+        look = (
+            student.mean,
+            student.std,
+            Jitter(config.jitter, config.jitter) if config.jitter else None,
+        )
+        if geometry not in self._cut:
+            self._cut[geometry] = inputs_for(self.device)(
                 self.dataset,
                 self.store.view_parameters[: config.views],
                 config.image_size,
-                student.mean,
-                student.std,
-                Jitter(config.jitter, config.jitter) if config.jitter else None,
+                *look,
                 working_scale=config.working_scale,
                 cache=config.inputs_cache,
             )
-            self._on_note(f"images: {self._inputs[key]}")
+            self.on_note(f"images: {self._cut[geometry]}")
+        key = (*geometry, look)
+        if key not in self._inputs:
+            self._inputs[key] = self._cut[geometry].for_student(*look)
         return self._inputs[key]
 
     def batches(self, taps: TapSource, inputs: StudentInputs) -> BatchSource:
@@ -117,18 +124,22 @@ def create_trainers(sources: Sources, jobs: Sequence[Job]) -> list[Trainer]:
         UsageError: the store does not suffice for what the config asks.
     """
     store, device = sources.store, sources.device
-    built = [_build(store, job, device) for job in jobs]
+    built = [_build(sources, job) for job in jobs]
     names = list(dict.fromkeys(tap for _, method, _ in built for tap in method.taps))
     trainers = []
     for job, (student, method, training) in zip(jobs, built, strict=True):
-        inputs = sources.inputs(job.config, student)
-        batches = sources.batches(sources.taps(names, job.config), inputs)
+        # Taps take their memory at once, images by and by: taps first, so that images see what is
+        # left.
+        taps, where = sources.taps(names, job.config)
+        batches = sources.batches(taps, sources.inputs(job.config, student))
         classes = tuple(store.manifest["dataset"]["classes"])
         autocast = autocast_for(device, job.config.amp)
         trainer = Trainer(
             job.config, job.seed, student, method, batches, training, classes, autocast
         )
-        trainer.forward_student = compiled(student, job.config, trainer.steps, device)
+        trainer.forward_student, how = compiled(student, job.config, trainer.steps, device)
+        sources.on_note(f"compilation of {job.config.student}: {how}")
+        trainer.ways = {"taps": where, "images": str(batches.inputs), "compiled": how}
         trainers.append(trainer)
     return trainers
 
@@ -142,7 +153,8 @@ def create_trainer(
     ]
 
 
-def _build(store: Store, job: Job, device: torch.device) -> tuple[Student, Method, TrainingSamples]:
+def _build(sources: Sources, job: Job) -> tuple[Student, Method, TrainingSamples]:
+    store, device = sources.store, sources.device
     config, seed = job.config, job.seed
     order = seed if config.order_seed is None else config.order_seed
     shuffle: Shuffle = "shards" if config.shuffle == "shards" else "full"
@@ -166,7 +178,7 @@ def _build(store: Store, job: Job, device: torch.device) -> tuple[Student, Metho
             config.label_smoothing,
             config.class_weights,
         ),
-        statistics=lambda tap: channel_statistics(store, tap),
+        statistics=sources.statistics,
         folds=lambda count: torch.from_numpy(training_folds(store, training.rows, count, seed)),
         epochs=config.epochs,
         batch_size=config.batch_size,

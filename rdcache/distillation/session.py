@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
@@ -20,7 +21,7 @@ from rdcache.data.salting import CHECK
 from rdcache.distillation.acceleration import choose_amp
 from rdcache.distillation.checkpoint import load_checkpoint, save_checkpoint
 from rdcache.distillation.config import DistillConfig, config_from_options
-from rdcache.distillation.hardware import environment, threads
+from rdcache.distillation.hardware import environment, threads, within_device_memory
 from rdcache.distillation.preparing import Job, Note, Sources, create_trainers
 from rdcache.distillation.residency import choose_shuffle
 from rdcache.distillation.result import finish
@@ -33,6 +34,18 @@ from rdcache.files import write_text
 from rdcache.models import choose_device
 from rdcache.progress import Progress, ignore
 from rdcache.store import Store, folder_name
+
+# What configs that are trained from one store must have in common.
+OF_THE_STORE = (
+    "root",
+    "dataset",
+    "teacher",
+    "data_dir",
+    "uid_salt",
+    "require_signature",
+    "verify_shards",
+)
+Outcome = Run | TrainingError
 
 
 def silently(note: str) -> None:
@@ -47,6 +60,7 @@ def distill(
     resume: bool = False,
     overwrite: bool = False,
     on_progress: Progress = ignore,
+    on_note: Note = silently,
     **options: Any,
 ) -> Run:
     """Train a student from a store of cached tensors.
@@ -58,6 +72,7 @@ def distill(
         resume: go on with a run that was interrupted.
         overwrite: train again even if the same run is finished.
         on_progress: called with (steps done, steps in all, seed).
+        on_note: told, in a sentence, what was chosen for this machine.
         options: fields of `DistillConfig`, `seed`, and options of the method:
             `distill(store, epochs=240, seed=1, temperature=2.0)`.
 
@@ -69,8 +84,15 @@ def distill(
         raise UsageError(
             "distill trains one student.", seeds=config.seeds, instead="distill_seeds(store, …)"
         )
-    runs = distill_seeds(store, config, resume=resume, overwrite=overwrite, on_progress=on_progress)
-    return runs[0]
+    (run,) = distill_seeds(
+        store,
+        config,
+        resume=resume,
+        overwrite=overwrite,
+        on_progress=on_progress,
+        on_note=on_note,
+    )
+    return run
 
 
 def distill_seeds(
@@ -82,7 +104,7 @@ def distill_seeds(
     on_progress: Progress = ignore,
     on_note: Note = silently,
 ) -> list[Run]:
-    """Train one student for each seed of the config; see `summarise` for mean and deviation.
+    """Train the config's student with each of its seeds; see `summarise` for mean and deviation.
 
     Raises:
         RdcacheError: see `distill_many`.
@@ -110,24 +132,27 @@ def distill_many(
 
     Runs whose batches have the same order (those of one seed, or all with `order_seed`) are trained
     side by side from one stream of batches, others one after the other. Each comes to the weights
-    that it would have come to alone.
+    that it would have come to alone. One that diverges is set aside; the others are finished.
 
     Args:
         on_note: told, in a sentence, what was chosen for this machine.
 
     Returns:
-        The runs, config by config, in the order of their seeds.
+        The runs, config by config, in the order of their seeds. Configs that differ only in where
+        and how fast they run stand for the same run.
 
     Raises:
         StoreNotFoundError: there is no store that fits.
         StaleStoreError: the images are not those of the store.
         UsageError: options that do not go together, or an interrupted run without `resume`.
         UnknownNameError: no such student, method, option, or tap in the store.
-        TrainingError: the loss became NaN or infinite.
+        TrainingError: a loss became NaN or infinite; all other runs are finished then.
+        DeviceMemoryError: training does not fit into the memory of the GPU.
     """
     if resume and overwrite:
         raise UsageError("a run can be gone on with (--resume) or overwritten, not both.")
-    first = configs[0]
+    _require_trainable_together(configs)
+    first, on_note = configs[0], once_each(on_note)
     opened = choose_store(
         store,
         root=first.root,
@@ -137,23 +162,21 @@ def distill_many(
         verify_shards=first.verify_shards,
     )
     resolved = [_as_computed(config.resolved(), opened, on_note) for config in configs]
-    jobs = {
-        run_folder(opened, config, seed): Job(config, seed)
-        for config in resolved
-        for seed in config.seeds
-    }
+    wanted = [Job(config, seed) for config in resolved for seed in config.seeds]
+    folders = [run_folder(opened, job.config, job.seed) for job in wanted]
+    jobs = dict(zip(folders, wanted, strict=True))
     for folder in jobs:
         _refuse_interrupted(folder, resume, overwrite)
-    finished: dict[Path, Run] = {}
+    outcomes: dict[Path, Outcome] = {}
     for folder in jobs:
         if (folder / RESULT).is_file() and not overwrite:
             (folder / CHECKPOINT).unlink(missing_ok=True)  # a kill between the two left it
-            finished[folder] = Run(folder)
+            outcomes[folder] = Run(folder)
         elif overwrite:
             _clear(folder)
     groups: dict[tuple[object, ...], dict[Path, Job]] = {}
     for folder, job in jobs.items():
-        if folder not in finished:
+        if folder not in outcomes:
             groups.setdefault(_company(job), {})[folder] = job
 
     @cache
@@ -163,16 +186,71 @@ def distill_many(
 
     for group in groups.values():
         config = next(iter(group.values())).config
-        with threads(config.num_threads), torch.random.fork_rng(_cuda_devices(config)):
-            finished |= _train(sources(config.device), group, on_progress)
-    return [finished[folder] for folder in jobs]
+        with (
+            threads(config.num_threads),
+            torch.random.fork_rng(_cuda_devices(config)),
+            within_device_memory(),
+        ):
+            outcomes |= _train(sources(config.device), group, on_progress)
+    runs = {folder: run for folder, run in outcomes.items() if isinstance(run, Run)}
+    if len(runs) < len(jobs):
+        errors = [(jobs[at], it) for at, it in outcomes.items() if isinstance(it, TrainingError)]
+        raise _in_one(errors, finished=len(runs))
+    return [runs[folder] for folder in folders]
+
+
+def _require_trainable_together(configs: Sequence[DistillConfig]) -> None:
+    """Refuse configs that do not name one student each, or that are of several stores.
+
+    Raises:
+        UsageError: naming what is wrong.
+    """
+    if not configs:
+        raise UsageError("there is nothing to train: the list of configs is empty.")
+    for config in configs:
+        if "," in config.student:
+            raise UsageError(
+                "a run is of one student.",
+                got=config.student,
+                next="distill_many(store, config.for_each_student())",
+            )
+    for name in OF_THE_STORE:
+        if any(getattr(config, name) != getattr(configs[0], name) for config in configs):
+            raise UsageError(
+                f"{name} differs between the configs, which are all trained from one store.",
+                next="a call of distill_many for each store",
+            )
+
+
+def once_each(on_note: Note) -> Note:
+    """Pass on what was not said before."""
+    said: set[str] = set()
+
+    def note(text: str) -> None:
+        if text not in said:
+            said.add(text)
+            on_note(text)
+
+    return note
+
+
+def _in_one(errors: Sequence[tuple[Job, TrainingError]], finished: int) -> TrainingError:
+    """What to say when some of the runs have diverged; of several, the first says how."""
+    names = "; ".join(
+        f"{job.config.student} by {job.config.method}, seed {job.seed}" for job, _ in errors
+    )
+    _, first = errors[0]
+    others = {"others": f"{finished} finished"} if finished else {}
+    return TrainingError(f"training diverged: {names}.", why=first.summary, **first.facts, **others)
 
 
 def _company(job: Job) -> tuple[object, ...]:
-    """Jobs of which this is the same are trained side by side."""
+    """Jobs of which this is the same are trained side by side: they can share batches."""
     config = job.config
     order = job.seed if config.order_seed is None else config.order_seed
-    return (order, config.device, config.num_threads, config.shuffle)
+    place = (config.device, config.num_threads, config.resident, config.inputs_cache)
+    images = (config.image_size, config.views, config.jitter, config.working_scale)
+    return (order, config.shuffle, config.batch_size, *images, *place)
 
 
 def run_folder(store: Store, config: DistillConfig, seed: int) -> Path:
@@ -187,9 +265,9 @@ def run_folder(store: Store, config: DistillConfig, seed: int) -> Path:
     return config.out / "-".join(folder_name(part) for part in parts) / f"seed{seed}"
 
 
-def _train(sources: Sources, jobs: dict[Path, Job], on_progress: Progress) -> dict[Path, Run]:
+def _train(sources: Sources, jobs: dict[Path, Job], on_progress: Progress) -> dict[Path, Outcome]:
     """Train some runs side by side, from their checkpoints where they have one, and write their
-    folders.
+    folders; of those that diverge, give back why.
     """
     began = time.perf_counter()
     store, device = sources.store, sources.device
@@ -210,24 +288,28 @@ def _train(sources: Sources, jobs: dict[Path, Job], on_progress: Progress) -> di
     report(sum(trainer.steps_done for trainer in trainers.values()))
     folder_of = {id(trainer): folder for folder, trainer in trainers.items()}
     saved = dict.fromkeys(jobs, time.monotonic())
-    try:
-        for trainer, _ in train_together(list(trainers.values()), report):
-            folder = folder_of[id(trainer)]
-            # Epochs of small data sets are shorter than the time that a disk takes for this.
-            if time.monotonic() - saved[folder] >= trainer.config.checkpoint_seconds:
-                _write_history(folder, trainer)
-                save_checkpoint(folder / CHECKPOINT, trainer.state())
-                saved[folder] = time.monotonic()
-        facts = {"seconds": round(time.perf_counter() - began, 2), "side_by_side": len(jobs)}
-        for folder, trainer in trainers.items():
+    for trainer in train_together(list(trainers.values()), report):
+        folder = folder_of[id(trainer)]
+        if trainer.error is not None:
+            (folder / CHECKPOINT).unlink(missing_ok=True)  # it leads nowhere
+        # Epochs of small data sets are shorter than the time that a disk takes for this.
+        elif time.monotonic() - saved[folder] >= trainer.config.checkpoint_seconds:
             _write_history(folder, trainer)
-            finish(trainer, folder, {**_facts(store, trainer, sources), **facts})
-    except TrainingError:
-        for folder, trainer in trainers.items():
-            if trainer.diverged:
-                (folder / CHECKPOINT).unlink(missing_ok=True)  # it leads nowhere
-        raise
-    return {folder: Run(folder, statuses[folder]) for folder in jobs}
+            save_checkpoint(folder / CHECKPOINT, trainer.state())
+            saved[folder] = time.monotonic()
+    facts = {"seconds": round(time.perf_counter() - began, 2), "side_by_side": len(jobs)}
+    outcomes: dict[Path, Outcome] = {}
+    for folder, trainer in trainers.items():
+        _write_history(folder, trainer)
+        with suppress(TrainingError):  # by the last evaluation; the trainer keeps it
+            if trainer.error is None:
+                finish(trainer, folder, {**_facts(store, trainer, device), **facts})
+        if trainer.error is None:
+            outcomes[folder] = Run(folder, statuses[folder])
+        else:
+            (folder / CHECKPOINT).unlink(missing_ok=True)
+            outcomes[folder] = trainer.error.with_traceback(None)  # which would hold the trainer
+    return outcomes
 
 
 def _as_computed(config: DistillConfig, store: Store, on_note: Note) -> DistillConfig:
@@ -301,7 +383,7 @@ def _write_history(folder: Path, trainer: Trainer) -> None:
     write_text(folder / HISTORY, "".join(lines))
 
 
-def _facts(store: Store, trainer: Trainer, sources: Sources) -> dict[str, Any]:
+def _facts(store: Store, trainer: Trainer, device: torch.device) -> dict[str, Any]:
     """What a result file says beside the metrics."""
     manifest, config = store.manifest, trainer.config
     return {
@@ -322,10 +404,6 @@ def _facts(store: Store, trainer: Trainer, sources: Sources) -> dict[str, Any]:
             "missing_views": trainer.training.missing_views,
             "steps": trainer.steps,
         },
-        "environment": {
-            **environment(sources.device),
-            "taps": str(sources.residency),
-            "images": str(trainer.source.inputs),
-        },
+        "environment": {**environment(device), **trainer.ways},
         "seconds_in_epochs": round(sum(line["seconds"] for line in trainer.history), 2),
     }

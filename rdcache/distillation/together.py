@@ -7,30 +7,30 @@ Each comes to the very weights that it would have come to alone.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import torch
 
 from rdcache.distillation.batches import TrainingBatch
-from rdcache.distillation.training import Line, Trainer
+from rdcache.distillation.training import Trainer
+from rdcache.errors import TrainingError
 
 
 def train_together(
     trainers: Sequence[Trainer], on_step: Callable[[int], None]
-) -> Iterator[tuple[Trainer, Line]]:
-    """Train what is left of each, and yield each one's line of numbers when an epoch is done.
+) -> Iterator[Trainer]:
+    """Train what is left of each, and yield each one that has ended an epoch.
+
+    One that diverges is yielded too, with its `error`, and set aside; the others go on.
 
     Args:
-        on_step: called with the number of steps that all have done.
-
-    Raises:
-        TrainingError: one of them diverged; the others stay where they are.
+        on_step: called with the number of steps that need not be done any more.
     """
     randomness = {id(trainer): OwnRandomness(trainer) for trainer in trainers}
-    while pending := [trainer for trainer in trainers if not trainer.done]:
+    while pending := [each for each in trainers if not (each.done or each.error)]:
         last = min(pending, key=_how_far)
         group = [trainer for trainer in pending if _stream(trainer) == _stream(last)]
-        done = sum(trainer.steps_done for trainer in trainers)
+        done = sum(each.steps if each.error else each.steps_done for each in trainers)
         for trainer in group:
             with randomness[id(trainer)].resumed():
                 trainer.begin_epoch()
@@ -41,7 +41,9 @@ def train_together(
                 done += 1
                 on_step(done)
         for trainer in group:
-            yield trainer, trainer.end_epoch()
+            with suppress(TrainingError):  # the trainer keeps it
+                trainer.end_epoch()
+            yield trainer
 
 
 def _how_far(trainer: Trainer) -> tuple[bool, int]:
@@ -50,7 +52,9 @@ def _how_far(trainer: Trainer) -> tuple[bool, int]:
 
 
 def _stream(trainer: Trainer) -> tuple[object, ...]:
-    """What decides which batches a trainer wants next."""
+    """What decides which batches a trainer wants next. Students of unlike normalisation have
+    sources, and so streams, of their own.
+    """
     config = trainer.config
     order = (config.batch_size, config.views, config.shuffle, trainer.order_seed)
     return (trainer.now.name, trainer.epoch, order, id(trainer.source))

@@ -8,7 +8,6 @@ same weights as one that was never interrupted.
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -27,6 +26,7 @@ from rdcache.distillation.evaluation import (
     similarity,
     weights_of,
 )
+from rdcache.distillation.hardware import Stopwatch
 from rdcache.distillation.metrics import classification_metrics
 from rdcache.distillation.optimisation import create_optimiser, learning_rate
 from rdcache.distillation.randomness import counted_seed
@@ -69,8 +69,9 @@ class Trainer:
         stage, epoch: what is next: number of a stage, and of an epoch in it.
         history: one line of numbers an epoch.
         best: what was best on validation.
-        diverged: whether the loss stopped being finite.
+        error: how the training diverged, if it did; there is no going on then.
         forward_student: the student, perhaps compiled.
+        ways: how it is run on this machine: `taps`, `images` and `compiled`, each in a few words.
     """
 
     def __init__(
@@ -93,11 +94,12 @@ class Trainer:
         self.stage = self.epoch = 0
         self.history: list[Line] = []
         self.best: Best | None = None
-        self.diverged = False
+        self.error: TrainingError | None = None
         self.optimiser: torch.optim.Optimizer | None = None
         self.trained: list[nn.Parameter] = []
         self.average = MovingAverage(student, config.ema) if config.ema else None
         self.forward_student: Callable[..., StudentOutput] = student
+        self.ways: dict[str, str] = {}
 
     @property
     def steps_per_epoch(self) -> int:
@@ -186,8 +188,8 @@ class Trainer:
         """Take note if training turns out to have diverged."""
         try:
             yield
-        except TrainingError:
-            self.diverged = True
+        except TrainingError as error:
+            self.error = error
             raise
 
     def _samples(self, split: str) -> np.ndarray:
@@ -213,16 +215,21 @@ class Trainer:
         self.student.train()
         self.method.train()
         self._sums: Terms = {}
-        self._began = time.perf_counter()
+        self._own = Stopwatch(self.source.device)
 
     def step(self, batch: TrainingBatch, number: int) -> None:
         """Train on one batch of the epoch. A GPU is given its work and not waited for."""
         progress = TrainingProgress(self.epoch, self.now.epochs, number, self.steps_per_epoch)
-        for name, value in self._step(batch, progress).items():
-            self._sums[name] = self._sums[name] + value if name in self._sums else value
+        with self._own.running():
+            for name, value in self._step(batch, progress).items():
+                self._sums[name] = self._sums[name] + value if name in self._sums else value
 
     def end_epoch(self) -> Line:
         """Validate, and go on to the next epoch or stage.
+
+        Returns:
+            The epoch's line of numbers; `seconds` are those of its own steps and validation, not of
+            the making of batches, which several trainers may share.
 
         Raises:
             TrainingError: a term of the loss is not finite.
@@ -234,8 +241,9 @@ class Trainer:
         line |= {name: total / self.steps_per_epoch for name, total in terms.items()}
         with self._watched():
             self._require_finite(line)
-        line |= self._validate(stage)
-        line["seconds"] = round(time.perf_counter() - self._began, 3)
+        with self._own.running():
+            line |= self._validate(stage)
+        line["seconds"] = round(self._own.seconds(), 3)
         self.epoch += 1
         self.history.append(line)
         if self.epoch == stage.epochs:
@@ -284,7 +292,6 @@ class Trainer:
             raise TrainingError(
                 f"training diverged in epoch {self.epoch}: the loss is not a finite number.",
                 terms=", ".join(name for name in wrong if name != "loss") or "loss",
-                seed=self.seed,
                 next=f"a smaller --lr than {self.config.lr:g}, or --clip 1",
             )
 

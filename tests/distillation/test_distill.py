@@ -91,7 +91,9 @@ def test_the_teacher_branch_trains_alone_first_if_it_is_told_to(
 
 
 def test_predictions_are_kept_for_paired_tests(tiny: Tiny, options: Options) -> None:
-    run = distill(tiny.store, method="none", **options(epochs=1))
+    notes: list[str] = []
+    run = distill(tiny.store, method="none", on_note=notes.append, **options(epochs=1))
+    assert any(note.startswith("images: ") for note in notes)
     with (run.path / "predictions.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [row["uid"] for row in rows] == list(tiny.dataset.uids[tiny.dataset.splits == "test"])
@@ -291,6 +293,7 @@ def test_wrong_usage_is_one_sentence_and_leaves_nothing(
         (UsageError, "lr: input should be greater than 0", {"lr": -1.0}),
         (UsageError, "there is no device 'gpu' here", {"device": "gpu"}),
         (UsageError, "distill trains one student", {"seeds": (0, 1)}),
+        (UsageError, r"one student[\s\S]*distill_many", {"student": "resnet18,mobilenet"}),
     ]
     for kind, sentence, changes in refused:
         with pytest.raises(kind, match=sentence):

@@ -7,9 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from rdcache.distillation import DistillConfig, distill, distill_many
-from rdcache.errors import TrainingError, UsageError
+from rdcache.distillation.preparing import Sources
+from rdcache.distillation.statistics import channel_statistics
+from rdcache.distillation.training import Trainer
+from rdcache.errors import DeviceMemoryError, TrainingError, UsageError
+from rdcache.methods import ChannelStatistics
+from rdcache.models import create_student
 from rdcache.store import Store
 
 from .conftest import Tiny
@@ -44,13 +50,13 @@ def test_each_batch_is_read_once_for_all_who_want_it(
     tiny: Tiny, options: Options, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read: list[int] = []
-    original = Store.read
+    original = Store.read_stored
 
     def counting(store: Store, samples: Any, *rest: Any, **named: Any) -> Any:
         read.append(len(samples))
         return original(store, samples, *rest, **named)
 
-    monkeypatch.setattr(Store, "read", counting)
+    monkeypatch.setattr(Store, "read_stored", counting)
     base = {"method_options": {"cka_weight": 0}, "select": "last", "validate_every": 100}
 
     def reads(*changes: dict[str, Any]) -> int:
@@ -98,17 +104,140 @@ def test_an_interruption_of_several_is_gone_on_with(
         assert_same(one, other)
 
 
-def test_one_that_diverges_leaves_the_others_checkpoints(
-    tiny: Tiny, options: Options, tmp_path: Path
+def test_one_that_diverges_is_set_aside_and_the_others_are_finished(
+    tiny: Tiny, options: Options, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """It diverges in its second epoch, when it has a checkpoint and the others go on."""
+    original = Trainer._require_finite
+
+    def of_a_loss_that_is_none(trainer: Trainer, line: dict[str, Any]) -> None:
+        if trainer.config.student == "mobilenet" and trainer.epoch == 1:
+            assert list((tmp_path / "runs").rglob("*mobilenet*/seed4/checkpoint*"))
+            line["loss"] = float("nan")
+        original(trainer, line)
+
+    monkeypatch.setattr(Trainer, "_require_finite", of_a_loss_that_is_none)
+    fine = {"method": "none"}, {"method_options": DROPOUT}, {"method": "none", "seeds": (5,)}
+    failing = {"student": "mobilenet", "method": "none", "seeds": (4,)}
+    first, *rest = ({"seeds": (4,), **changes} for changes in fine)
+    with pytest.raises(TrainingError, match="mobilenet by none, seed 4") as caught:
+        distill_many(tiny.store, configs(options(epochs=3), first, failing, *rest))
+    assert caught.value.facts["others"] == "3 finished"
+    assert "epoch 1" in caught.value.facts["why"]
+    assert "--lr" in caught.value.facts["next"]
+    assert not list((tmp_path / "runs").rglob("checkpoint*"))
+    assert len(list((tmp_path / "runs").rglob("result.json"))) == 3
+    assert not list((tmp_path / "runs").rglob("*mobilenet*/seed4/result.json"))
+
+    finished = distill_many(tiny.store, configs(options(epochs=3), first, *rest))
+    assert [run.status for run in finished] == ["done before"] * 3
+    alone = options(epochs=3, out=tmp_path / "alone")
+    for run, config in zip(finished, configs(alone, first, *rest), strict=True):
+        assert_same(run, distill_many(tiny.store, [config])[0])
+
+
+def test_only_those_who_can_share_batches_are_trained_side_by_side(
+    tiny: Tiny, options: Options
+) -> None:
+    quick = options(epochs=1, method="none")
+    several = {}, {"lr": 1e-3}, {"batch_size": 16}, {"image_size": 48}, {"views": 1}, {"jitter": 0}
+    runs = distill_many(tiny.store, configs(quick, *several))
+    assert [run.result["side_by_side"] for run in runs] == [2, 2, 1, 1, 1, 1]
+
+
+def test_seconds_of_an_epoch_are_not_those_of_its_neighbours(tiny: Tiny, options: Options) -> None:
+    several = {"student": "shufflenet-x0.5"}, {"student": "mobilenet"}, {"student": "resnet18"}
+    runs = distill_many(tiny.store, configs(options(method="none"), *several))
+    own = [run.result["seconds_in_epochs"] for run in runs]
+    assert all(seconds > 0 for seconds in own)
+    assert sum(own) <= runs[0].result["seconds"]
+
+
+def test_each_run_says_where_its_own_taps_were_and_that_it_was_not_compiled(
+    tiny: Tiny, options: Options
+) -> None:
+    several = {"resident": "host", "method_options": DROPOUT}, {"method": "none"}
+    for order in (several, several[::-1]):
+        runs = distill_many(tiny.store, configs(options(epochs=1), *order), overwrite=True)
+        where = {run.config["config"]["method"]: run.result["environment"] for run in runs}
+        assert where["rd"]["taps"].startswith("host")
+        assert where["none"]["taps"].startswith("disk")
+        assert where["rd"]["compiled"].startswith("off (")
+
+
+def test_channels_of_a_tap_are_read_once_for_all(
+    tiny: Tiny, options: Options, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[str] = []
+
+    def counting(store: Store, tap: str) -> ChannelStatistics:
+        read.append(tap)
+        return channel_statistics(store, tap)
+
+    monkeypatch.setattr("rdcache.distillation.preparing.channel_statistics", counting)
     several = (
-        {"method": "none"},
-        {"method": "none", "lr": 1e30, "clip": 0.0, "validate_every": 100, "epochs": 3},
+        {"seeds": (0, 1), "method_options": DROPOUT},
+        {"seeds": (0, 1), "method_options": {**DROPOUT, "tap": "tokens"}},
     )
-    with pytest.raises(TrainingError):
-        distill_many(tiny.store, configs(options(epochs=4), *several))
-    assert len(list((tmp_path / "runs").rglob("checkpoint*"))) <= 1
-    assert not list((tmp_path / "runs").rglob("result.json"))
+    distill_many(tiny.store, configs(options(epochs=1), *several))
+    assert sorted(read) == ["s4", "tokens"]
+
+
+def test_students_of_other_normalisations_share_decoded_images_and_cuts(
+    tiny: Tiny, options: Options
+) -> None:
+    sources = Sources(tiny.store, tiny.dataset, torch.device("cpu"), lambda note: None)
+    config = DistillConfig(**options())
+    one, other = (create_student(name, 3) for name in ("mobilenet", "timm:test_resnet.r160_in1k"))
+    assert one.mean != other.mean
+    first, second = (sources.inputs(config, student) for student in (one, other))
+    assert first is sources.inputs(config, one)
+    assert first.images is second.images
+    before = first.batch([0, 1], 0)
+    assert not torch.equal(second.batch([0, 1], 0), before)
+    assert torch.equal(first.batch([0, 1], 0), before)
+    larger = config.model_copy(update={"image_size": 48})
+    assert sources.inputs(larger, one).images is not first.images
+
+
+def test_configs_that_differ_only_in_circumstances_stand_for_one_run(
+    tiny: Tiny, options: Options
+) -> None:
+    quick = options(epochs=1, method="none")
+    twice = {"checkpoint_seconds": 0}, {"lr": 1e-3}, {"checkpoint_seconds": 100}
+    runs = distill_many(tiny.store, configs(quick, *twice))
+    assert [run.config["config"]["lr"] for run in runs] == [5e-3, 1e-3, 5e-3]
+    assert runs[0].path == runs[2].path
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ((), "nothing to train"),
+        (({}, {"dataset": "folder:elsewhere"}), "dataset differs between the configs"),
+        (({"uid_salt": "s3cret"}, {}), "uid_salt differs between the configs"),
+        (({"student": "mobilenet,shufflenet"},), r"one student[\s\S]*distill_many"),
+    ],
+)
+def test_lists_of_configs_that_cannot_be_trained_together_are_one_sentence(
+    tiny: Tiny, options: Options, changes: tuple[dict[str, Any], ...], sentence: str
+) -> None:
+    with pytest.raises(UsageError, match=sentence) as caught:
+        distill_many(tiny.store, configs(options(), *changes))
+    assert "s3cret" not in str(caught.value)
+
+
+def test_a_gpu_that_is_too_small_is_one_sentence(
+    tiny: Tiny, options: Options, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def step(*arguments: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    monkeypatch.setattr(Trainer, "step", step)
+    with pytest.raises(DeviceMemoryError, match="does not fit") as caught:
+        distill_many(tiny.store, configs(options(method="none"), {}))
+    assert caught.value.facts["why"] == "CUDA out of memory"
+    assert "--batch-size" in caught.value.facts["next"]
 
 
 @pytest.mark.parametrize("students", [",", "mobilenet,mobilenet"])
