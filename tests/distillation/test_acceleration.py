@@ -119,12 +119,12 @@ def test_a_compiled_student_learns_what_it_would_have_learned(
 ) -> None:
     if (lacks := why_nothing_compiles(CPU)) is not None:
         pytest.skip(f"nothing compiles here: {lacks}")
-    chosen = options(student="timm:test_resnet.r160_in1k", method="none", epochs=1)
+    # At larger rates AdamW turns the last bits of small gradients into whole steps.
+    chosen = options(student="timm:test_resnet.r160_in1k", method="none", epochs=1, lr=1e-4)
     plain, fast = (
         distill(tiny.store, **{**chosen, "compile": choice, "out": tmp_path / choice})
         for choice in ("off", "on")
     )
     assert fast.result["environment"]["compiled"] == "on (as asked for)"
     for one, other in zip(plain.history, fast.history, strict=True):
-        # Adam turns last bits of small gradients into whole steps.
-        assert other["loss"] == pytest.approx(one["loss"], rel=5e-3)
+        assert other["loss"] == pytest.approx(one["loss"], rel=1e-3)
