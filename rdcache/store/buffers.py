@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from concurrent.futures import wait
+from concurrent.futures import Future, wait
 
 import numpy as np
 import torch
@@ -51,9 +51,13 @@ def fill_rows(rows: np.ndarray, payloads: Sequence[np.ndarray]) -> None:
         (payloads[start : start + step], 0, rows[start : start + step].reshape(-1))
         for start in range(0, len(rows), step)
     ]
-    others = [computing_threads().submit(np.concatenate, *part) for part in parts[1:]]
-    np.concatenate(*parts[0])
-    wait(others)  # also after an error: nobody may write to a batch that was given up
+    others: list[Future[np.ndarray]] = []
+    try:
+        for part in parts[1:]:
+            others.append(computing_threads().submit(np.concatenate, *part))
+        np.concatenate(*parts[0])
+    finally:
+        wait(others)  # also after an error: nobody may write to a batch that was given up
     for copied in others:
         copied.result()
 
