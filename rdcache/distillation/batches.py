@@ -1,10 +1,12 @@
 """Batches for training and evaluation: cached taps beside the images of the very same views.
 
-One background thread reads and cuts the next batches while the present one is trained on.
+Where a GPU trains, one background thread reads and cuts the next batches meanwhile; where a CPU
+does, they are made between the steps, unless that means waiting.
 """
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -21,6 +23,7 @@ from rdcache.distillation.sampling import Picks
 from rdcache.methods import CachedBatch
 
 BATCHES_AHEAD = 2
+BATCHES_TRIED = 2
 EVALUATION_BATCH = 64
 CLEAN_VIEW = 0
 Made = TypeVar("Made")
@@ -69,7 +72,8 @@ class BatchSource:
                 images = self._images(picks.samples, picks.views, generator)
             return self._each(self._pinned, TrainingBatch(self.cached(picks, taps), images))
 
-        for batch in made_ahead(make, len(batches)):
+        arrange = made_between if self.device.type == "cpu" else made_ahead
+        for batch in arrange(make, len(batches)):
             moved = self._each(self._moved, batch)
             numbers = as_numbers(self.store, moved.cached.taps, taps)
             yield replace(moved, cached=replace(moved.cached, taps=numbers))
@@ -139,6 +143,26 @@ def made_ahead(make: Callable[[int], Made], count: int) -> Iterator[Made]:
                 yield ahead.popleft().result()
         while ahead:
             yield ahead.popleft().result()
+
+
+def made_between(make: Callable[[int], Made], count: int) -> Iterator[Made]:
+    """The same for training on a CPU, where each step keeps all cores busy: what is done beside it
+    holds up all of its threads, while between two steps it takes no more than its own time.
+
+    Only if that is mostly waiting (for a disk, a bucket, threads that decode), by the first ones,
+    the others are made ahead.
+    """
+    tried = min(BATCHES_TRIED, count)
+    passed = computed = 0.0
+    for number in range(tried):
+        passed, computed = passed - time.perf_counter(), computed - time.thread_time()
+        made = make(number)
+        passed, computed = passed + time.perf_counter(), computed + time.thread_time()
+        yield made
+    if computed >= passed / 2:
+        yield from map(make, range(tried, count))
+    else:
+        yield from made_ahead(lambda number: make(tried + number), count - tried)
 
 
 def _clean(samples: np.ndarray) -> np.ndarray:
