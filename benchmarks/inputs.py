@@ -49,6 +49,7 @@ GIB = 2**30
 @click.option("--sizes", default="64,224", help="Sides of the student's input, comma-separated.")
 @click.option("--batch", default=32, help="Images per batch.")
 @click.option("--rounds", default=7, help="How often each way is timed.")
+@click.option("--short", is_flag=True, help="64 px and three rounds.")
 @click.option("--threads", default=None, type=int, help="Threads of PyTorch.")
 @click.option("--out", type=click.Path(path_type=Path), help="Keep numbers as JSON in this folder.")
 def main(
@@ -57,10 +58,13 @@ def main(
     sizes: str,
     batch: int,
     rounds: int,
+    short: bool,
     threads: int | None,
     out: Path | None,
 ) -> None:
     """Measure the student's inputs."""
+    if short:
+        sizes, rounds = "64", 3
     if threads:
         torch.set_num_threads(threads)
     measured: dict[str, object] = {"batch": batch, "dataset": dataset or "drawn"}

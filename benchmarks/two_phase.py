@@ -30,6 +30,7 @@ from rich.table import Table
 
 from benchmarks.comparison import keep
 from benchmarks.epoch import from_store, train
+from benchmarks.extract import bare_forward, draw_images
 from rdcache.data import ImageDataset
 from rdcache.distillation import DistillConfig
 from rdcache.distillation.batches import TrainingBatch
@@ -75,6 +76,7 @@ class Gain:
 @click.option("--teacher", "teachers", multiple=True, default=TEACHERS, help="A timm model.")
 @click.option("--student", "students", multiple=True, default=STUDENTS)
 @click.option("--epochs", default=8, show_default=True)
+@click.option("--images", default=320, show_default=True)
 @click.option("--image-size", default=112, show_default=True, help="Of the student, in pixels.")
 @click.option("--compile", "compiled", is_flag=True, help="Also try a compiled teacher.")
 @click.option("--short", is_flag=True, help="The first teacher and student, few epochs.")
@@ -84,6 +86,7 @@ def main(
     teachers: tuple[str, ...],
     students: tuple[str, ...],
     epochs: int,
+    images: int,
     image_size: int,
     compiled: bool,
     short: bool,
@@ -92,11 +95,12 @@ def main(
 ) -> None:
     """Time whole trainings with a live teacher and in two phases."""
     if short:
-        teachers, students, epochs = teachers[:1], students[:1], min(epochs, 3)
+        teachers, students, epochs, images = teachers[:1], students[:1], 3, 128
     place = choose_device(device)
     gains = []
     for teacher in teachers:
         with tempfile.TemporaryDirectory(prefix="rdcache-two-phase-") as folder:
+            draw_images(Path(folder, "images"), images)
             plan, rate = _fastest(teacher, Path(folder), str(place), compiled)
             store = run_extraction(plan).store
             for student in students:
@@ -124,7 +128,7 @@ def _fastest(
                 ExtractConfig(
                     teacher=f"timm:{teacher}",
                     weights="random",
-                    dataset="phantom",
+                    dataset=f"folder:{folder / 'images'}",
                     taps=(TAPS.get(teacher, "s4"),),
                     views="clean",
                     precision=precision,
@@ -139,11 +143,11 @@ def _fastest(
 
 
 def _teacher_rate(plan: ExtractionPlan) -> float:
-    """Images/s of the bare forward pass on a batch that is cut already."""
+    """Images/s of the bare forward pass on batches that are cut already."""
     forward = forward_of(plan)
-    images = forward.cut(0, range(forward.batch_size))
-    seconds = _median([_timed(lambda: forward.run(images)) for _ in range(4)][1:])
-    return forward.batch_size / seconds
+    images = 2 * forward.batch_size
+    run = bare_forward(forward, images)
+    return images / _median([_timed(run) for _ in range(4)][1:])
 
 
 def _gain(
@@ -196,7 +200,7 @@ def _live(plan: ExtractionPlan, store: Store, config: DistillConfig, device: tor
         images = trainer.source.training(picks, (), True, "benchmark")
         requests = [(number, 0, each.samples.tolist()) for number, each in enumerate(picks)]
         for batch, (_, taps) in zip(images, forward.stream(requests), strict=True):
-            halves = {name: tap.half().to(device) for name, tap in taps.items()}
+            halves = {name: tap.to(device).half() for name, tap in taps.items()}
             cached = CachedBatch(batch.cached.samples, halves, batch.cached.target)
             yield TrainingBatch(cached, batch.images)
 

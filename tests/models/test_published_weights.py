@@ -51,8 +51,8 @@ def test_rad_densenet_computes_what_torchvision_computes(tmp_path: Path) -> None
     renamed = {"features." + name[len("backbone.0.") :]: value for name, value in tensors.items()}
     expected = torchvision_features("densenet121", renamed)
     outputs = teacher.forward_taps(IMAGES, ["s4", "pooled"])
-    torch.testing.assert_close(outputs["s4"], expected)
-    torch.testing.assert_close(outputs["pooled"], expected.mean((2, 3)))
+    torch.testing.assert_close(outputs["s4"], expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(outputs["pooled"], expected.mean((2, 3)), rtol=1e-4, atol=1e-4)
     assert teacher.weights.matched == "604 of 604"
 
 
@@ -77,14 +77,18 @@ def test_rad_resnet50_computes_what_torchvision_computes(tmp_path: Path) -> None
         for name, value in tensors.items()
     }
     expected = torchvision_features("resnet50", renamed)
-    torch.testing.assert_close(teacher.forward_taps(IMAGES, ["s4"])["s4"], expected)
+    torch.testing.assert_close(
+        teacher.forward_taps(IMAGES, ["s4"])["s4"], expected, rtol=1e-4, atol=1e-4
+    )
 
 
 def test_lvm_med_resnet50_computes_what_torchvision_computes(tmp_path: Path) -> None:
     tensors = published.tensors_of(published.lvm_med_resnet50())
     teacher = load_teacher("lvm-med-resnet50", saved(tensors, tmp_path / "lvmmed_resnet.torch"))
     expected = torchvision_features("resnet50", tensors)
-    torch.testing.assert_close(teacher.forward_taps(IMAGES, ["s4"])["s4"], expected)
+    torch.testing.assert_close(
+        teacher.forward_taps(IMAGES, ["s4"])["s4"], expected, rtol=1e-4, atol=1e-4
+    )
 
 
 @pytest.mark.parametrize("name", ["rad-densenet", "rad-resnet50"])

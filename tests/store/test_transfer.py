@@ -213,7 +213,7 @@ def test_every_copy_goes_on_after_an_interruption(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(StoreWriter, "finish", interrupted)
+        patch.setattr(StoreWriter, "_put_receipt", interrupted)
         with pytest.raises(KeyboardInterrupt):
             copy_store(source.location, tmp_path / "mine", part)
     assert copy_store(source.location, tmp_path / "mine", part).status == "copied"
