@@ -147,6 +147,10 @@ class SignatureError(RdcacheError, ValueError):
     """A store that is not signed by the key that is asked for, or whose signature is wrong."""
 
 
+class StoreReadError(RdcacheError, OSError):
+    """A file of a store is there, but the system does not let us read it."""
+
+
 class StoreWriteError(RdcacheError, OSError):
     """The root cannot be written: read-only, full, or gone."""
 

@@ -23,12 +23,13 @@ from rdcache.data.decoding import UnreadableImageError
 from rdcache.data.listing import Entry, Listing
 from rdcache.files import user_cache
 from rdcache.progress import Progress, ignore
+from rdcache.store.threads import usable_cores
 
 VERSION = 2  # of what is kept, and of what is readable; other versions are scanned again
 CLOSED = "the file cannot be opened"
 THUMBNAIL = 32
 HASH_SIDE = 8
-THREADS = max(2, os.cpu_count() or 2)
+THREADS = max(2, usable_cores())
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from rdcache.errors import ClusterError, StoreWriteError, UsageError
 from rdcache.extraction.config import LOCAL_WORKERS
 from rdcache.extraction.plan import ExtractionPlan
-from rdcache.extraction.run import claim_on
+from rdcache.extraction.run import Means, claim_on
 from rdcache.extraction.tasks import Job, Written, write_shard
 from rdcache.extraction.widening import POLL_SECONDS
 from rdcache.progress import Progress
@@ -108,14 +108,14 @@ class Cluster:
 
     Attributes:
         copied: samples of views that were copied from other stores.
-        devices: what the others were computed on.
+        means: what the others were computed with.
     """
 
     def __init__(
         self, client: Client, plan: ExtractionPlan, worker: Worker, on_progress: Progress
     ) -> None:
         self.copied = 0
-        self.devices: set[str] = set()
+        self.means: set[Means] = set()
         self._client = client
         self._worker = worker
         self._on_progress = on_progress
@@ -183,7 +183,7 @@ class Cluster:
 
     def _note(self, written: Written) -> None:
         self.copied += written.copied
-        self.devices.add(written.device)
+        self.means.add(written.means)
 
     def _see(self, writer: StoreWriter, written: list[ShardRef]) -> None:
         """Wait until what others have written is seen from here. Then remove what lost

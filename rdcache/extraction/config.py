@@ -80,8 +80,10 @@ class ExtractConfig(BaseModel):
     )
     precision: Literal["float32", "bfloat16", "auto"] = Field(
         default="float32",
-        description="Arithmetic of the teacher's forward pass; auto: bfloat16 on a GPU that has "
-        "it, and on a CPU where it is at least 1.2 times as fast, which is measured once.",
+        description="Arithmetic of the teacher's forward pass; auto: that of the store where one "
+        "is begun, else bfloat16 on a GPU that has it, and on a CPU where it is at least 1.2 times "
+        "as fast, which is measured once, uncompiled also with --compile. Where several machines "
+        "--join, give all of them float32 or bfloat16: auto may come to another on each.",
     )
     compile: bool = Field(
         default=False,

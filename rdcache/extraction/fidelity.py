@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -82,8 +83,12 @@ def measure_fidelity(plan: ExtractionPlan, writer: StoreWriter) -> dict[str, Any
 def whole_outputs(
     plan: ExtractionPlan, taps: Sequence[str], samples: Sequence[int]
 ) -> dict[str, torch.Tensor]:
-    """What the teacher gives for the clean views of samples, float32, nothing pooled."""
-    forward = forward_of(plan, taps)
+    """What the teacher gives for the clean views of samples, float32, nothing pooled.
+
+    Never compiled: for a few images, and for each choice of taps anew, that takes longer than it
+    saves.
+    """
+    forward = forward_of(replace(plan, teacher=plan.teacher.uncompiled()), taps)
     forward.pools = {}
     batches = list(forward.batches(CLEAN_VIEW, samples))
     return {tap: torch.cat([batch[tap] for batch in batches]) for tap in taps}

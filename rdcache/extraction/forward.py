@@ -6,7 +6,6 @@ GPU computes one batch while the tensors of the one before it are copied to the 
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -22,12 +21,13 @@ from rdcache.data import ImageDataset, cut_view
 from rdcache.errors import DeviceMemoryError
 from rdcache.extraction.reduction import pooled
 from rdcache.models import Teacher
+from rdcache.store.threads import usable_cores
 
 if TYPE_CHECKING:
     from rdcache.extraction.plan import ExtractionPlan
 
 BATCHES_AHEAD = 3
-DECODING_THREADS = min(16, max(4, os.cpu_count() or 1))
+DECODING_THREADS = min(16, max(4, usable_cores()))
 
 Key = TypeVar("Key")
 CutImages = list[Future[np.ndarray]]
@@ -75,7 +75,8 @@ class TeacherForward:
         """Float32 tensors of many requests, on the CPU, batch after batch, in the order asked for.
 
         Requests are pulled as their images are to be decoded, a few batches ahead. No batch spans
-        two of them, so that what one gives does not depend on what came before it.
+        two of them, so that what one gives depends on what came before it only where a GPU's memory
+        has made batches smaller.
 
         Args:
             requests: each a key, a view and its samples.
@@ -105,8 +106,12 @@ class TeacherForward:
         pool = ThreadPoolExecutor(DECODING_THREADS, thread_name_prefix="decode")
         try:
             for key, view, samples in requests:
-                for first in range(0, max(len(samples), 1), self.batch_size):
-                    batch = samples[first : first + self.batch_size]
+                if not len(samples) and not ahead:
+                    yield key, []  # nothing to decode, and nothing that it would overtake
+                    continue
+                size = self.batch_size  # may be halved meanwhile; `_passes` cuts what is too large
+                for first in range(0, max(len(samples), 1), size):
+                    batch = samples[first : first + size]
                     ahead.append((key, [pool.submit(self._cut, view, each) for each in batch]))
                     if len(ahead) > BATCHES_AHEAD:
                         yield ahead.popleft()
@@ -137,7 +142,8 @@ class TeacherForward:
             except torch.OutOfMemoryError as error:
                 why = str(error).partition(". ")[0]
             if outputs is None:  # out here, no traceback holds what that pass had allocated
-                self._ask_less(len(part), why)
+                # A compiled program computes a whole batch, however few of its images count.
+                self._ask_less(self.batch_size if self.teacher.compiled else len(part), why)
                 continue
             yield outputs
             images = images[len(part) :]

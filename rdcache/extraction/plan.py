@@ -23,7 +23,7 @@ from rdcache.data import (
 from rdcache.errors import StoreWriteError, UnknownNameError
 from rdcache.extraction.basis import require_vectors
 from rdcache.extraction.config import ExtractConfig
-from rdcache.extraction.precision import chosen_precision
+from rdcache.extraction.precision import PRECISIONS, chosen_precision, precision_of_store
 from rdcache.extraction.reduction import KeptTap, deciding_parts, kept_taps
 from rdcache.models import Teacher, load_teacher
 from rdcache.progress import Progress, ignore
@@ -141,12 +141,6 @@ def plan_extraction(config: ExtractConfig, on_progress: Progress = ignore) -> Ex
     )
     kept = kept_taps(config, chosen_taps(teacher, config))
     taps = tuple(it.kept for it in kept)
-    why_precision = None
-    if config.precision == "auto":
-        precision, why_precision = chosen_precision(teacher, [it.name for it in taps], on_progress)
-        config = config.model_copy(update={"precision": precision})
-    if config.compile:
-        teacher.compile()
     dataset = load_dataset(
         DatasetSpec(
             name=config.dataset,
@@ -165,18 +159,30 @@ def plan_extraction(config: ExtractConfig, on_progress: Progress = ignore) -> Ex
     extents = (len(dataset), *([training] * (view_spec.count - 1)))
     # Precision decides the numbers. Device, threads and compiling decide at most how they are
     # rounded at that precision: they are told in the manifest's provenance.
-    fingerprint = Fingerprint(
-        {
-            "teacher": teacher.architecture,
-            "weights": teacher.weights.sha256,
-            "preprocessing": teacher.preprocessing.to_dict(),
-            "precision": config.precision,
-            "taps": [[tap.name, tap.kind, list(tap.shape)] for tap in taps],
-            **deciding_parts(kept),
-            "dataset": dataset.digest,
-            "views": view_spec.to_dict(),
-        }
-    )
+    parts = {
+        "teacher": teacher.architecture,
+        "weights": teacher.weights.sha256,
+        "preprocessing": teacher.preprocessing.to_dict(),
+        "taps": [[tap.name, tap.kind, list(tap.shape)] for tap in taps],
+        **deciding_parts(kept),
+        "dataset": dataset.digest,
+        "views": view_spec.to_dict(),
+    }
+    fingerprints = {each: Fingerprint({**parts, "precision": each}) for each in PRECISIONS}
+    places = {
+        each: store_location(config.root, dataset.name, teacher.name, fingerprint.digest)
+        for each, fingerprint in fingerprints.items()
+    }
+    why_precision = None
+    if config.precision == "auto":
+        precision, why_precision = precision_of_store(places) or chosen_precision(
+            teacher, [tap.name for tap in taps], on_progress
+        )
+        config = config.model_copy(update={"precision": precision})
+    else:
+        precision = config.precision
+    if config.compile:
+        teacher.compile()
     sizes = [sample.size for sample in dataset.samples]
     return ExtractionPlan(
         config=config,
@@ -185,8 +191,8 @@ def plan_extraction(config: ExtractConfig, on_progress: Progress = ignore) -> Ex
         view_spec=view_spec,
         view_parameters=view_parameters(view_spec, dataset.uids, sizes),
         layout=StoreLayout.plan(with_scales(taps), extents),
-        fingerprint=fingerprint,
-        location=store_location(config.root, dataset.name, teacher.name, fingerprint.digest),
+        fingerprint=fingerprints[precision],
+        location=places[precision],
         kept=kept,
         why_precision=why_precision,
     )

@@ -1,18 +1,46 @@
-"""`--precision auto`: which arithmetic the teacher is to have on this machine, and why."""
+"""`--precision auto`: which arithmetic the teacher is to have, and why.
+
+The precision is part of the fingerprint: a store that is there already says which one it was, so
+that an extraction is resumed, or joined, with the answer that it began with.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Literal
 
 import torch
 
+from rdcache.errors import StoreFormatError, StoreNotFoundError, UnsafeFileError
 from rdcache.models import Teacher
-from rdcache.probing import fastest
+from rdcache.probing import MARGIN, fastest
 from rdcache.progress import Progress, ignore
+from rdcache.store import Location, read_manifest
 
 Precision = Literal["float32", "bfloat16"]
+PRECISIONS: tuple[Precision, ...] = ("float32", "bfloat16")
 PROBE_BATCH = 8
+
+
+def precision_of_store(places: Mapping[Precision, Location]) -> tuple[Precision, str] | None:
+    """That of a store which is there already, complete or at least begun, and a few words that say
+    so; None where there is none.
+
+    Args:
+        places: where the store lies, or would lie, in each precision.
+
+    Raises:
+        BucketError: the bucket does not answer.
+    """
+    complete: dict[Precision, bool] = {}
+    for precision, location in places.items():
+        with suppress(StoreNotFoundError, StoreFormatError, UnsafeFileError):
+            complete[precision] = read_manifest(location).get("complete") is True
+    if not complete:
+        return None
+    precision = max(complete, key=lambda each: complete[each])
+    return precision, f"a store of it is {'complete' if complete[precision] else 'begun'} here"
 
 
 def chosen_precision(
@@ -21,7 +49,7 @@ def chosen_precision(
     """bfloat16 where it is faster, else float32; and a few words that say why.
 
     A GPU that computes in bfloat16 always gets it. On a CPU the teacher is timed once, and the
-    answer is kept (see `probing`): it is part of the fingerprint, and must not flip.
+    answer is kept (see `probing`), so that it does not flip.
     """
     if teacher.device.type == "cuda":
         with torch.cuda.device(teacher.device):
@@ -44,8 +72,10 @@ def chosen_precision(
     )
     faster = choice.seconds["float32"] / choice.seconds["bfloat16"]
     when = "measured earlier" if choice.cached else "measured now"
-    why = f"bfloat16 is {faster:.2g} times as fast as float32 here, {when}"
-    return ("bfloat16" if choice.name == "bfloat16" else "float32"), why
+    said = f"bfloat16 is {faster:.3g} times as fast as float32 here"
+    if choice.name == "bfloat16":
+        return "bfloat16", f"{said}, at least the {MARGIN:g} times that count, {when}"
+    return "float32", f"{said}, less than the {MARGIN:g} times that count, {when}"
 
 
 def _forward(teacher: Teacher, taps: Sequence[str], autocast: bool) -> Callable[[], object]:

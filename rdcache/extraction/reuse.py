@@ -19,6 +19,7 @@ from rdcache.errors import (
     StoreFormatError,
     StoreIncompleteError,
     StoreNotFoundError,
+    StoreReadError,
     UnsafeFileError,
 )
 from rdcache.extraction.plan import ExtractionPlan
@@ -31,6 +32,7 @@ UNUSABLE = (
     StoreFormatError,
     StoreIncompleteError,
     StoreNotFoundError,
+    StoreReadError,
     UnsafeFileError,
 )
 # Parts of the fingerprint that may differ: which images there are, and which views of them.
@@ -85,7 +87,7 @@ class Donors:
                     continue
                 try:
                     read = store.read_stored(rows[positions].tolist(), view, verify=True)
-                except (CorruptShardError, UnsafeFileError, BucketError):
+                except (CorruptShardError, StoreReadError, UnsafeFileError, BucketError):
                     continue  # the teacher gives it again
                 wanted[positions] = False
                 self.given += len(positions)

@@ -35,6 +35,7 @@ from rdcache.extraction.widening import (
     widen,
     widened,
 )
+from rdcache.models import Teacher
 from rdcache.progress import Progress, ignore
 from rdcache.store import (
     EXTRACTION,
@@ -120,6 +121,31 @@ def await_turn(plan: ExtractionPlan, worker: Worker, on_progress: Progress) -> S
     return "resumed" if _is_begun(plan.location) else "extracted"
 
 
+@dataclass(frozen=True)
+class Means:
+    """With what tensors were computed: of no account for the fingerprint, but for their last bits.
+
+    Attributes:
+        device: a GPU's name, or the kind of another device.
+        layout: how maps lie in memory, `channels_last` or `contiguous_format`.
+        compiled: whether by a compiled program.
+    """
+
+    device: str
+    layout: str
+    compiled: bool
+
+    @classmethod
+    def of(cls, teacher: Teacher) -> Means:
+        """What a teacher has here."""
+        device = teacher.device
+        return cls(
+            torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+            str(teacher.memory_format).removeprefix("torch."),
+            teacher.compiled,
+        )
+
+
 class Crew(Protocol):
     """Who writes the shards that a store lacks: this process, or the workers of a cluster."""
 
@@ -128,8 +154,8 @@ class Crew(Protocol):
         """Samples of views that were copied from other stores."""
 
     @property
-    def devices(self) -> set[str]:
-        """What the others were computed on."""
+    def means(self) -> set[Means]:
+        """What the others were computed with."""
 
     def write_missing(self, writer: StoreWriter) -> None:
         """Go once through the shards that are missing, and write those that nobody else is at.
@@ -166,7 +192,7 @@ def _fill(writer: StoreWriter, crew: Crew, worker: Worker, plan: ExtractionPlan)
         elif worker.claim(COMMIT):
             writer.objects.clean(worker.alive)  # of workers that were killed beside this one
             writer.write_tap_documents()  # a crash while a tap was widened may have left old ones
-            done = {"provenance": provenance(plan, crew.devices), **measure_fidelity(plan, writer)}
+            done = {"provenance": provenance(plan, crew.means), **measure_fidelity(plan, writer)}
             return writer.commit(done)
         else:
             time.sleep(POLL_SECONDS)
@@ -218,7 +244,7 @@ class ThisProcess:
         self.forward = forward
         self.worker = worker
         self.on_progress = on_progress
-        self.devices = {device_name(plan)}
+        self.means = {Means.of(plan.teacher)}
         self._donors = Donors([])
         self._taps: tuple[TapSpec, ...] = ()
 
@@ -270,25 +296,23 @@ def claim_on(shard: ShardRef) -> str:
     return f"shard-{shard.view}-{shard.index}"
 
 
-def provenance(plan: ExtractionPlan, devices: set[str]) -> dict[str, Any]:
-    """With what, where and when the tensors were computed."""
+def provenance(plan: ExtractionPlan, means: set[Means]) -> dict[str, Any]:
+    """With what, where and when the tensors were computed, as far as the crew that finished the
+    store has computed them.
+    """
+    means = means or {Means.of(plan.teacher)}
     return {
         "rdcache": rdcache.__version__,
         "python": platform.python_version(),
         **{name: version(name) for name in ("torch", "timm", "numpy", "zarr", "pillow")},
-        "device": ", ".join(sorted(devices)) or device_name(plan),
+        "device": ", ".join(sorted({each.device for each in means})),
+        "layout": ", ".join(sorted({each.layout for each in means})),
         "precision": plan.config.precision,
         **({"why_precision": plan.why_precision} if plan.why_precision else {}),
-        **({"compiled": True} if plan.config.compile else {}),
+        **({"compiled": True} if any(each.compiled for each in means) else {}),
         **({"who": plan.config.who} if plan.config.who else {}),
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
     }
-
-
-def device_name(plan: ExtractionPlan) -> str:
-    """What the teacher runs on here."""
-    device = plan.teacher.device
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
 def _describe(

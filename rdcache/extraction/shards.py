@@ -108,11 +108,23 @@ class ShardInMemory:
         return count
 
     def write(self) -> bool:
-        """See `StoreWriter.write_if_lacking`. The arrays are given back whatever comes of it."""
+        """See `StoreWriter.write_if_lacking`. The arrays are given back whatever comes of it.
+
+        Raises:
+            TeacherOutputError: the teacher has not given all of its samples.
+        """
         try:
+            if not self.full:
+                raise TeacherOutputError(
+                    "a shard lacks samples that the teacher was to give.",
+                    shard=f"view {self.shard.view}, number {self.shard.index}",
+                    has=f"{self._done} of {len(self.lacking)}",
+                )
             return self._writer.write_if_lacking(self.shard, self.tensors, self.outcome)
         finally:
-            self._arrays.give_back(self.__dict__.pop("_whole"))
+            taken = self.__dict__.pop("_whole", None)
+            if taken is not None:  # there may have been no memory for them
+                self._arrays.give_back(taken)
 
 
 def filled_shards(

@@ -18,7 +18,7 @@ from rdcache.extraction.config import ExtractConfig
 from rdcache.extraction.forward import TeacherForward, forward_of
 from rdcache.extraction.plan import ExtractionPlan, plan_extraction
 from rdcache.extraction.reuse import Donors, find_donors
-from rdcache.extraction.run import device_name
+from rdcache.extraction.run import Means
 from rdcache.extraction.shards import filled_shards
 from rdcache.store import (
     Fingerprint,
@@ -74,11 +74,11 @@ class Written:
 
     Attributes:
         copied: how many of its samples another store had.
-        device: what the others were computed on.
+        means: what the others were computed with.
     """
 
     copied: int
-    device: str
+    means: Means
 
 
 def write_shard(job: Job, view: int, index: int) -> Written:
@@ -108,7 +108,7 @@ def _write_shard(job: Job, view: int, index: int) -> Written:
     if writer.lacks(shard):
         for filled in filled_shards([shard], writer, forward, donors):
             filled.write()
-    return Written(donors.given - before, device_name(plan))
+    return Written(donors.given - before, Means.of(plan.teacher))
 
 
 def _writer(job: Job) -> StoreWriter:

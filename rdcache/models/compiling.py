@@ -11,7 +11,8 @@ from rdcache.errors import UsageError
 def memory_format_of(network: nn.Module) -> torch.memory_format:
     """`channels_last` for networks that mostly convolve.
 
-    Decided by what the network is, never by timing: a store must get the same bytes in every run.
+    Decided by what the network is, never by timing, so that runs on one machine do not differ in
+    their last bits for the noise of a measurement.
     Measured in float32 on a 2-core Xeon: 1.4 (ResNet-50, DenseNet-121) to 1.6 times
     (EfficientNet-Lite0, MobileNetV2) as fast; no difference for ViT, Swin and ConvNeXt. Exported
     programs have no modules to count: some of them would fail on another layout.

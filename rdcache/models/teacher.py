@@ -5,6 +5,7 @@ How a network is built and its weights found is the part of the teachers' own fi
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -109,6 +110,12 @@ class Teacher:
         self._forward = CompiledNetwork(self.network)
         self.compiled = True
         return self
+
+    def uncompiled(self) -> Teacher:
+        """The same network, not compiled; this teacher stays as it is."""
+        plain = copy.copy(self)
+        plain._forward, plain.compiled = self.network, False
+        return plain
 
     @torch.no_grad()
     def forward_taps(self, images: torch.Tensor, names: Collection[str]) -> dict[str, torch.Tensor]:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from concurrent.futures import wait
+from concurrent.futures import Future, wait
+from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -48,12 +50,21 @@ def fill_rows(rows: np.ndarray, payloads: Sequence[np.ndarray]) -> None:
     parts = [
         # One call a part, made ready here: the others have little to do while they hold Python's
         # lock.
-        (payloads[start : start + step], 0, rows[start : start + step].reshape(-1))
+        partial(
+            np.concatenate,
+            payloads[start : start + step],
+            0,
+            rows[start : start + step].reshape(-1),
+        )
         for start in range(0, len(rows), step)
     ]
-    others = [computing_threads().submit(np.concatenate, *part) for part in parts[1:]]
-    np.concatenate(*parts[0])
-    wait(others)  # also after an error: nobody may write to a batch that was given up
+    others: list[Future[Any]] = []
+    try:
+        for part in parts[1:]:
+            others.append(computing_threads().submit(part))
+        parts[0]()
+    finally:
+        wait(others)  # also after an error: nobody may write to a batch that was given up
     for copied in others:
         copied.result()
 

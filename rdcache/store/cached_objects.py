@@ -42,7 +42,7 @@ from rdcache.store.manifest import (
     manifest_in,
     require_root,
 )
-from rdcache.store.pages import map_file
+from rdcache.store.objects import mapped_file
 from rdcache.store.remote import RemoteObjects, offline, offline_error
 from rdcache.store.shard import index_bytes, is_whole
 from rdcache.store.spec import STORED, ShardRef, TapSpec
@@ -114,12 +114,12 @@ class CachedObjects:
         with _downloads.setdefault((os.getpid(), self.cache.folder / key), Lock()):
             if (path := self.cache.find(key)) is not None:
                 # A power cut or a bad disk; what was downloaded just now has its digest.
-                if (data := _map(path)) is not None and shard.fits(data):
+                if (data := mapped_file(path)) is not None and shard.fits(data):
                     return data
                 self.cache.drop(key)
             for _ in range(TRIES):
                 # Another process may need the room as soon as it is there.
-                if (data := _map(self._download(name, shard))) is not None:
+                if (data := mapped_file(self._download(name, shard))) is not None:
                     return data
         raise self.cache.too_small()
 
@@ -285,10 +285,3 @@ def _unpacked(data: bytes | None) -> dict[str, bytes] | None:
             return {name: archive.read(name) for name in archive.namelist()}
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError):
         return None
-
-
-def _map(path: Path) -> np.ndarray | None:
-    """A file that was kept, mapped; None where it is gone or empty."""
-    with contextlib.suppress(FileNotFoundError, ValueError):
-        return map_file(path)
-    return None

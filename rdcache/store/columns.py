@@ -24,12 +24,12 @@ from rdcache.store.spec import SPLITS, StoreLayout
 
 DOCUMENT_BYTES = 2**20  # no metadata of an array is longer
 LISTED_SHARDS = 10_000  # so many are listed without a question
-WORTH_MAPPING = 2**20  # bytes of a column; of less a copy is as good
+WORTH_MAPPING = 2**20  # bytes of view parameters; of less a copy is as good
 
 
 @dataclass(frozen=True)
 class Columns:
-    """What a store knows about its samples and views, in sample order.
+    """What a store knows about its samples and views, in sample order; all arrays read only.
 
     Attributes:
         uids: uint8 (N, 16).
@@ -100,7 +100,8 @@ def read_projections(
         StoreFormatError: they are missing, or do not match their digests.
     """
     columns = {
-        name: torch.from_numpy(_column(objects, name, document, digests.get(name)))
+        # Copied, because nothing keeps tensors from being written to.
+        name: torch.from_numpy(_column(objects, name, document, digests.get(name)).copy())
         for name, document in arrays.projection_documents(layout).items()
     }
     return {
@@ -215,14 +216,15 @@ def read_view_columns(objects: ReadableObjects) -> tuple[str, ...]:
 def _column(
     objects: ReadableObjects, name: str, document: dict[str, Any], digest: str | None
 ) -> np.ndarray:
-    """A column that has its digest; a large one of a store in a folder as a map of its file, which
-    takes no memory that the system cannot take back.
+    """A column that has its digest, read only. View parameters, the only ones that are large, are a
+    map of their file where a store lies in a folder: it takes no memory that the system cannot take
+    back.
     """
     dtype = np.dtype(document["data_type"])
     count = int(np.prod([int(side) for side in document["shape"]], dtype=object))
     place, nbytes = arrays.column_object(document, name), count * dtype.itemsize
     data: bytes | memoryview | None
-    if objects.lasting and nbytes >= WORTH_MAPPING:
+    if name == "view" and objects.lasting and nbytes >= WORTH_MAPPING:
         found = objects.mapped(place)
         data = None if found is None else found.data
     else:
@@ -230,7 +232,9 @@ def _column(
     if data is None or len(data) != nbytes or hashlib.sha256(data).hexdigest() != digest:
         raise _damaged(objects, name)
     values = np.frombuffer(data, dtype.newbyteorder("<")).reshape(document["shape"])
-    return values.astype(dtype, copy=isinstance(data, bytes))
+    values = values.astype(dtype, copy=False)
+    values.flags.writeable = False
+    return values
 
 
 def _damaged(objects: ReadableObjects, name: str) -> StoreFormatError:

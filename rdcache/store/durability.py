@@ -14,6 +14,7 @@ from pathlib import Path
 from rdcache.files import sync_folder
 
 PIECES_A_CALL = 1024  # IOV_MAX of Linux and macOS
+SYNCS_AT_ONCE = 16
 
 
 def write_durably(path: Path, temporary: Path, pieces: Sequence[bytes | memoryview]) -> None:
@@ -36,6 +37,9 @@ def write_durably(path: Path, temporary: Path, pieces: Sequence[bytes | memoryvi
     except BaseException:
         with contextlib.suppress(OSError):
             temporary.unlink()
+        # Who tries again finds the new folders there, and does not sync those above them.
+        with contextlib.suppress(OSError):
+            sync_folders(changed)
         raise
     sync_folders(changed)
 
@@ -57,8 +61,17 @@ def sync_folders(folders: Sequence[Path]) -> None:
     if len(folders) == 1:
         sync_folder(folders[0])
         return
-    with ThreadPoolExecutor(len(folders), thread_name_prefix="sync") as pool:
+    with ThreadPoolExecutor(min(len(folders), SYNCS_AT_ONCE), thread_name_prefix="sync") as pool:
         list(pool.map(sync_folder, folders))
+
+
+def sync_tree(folder: Path) -> None:
+    """Make the names of all files and folders below a folder durable, and its own.
+
+    Raises:
+        OSError: the disk failed.
+    """
+    sync_folders([*(Path(path) for path, _, _ in os.walk(folder)), folder.parent])
 
 
 def _write_all(descriptor: int, pieces: Sequence[bytes | memoryview]) -> None:

@@ -11,7 +11,6 @@ import math
 import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from threading import Lock
 from typing import Any, NamedTuple
 
@@ -23,7 +22,7 @@ from rdcache.store import arrays, shard
 from rdcache.store.buffers import empty_tensor, fill_rows, stored_dtype
 from rdcache.store.compression import largest_shard
 from rdcache.store.objects import ReadableObjects
-from rdcache.store.pages import Residency, ask_for, kernel_tells
+from rdcache.store.pages import Residency, ask_for
 from rdcache.store.spec import ShardRef, StoreLayout, TapSpec
 
 USE_SECONDS = 60.0  # after which it is noted again that files are in use
@@ -97,17 +96,13 @@ class MappedTap:
         self._process = os.getpid()
         self._lock = Lock()
         self._maps: dict[int, np.ndarray] = {}
-        self._residency = Residency(self.layout.shard_samples, told=self._kernel_tells())
+        self._residency = Residency(self.layout.shard_samples)
         self._used: set[int] = set()
         self._noted = time.monotonic()  # when it was noted last which were used
         # Where each payload ends in its shard; 0 where there is none, or its shard was not touched:
         # pages of zeros that nobody writes to take no memory.
         self._stops = np.zeros((self.layout.views, self.layout.samples), np.int64)
         self._numbers = math.prod(self.tap.shape)
-
-    def _kernel_tells(self) -> bool:
-        location = self.objects.location
-        return not isinstance(location, Path) or kernel_tells(location)
 
     def _notice_fork(self) -> None:
         if self._process != os.getpid():

@@ -4,7 +4,7 @@ by a few threads.
 
 from __future__ import annotations
 
-from concurrent.futures import wait
+from concurrent.futures import Future, wait
 
 import numpy as np
 
@@ -36,8 +36,12 @@ class CompressedTap(MappedTap):
             return
         size = -(-count // PARTS)
         parts = [range(start, min(start + size, count)) for start in range(0, count, size)]
-        running = [computing_threads().submit(fill, part) for part in parts]
-        wait(running)  # also after an error: nobody may write to a batch that was given up
+        running: list[Future[None]] = []
+        try:
+            for part in parts:
+                running.append(computing_threads().submit(fill, part))
+        finally:
+            wait(running)  # also after an error: nobody may write to a batch that was given up
         for part_done in running:
             part_done.result()
 

@@ -17,9 +17,9 @@ from typing import Protocol
 
 import numpy as np
 
-from rdcache.errors import StoreWriteError, UsageError
+from rdcache.errors import StoreReadError, StoreWriteError, UsageError
 from rdcache.files import sync_folder
-from rdcache.store.durability import make_folder, sync_folders, write_durably
+from rdcache.store.durability import make_folder, sync_folders, sync_tree, write_durably
 from rdcache.store.links import inside
 from rdcache.store.locations import Location, RemotePath
 from rdcache.store.pages import map_file
@@ -34,6 +34,13 @@ ADVICE = {
     errno.EPERM: "you may not write there: choose another --root, or ask its owner",
     errno.ENOTDIR: "a part of the path is a file: choose another --root",
     errno.EEXIST: "a part of the path is a file: choose another --root",
+}
+READING_ADVICE = {
+    errno.EACCES: "you may not read it: ask its owner",
+    errno.EPERM: "you may not read it: ask its owner",
+    errno.EMFILE: "this process has too many files open: raise `ulimit -n`",
+    errno.ENFILE: "this machine has too many files open: end other programs",
+    errno.ENOMEM: "free some memory, or raise `sysctl vm.max_map_count`",
 }
 
 
@@ -68,6 +75,9 @@ class ReadableObjects(Protocol):
     def mapped(self, name: str, most: int | None = None) -> np.ndarray | None:
         """A large object as uint8 (bytes,), read only; None where there is none or it is empty, or
         where it would take more than `most` bytes of memory.
+
+        Raises:
+            StoreReadError: it is there, but cannot be read.
         """
 
     def use(self, names: Iterable[str]) -> None:
@@ -112,6 +122,9 @@ class Objects(ReadableObjects, Protocol):
 
     def delete(self, names: Iterable[str]) -> None:
         """Delete objects, durably; those that are not there are no error."""
+
+    def sync(self) -> None:
+        """Make durable that everything lies where it does, whoever has written it."""
 
     def remove_all(self) -> None:
         """Delete everything below the location, and the location."""
@@ -207,12 +220,12 @@ class LocalObjects:
         return [self.read(name) for name in names]
 
     def mapped(self, name: str, most: int | None = None) -> np.ndarray | None:
-        """A large object as uint8 (bytes,), read only; None where there is none or it is empty."""
-        path = inside(self.location, name)
-        try:
-            return map_file(path)
-        except (OSError, ValueError):
-            return None
+        """A large object as uint8 (bytes,), read only; None where there is none or it is empty.
+
+        Raises:
+            StoreReadError: it is there, but cannot be read.
+        """
+        return mapped_file(inside(self.location, name))
 
     def use(self, names: Iterable[str]) -> None:
         """Nothing to do."""
@@ -292,6 +305,17 @@ class LocalObjects:
         except OSError:
             return []
 
+    def sync(self) -> None:
+        """Make durable that everything lies where it does, whoever has written it.
+
+        Raises:
+            StoreWriteError: the disk failed.
+        """
+        try:
+            sync_tree(self.location)
+        except OSError as error:
+            raise write_error(self.location, error) from error
+
     def remove_all(self) -> None:
         """Delete everything below the location, and the location.
 
@@ -320,6 +344,26 @@ class LocalObjects:
 
     def _temporary(self, path: Path) -> Path:
         return path.with_name(f".{path.name}.{self.token}.{secrets.token_hex(4)}{TEMPORARY}")
+
+
+def mapped_file(path: Path) -> np.ndarray | None:
+    """A file as uint8 (bytes,), read only; None where there is none, or it is empty or a folder.
+
+    Raises:
+        StoreReadError: it is there, but cannot be read.
+    """
+    try:
+        return map_file(path)
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError, ValueError):
+        return None
+    except OSError as error:
+        advice = READING_ADVICE.get(error.errno or 0, "run the same command again")
+        raise StoreReadError(
+            "a file of this store cannot be read.",
+            file=path,
+            why=error.strerror or error,
+            next=advice,
+        ) from error
 
 
 def write_error(path: Location, error: OSError) -> StoreWriteError:

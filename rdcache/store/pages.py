@@ -8,8 +8,10 @@ threads with `pread`, and needs no descriptor, so that a file that was deleted s
 from __future__ import annotations
 
 import ctypes
+import errno
 import mmap
 import os
+import stat
 import sys
 import weakref
 from collections.abc import Mapping, Set
@@ -22,6 +24,7 @@ ASKED_AT_ONCE = 128 * 2**10  # bytes; of more the kernel may ignore the rest
 WINDOWS, WINDOW_PAGES = 32, 4  # where a shard is looked at, and how many pages each time
 FORGIVEN = 1  # windows that may be missing: to ask for all of a shard costs more than a few pages
 FAILED = ctypes.c_void_p(-1).value
+_untold: set[int] = set()  # addresses of maps of which the kernel does not tell what is in memory
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.mmap.restype = ctypes.c_void_p
@@ -36,25 +39,37 @@ def map_file(path: Path) -> np.ndarray:
     process may have few; a large store has thousands of shards.
 
     Raises:
-        OSError: it cannot be opened or mapped.
+        OSError: it cannot be opened or mapped; IsADirectoryError if it is a folder.
         ValueError: it is empty.
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        size = os.fstat(descriptor).st_size
+        facts = os.fstat(descriptor)
+        size = facts.st_size
+        if stat.S_ISDIR(facts.st_mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
         if not size:
             raise ValueError("an empty file cannot be mapped")
         address = _libc.mmap(None, size, mmap.PROT_READ, mmap.MAP_SHARED, descriptor, 0)
     finally:
         os.close(descriptor)
     if address == FAILED:
-        raise OSError(ctypes.get_errno(), "mmap", str(path))
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number), str(path))
+    # The kernel tells the owner and who may write; to all others every page is in memory.
+    if facts.st_uid != os.geteuid() and not os.access(path, os.W_OK):
+        _untold.add(address)
     content = (ctypes.c_ubyte * size).from_address(address)
     # At the end of the process threads may still be reading; the kernel unmaps then.
-    weakref.finalize(content, _libc.munmap, address, size).atexit = False
+    weakref.finalize(content, _unmap, address, size).atexit = False
     data = np.frombuffer(memoryview(content), np.uint8)
     data.flags.writeable = False
     return data
+
+
+def _unmap(address: int, size: int) -> None:
+    _untold.discard(address)  # first: the next map may get this address
+    _libc.munmap(address, size)
 
 
 def ask_for(data: np.ndarray, start: int, nbytes: int) -> None:
@@ -69,9 +84,13 @@ def ask_for(data: np.ndarray, start: int, nbytes: int) -> None:
 
 
 def is_resident(data: np.ndarray) -> bool:
-    """Whether a mapped file is in memory, as far as a look at some of its pages tells."""
+    """Whether a mapped file is in memory, as far as a look at some of its pages tells; a no where
+    the kernel does not tell.
+    """
     if sys.platform != "linux":
         return True
+    if data.ctypes.data in _untold:
+        return False
     first = data.ctypes.data // PAGE * PAGE
     pages = -(-(data.ctypes.data + data.size - first) // PAGE)
     count = min(WINDOW_PAGES, pages)
@@ -86,28 +105,16 @@ def is_resident(data: np.ndarray) -> bool:
     return True
 
 
-def kernel_tells(folder: Path) -> bool:
-    """Whether the kernel says which pages of files below a folder are in memory: it tells only who
-    may write to them; all others it gives a yes.
-    """
-    try:
-        return folder.stat().st_uid == os.geteuid() or os.access(folder, os.W_OK)
-    except OSError:
-        return False
-
-
 class Residency:
     """Which shards of a tap are in memory. Each is looked at when it is first read, and all again
     when as many samples have been read as they hold.
 
     Args:
         shard_samples: samples that a shard holds.
-        told: whether the kernel tells; else nothing is taken to be in memory.
     """
 
-    def __init__(self, shard_samples: int, *, told: bool) -> None:
+    def __init__(self, shard_samples: int) -> None:
         self.shard_samples = shard_samples
-        self.told = told
         self._seen: set[int] = set()
         self._absent: set[int] = set()
         self._read = 0  # samples since the last look at all
@@ -120,8 +127,6 @@ class Residency:
             sources: shard → its mapped file.
             samples: how many are read from them.
         """
-        if not self.told:
-            return keys
         if self._read > self.shard_samples * len(self._seen):
             self._seen, self._absent, self._read = set(), set(), 0
         self._read += samples

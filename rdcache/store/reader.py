@@ -68,8 +68,8 @@ class Store:
         extents: for each view, how many leading samples it covers.
         uid_bytes: uint8 (samples, 16); `uids` has them as text.
         labels, groups: int64 arrays in sample order; group -1 is none.
-        view_parameters: float64 (views, samples, columns), read only where they are many;
-            `view_columns` names the columns.
+        view_parameters: float64 (views, samples, columns); `view_columns` names the columns. Like
+            all columns it is read only.
     """
 
     def __init__(
@@ -243,6 +243,7 @@ class Store:
                 batch does not fit.
             UnknownNameError: a tap the store does not have.
             CorruptShardError: a shard that is missing, damaged, or does not match its checksum.
+            StoreReadError: a shard that is there, but that the system does not let us read.
         """
         specs = [self._tap(name) for name in (self.taps if taps is None else taps)]
         rows, sides = self._pairs(samples, views)
@@ -293,7 +294,7 @@ class Store:
     ) -> tuple[np.ndarray, np.ndarray]:
         """Sample and view numbers as int64 arrays of one length, all within range."""
         rows = self._numbers(samples, self.samples, "sample").reshape(-1)
-        if isinstance(views, int) and 0 <= views < self.views:
+        if type(views) is int and 0 <= views < self.views:
             return rows, np.full(len(rows), views)  # so often that it is to be quick
         sides = self._numbers(views, self.views, "view")
         if sides.ndim and sides.shape != rows.shape:

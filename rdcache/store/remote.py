@@ -203,6 +203,9 @@ class RemoteObjects:
             with self._writing(paths[0]):
                 self._ask(lambda: obstore.delete(self._bucket, paths))
 
+    def sync(self) -> None:
+        """Nothing to do: what a bucket has acknowledged it keeps."""
+
     def zarr_store(self) -> ZarrStore:
         """The same prefix for zarr-python, read only."""
         return ZarrStore(self._bucket, read_only=True)

@@ -9,7 +9,15 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 from threading import Lock
 
-THREADS = min(8, os.cpu_count() or 1)
+
+def usable_cores() -> int:
+    """How many cores this process may use: in a container or under `taskset` not all there are."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+THREADS = min(8, usable_cores())
 _pool: ThreadPoolExecutor | None = None
 _lock = Lock()
 

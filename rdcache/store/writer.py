@@ -23,7 +23,7 @@ from rdcache.store import arrays
 from rdcache.store.claims import Worker
 from rdcache.store.columns import metadata_digest, read_projections
 from rdcache.store.compression import compress
-from rdcache.store.locations import Location
+from rdcache.store.locations import Location, RemotePath
 from rdcache.store.manifest import (
     complete_manifest,
     digests_of,
@@ -86,10 +86,12 @@ class StoreWriter:
         outcomes = self.objects.read_all([arrays.outcome_object(shard) for shard in begun])
         packed = any(tap.codec != "none" for tap in self.layout.taps)
         # Of compressed shards the tails are read, and a bucket takes its time for each.
-        threads = TAILS_AT_ONCE if packed and not self.objects.lasting else 1
-        with ThreadPoolExecutor(threads, thread_name_prefix="tails") as pool:
-            whole = pool.map(lambda shard, it: self._whole(shard, it, sizes.get), begun, outcomes)
-            there = {shard for shard, is_whole in zip(begun, whole, strict=True) if is_whole}
+        in_bucket = isinstance(self.location, RemotePath)
+        with ThreadPoolExecutor(
+            TAILS_AT_ONCE if packed and in_bucket else 1, thread_name_prefix="tails"
+        ) as pool:
+            found = pool.map(lambda shard, it: self._whole(shard, it, sizes.get), begun, outcomes)
+            there = {shard for shard, whole in zip(begun, found, strict=True) if whole}
         return [shard for shard in shards if shard not in there]
 
     def lacks(self, shard: ShardRef) -> bool:
@@ -142,6 +144,8 @@ class StoreWriter:
             StoreWriteError: nothing of this shard counts as written; the others are untouched.
         """
         present = self._checked(shard, tensors, outcome)
+        if self.objects.exists(arrays.receipt_object(shard)):
+            self.forget([shard])  # it would vouch for a shard of which only a part is new
         with ThreadPoolExecutor(OBJECTS_AT_ONCE, thread_name_prefix="write") as pool:
             noted = pool.submit(self._put_outcome, shard, outcome)
             digests = list(
@@ -288,6 +292,8 @@ class StoreWriter:
                 next="run the same command again",
             )
         self.manifest = finished if manifest is None else dict(manifest)
+        # A writer that was killed may have left folders that no later one took for new.
+        self.objects.sync()
         self.objects.put("zarr.json", group_document(self.manifest))
         return open_directly(self.location)
 

@@ -72,6 +72,20 @@ def test_the_smallest_faithful_candidate_is_recommended(monkeypatch: pytest.Monk
     assert recommend((plain, candidate("int8", 50, cka=None)))[0] == "int8"
 
 
+def test_nothing_is_compiled_for_a_probe(
+    script: Script, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = plan_extraction(config(script(Pooling(1.0)), folder, taps=("out0", "out1")))
+
+    def refuse(*given: object) -> None:
+        raise AssertionError("compiled anew for each tap")
+
+    monkeypatch.setattr(plan.teacher, "_forward", refuse)
+    monkeypatch.setattr(plan.teacher, "compiled", True)
+    assert len(compare_codecs(plan)) == 2
+    assert plan.teacher.compiled, "the teacher itself stays as it is"
+
+
 def test_a_small_tap_stays_as_it_is() -> None:
     name, why = recommend((candidate("none", 999_999_999), candidate("int8", 1)))
     assert name == "none"

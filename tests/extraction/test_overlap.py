@@ -14,7 +14,7 @@ import torch
 from small_inputs import LargeOnBright, Pooling, save_image
 from torch import nn
 
-from rdcache.errors import DeviceMemoryError, StoreWriteError
+from rdcache.errors import DeviceMemoryError, StoreWriteError, TeacherOutputError
 from rdcache.extraction import ExtractConfig, ExtractionPlan, plan_extraction, run_extraction
 from rdcache.extraction import shards as shards_module
 from rdcache.extraction.forward import BATCHES_AHEAD, CutImages, TeacherForward, forward_of
@@ -81,7 +81,7 @@ def test_shards_that_need_no_teacher_are_not_all_pulled_at_once(teacher: str, fe
     shards = (pulled.append(shard) or shard for shard in writer.layout.shards())
     first = next(filled_shards(shards, writer, forward_of(plan), Donors([store])))
     assert not len(first.lacking)
-    assert len(pulled) <= BATCHES_AHEAD + 2 < len(writer.layout.shards())
+    assert len(pulled) <= 2, "there is nothing to decode ahead"
 
 
 def test_the_teacher_is_at_work_while_a_shard_is_written(
@@ -236,3 +236,59 @@ def test_a_single_image_that_does_not_fit_is_one_sentence(
         run_extraction(planned(teacher, few))
     assert tried == [4, 2, 1]
     assert caught.value.facts["why"] == "CUDA out of memory"
+
+
+def test_no_sample_is_left_out_when_batches_become_smaller_within_a_request(
+    teacher: str, few: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forward = forward_of(planned(teacher, few), batch_size=2)
+    expected = torch.cat([batch["out0"] for batch in forward.batches(0, range(16))])
+    tried = small_memory(monkeypatch, 1)
+    batches = list(forward.batches(0, range(16)))
+    assert tried == [2] + [1] * 16
+    assert torch.equal(torch.cat([batch["out0"] for batch in batches]), expected)
+
+
+def test_a_compiled_batch_that_is_filled_up_with_blanks_is_halved_by_its_whole_size(
+    teacher: str, few: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forward = forward_of(planned(teacher, few))
+    sizes: list[int] = []
+    compute = forward.teacher._forward
+
+    def limited(images: torch.Tensor, names: tuple[str, ...]) -> dict[str, torch.Tensor]:
+        sizes.append(len(images))
+        if len(images) > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
+        return compute(images, names)
+
+    monkeypatch.setattr(forward.teacher, "_forward", limited)
+    monkeypatch.setattr(forward.teacher, "compiled", True)
+    assert len(list(forward.batches(0, [0]))) == 1
+    assert sizes == [4, 2, 1]
+
+
+def test_a_shard_that_is_not_full_is_not_written(teacher: str, few: Path) -> None:
+    plan = planned(teacher, few)
+    writer = writer_of(plan)
+    shard = writer.layout.shards()[0]
+    filled = ShardInMemory(shard, writer, ShardArrays(writer.layout))
+    (batch,) = forward_of(plan).batches(0, range(SHARD - 1))
+    filled.add(batch)
+    with pytest.raises(TeacherOutputError, match="lacks samples"):
+        filled.write()
+    assert writer.lacks(shard)
+
+
+def test_too_little_memory_for_a_shard_is_what_is_said(
+    teacher: str, few: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(self: ShardArrays) -> dict[str, np.ndarray]:
+        raise MemoryError
+
+    writer = writer_of(planned(teacher, few))
+    monkeypatch.setattr(ShardArrays, "take", refuse)
+    filled = ShardInMemory(writer.layout.shards()[0], writer, ShardArrays(writer.layout))
+    filled.lacking = filled.lacking[:0]
+    with pytest.raises(MemoryError):
+        filled.write()

@@ -18,7 +18,8 @@ from rdcache.extraction import ExtractConfig, ExtractionPlan, plan_extraction, r
 from rdcache.extraction import precision as precision_module
 from rdcache.extraction.precision import chosen_precision
 from rdcache.models import load_teacher
-from rdcache.probing import Choice
+from rdcache.probing import MARGIN, Choice
+from rdcache.store import StoreWriter
 
 Script = Callable[[nn.Module], str]
 
@@ -30,7 +31,8 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
 
     def invented(key: Mapping[str, object], candidates: Mapping[str, object]) -> Choice:
         assert set(candidates) == set(seconds)
-        return Choice(min(seconds, key=lambda name: seconds[name]), dict(seconds), cached=False)
+        worth = seconds["float32"] >= MARGIN * seconds["bfloat16"]
+        return Choice("bfloat16" if worth else "float32", dict(seconds), cached=False)
 
     monkeypatch.setattr(precision_module, "fastest", invented)
     return seconds
@@ -60,6 +62,44 @@ def test_auto_is_the_store_of_the_precision_that_it_comes_to(
     provenance = run_extraction(plan).store.manifest["provenance"]
     assert provenance["precision"] == faster
     assert "times as fast as float32 here" in provenance["why_precision"]
+    assert provenance["layout"] == "contiguous_format"
+
+
+def test_a_reason_does_not_contradict_the_choice(
+    script: Script, few: Path, measured: dict[str, float]
+) -> None:
+    measured["float32"] = 1.19
+    plan = planned(script(Pooling(1.0)), few, "auto")
+    assert plan.config.precision == "float32"
+    assert str(plan.why_precision).startswith(
+        "bfloat16 is 1.19 times as fast as float32 here, less"
+    )
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_what_is_begun_goes_on_in_its_precision_whatever_is_measured_now(
+    script: Script, few: Path, measured: dict[str, float], finished: bool
+) -> None:
+    teacher = script(Pooling(1.0))
+    first = run_extraction(planned(teacher, few, "auto")).store
+    assert first.manifest["provenance"]["precision"] == "bfloat16"
+    if not finished:
+        StoreWriter(first.location, dict(first.manifest)).reopen()
+    measured["float32"] = 0.5
+    again = planned(teacher, few, "auto")
+    assert again.location == first.location
+    assert again.why_precision == f"a store of it is {'complete' if finished else 'begun'} here"
+
+
+def test_a_complete_store_is_preferred_to_one_that_is_begun(
+    script: Script, few: Path, measured: dict[str, float]
+) -> None:
+    teacher = script(Pooling(1.0))
+    run_extraction(planned(teacher, few, "bfloat16"))
+    begun = run_extraction(planned(teacher, few, "float32")).store
+    StoreWriter(begun.location, dict(begun.manifest)).reopen()
+    measured["float32"] = 0.5
+    assert planned(teacher, few, "auto").config.precision == "bfloat16"
 
 
 def test_what_was_asked_for_is_not_measured(script: Script, few: Path, tmp_path: Path) -> None:

@@ -4,12 +4,17 @@ a cold disk.
 
 from __future__ import annotations
 
+import errno
 import os
 import pickle
+import sys
+import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,10 +22,10 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from rdcache.errors import CorruptShardError, UsageError
-from rdcache.store import Store, TapSpec, open_store
+from rdcache.errors import CorruptShardError, StoreReadError, UsageError
+from rdcache.store import Store, TapSpec, buffers, gather_compressed, objects, open_store, pages
 from rdcache.store import gather as gathering
-from rdcache.store.pages import Residency, ask_for, is_resident, kernel_tells, map_file
+from rdcache.store.pages import Residency, ask_for, is_resident, map_file
 
 from .conftest import LAYOUT, TAPS, begin, fill, rows_of, sample_table, view_parameters
 
@@ -84,11 +89,11 @@ def test_every_way_to_read_gives_the_bits_of_plain_zarr(
     views = np.array([view for view, _ in asked], np.int64)
     samples = np.array([sample for _, sample in asked], np.int64)
     store = open_store(kept.location, verify_shards=way["check"])
-    if way["cold"]:
-        for tap in store._mapped.values():
-            tap._residency.told = False  # nothing is taken to be in memory
     out = store.empty_stored_batch(len(asked)) if way["out"] else None
-    batch = store.read_stored(samples, views, verify=way["verify"], out=out)
+    with pytest.MonkeyPatch.context() as patch:
+        if way["cold"]:
+            patch.setattr(pages, "is_resident", lambda data: False)
+        batch = store.read_stored(samples, views, verify=way["verify"], out=out)
     assert batch.keys() == plain.keys()
     for name, rows in batch.items():
         assert out is None or rows is out[name]
@@ -181,6 +186,7 @@ def test_a_shard_is_checked_once(store: Store, monkeypatch: pytest.MonkeyPatch) 
     assert len(checked) == 8
 
 
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="needs a list of descriptors")
 def test_a_map_keeps_no_descriptor_and_outlives_its_file(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_bytes(bytes(range(256)) * 100)
@@ -203,6 +209,8 @@ def cold(tmp_path: Path) -> np.ndarray:
     """A map of a file that has been dropped from the page cache."""
     path = tmp_path / "cold"
     path.write_bytes(os.urandom(2**22))
+    if not hasattr(os, "posix_fadvise"):
+        pytest.skip("nothing drops a file from the page cache here")
     descriptor = os.open(path, os.O_RDONLY)
     os.fsync(descriptor)
     os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
@@ -223,17 +231,111 @@ def test_shards_are_looked_at_again_when_as_many_samples_as_they_hold_were_read(
 ) -> None:
     if is_resident(cold):
         pytest.skip("this file system keeps its files in memory")
-    residency = Residency(shard_samples=4, told=True)
+    residency = Residency(shard_samples=4)
     assert residency.absent({0}, {0: cold}, 2) == {0}
     assert int(cold.sum()) > 0  # now it is there
     assert residency.absent({0}, {0: cold}, 3) == {0}
     assert residency.absent({0}, {0: cold}, 1) == set()
-    assert Residency(4, told=False).absent({0}, {0: cold}, 1) == {0}
 
 
-def test_the_kernel_tells_about_our_own_files(tmp_path: Path) -> None:
-    assert kernel_tells(tmp_path)
-    assert not kernel_tells(tmp_path / "nothing")
+@pytest.mark.skipif(sys.platform != "linux", reason="other kernels are not asked")
+def test_files_of_others_are_not_taken_to_be_in_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"in memory")
+    assert is_resident(map_file(path))
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "geteuid", lambda: path.stat().st_uid + 1)
+        assert is_resident(map_file(path)), "who may write to it is told as well"
+        patch.setattr(os, "access", lambda *given: False)
+        theirs = map_file(path)
+    assert not is_resident(theirs)
+    assert Residency(4).absent({0}, {0: theirs}, 1) == {0}
+    del theirs
+    assert is_resident(map_file(path)), "what is mapped in its place is told from it"
+
+
+@pytest.mark.parametrize(
+    ("number", "next_step"),
+    [(errno.EACCES, "owner"), (errno.EMFILE, "ulimit"), (errno.ENOMEM, "memory")],
+)
+def test_a_file_that_the_system_does_not_let_us_read_is_not_said_to_be_missing(
+    store: Store, monkeypatch: pytest.MonkeyPatch, number: int, next_step: str
+) -> None:
+    def refuse(path: Path) -> np.ndarray:
+        raise OSError(number, os.strerror(number), str(path))
+
+    monkeypatch.setattr(objects, "map_file", refuse)
+    with pytest.raises(StoreReadError, match=SHARD) as caught:
+        open_store(store.location).read([4], 0, ["pooled"])
+    assert caught.value.facts["why"] == os.strerror(number)
+    assert next_step in caught.value.facts["next"]
+
+
+def test_a_folder_in_the_place_of_a_shard_is_a_missing_shard(store: Store) -> None:
+    (Path(str(store.location)) / SHARD).unlink()
+    (Path(str(store.location)) / SHARD).mkdir()
+    with pytest.raises(CorruptShardError, match=SHARD):
+        store.read([4], 0, ["pooled"])
+
+
+@pytest.mark.parametrize("view", [True, np.True_, [True]])
+def test_truth_values_are_no_views(store: Store, view: object) -> None:
+    with pytest.raises(UsageError, match="whole numbers"):
+        store.read([0], view)  # type: ignore[arg-type]
+
+
+def test_after_an_interruption_nobody_goes_on_filling_a_batch(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    concatenate, here, ended = np.concatenate, threading.current_thread(), []
+
+    def interrupted(*given: Any) -> np.ndarray:
+        if threading.current_thread() is here:
+            raise KeyboardInterrupt
+        time.sleep(0.1)
+        ended.append(True)
+        return concatenate(*given)
+
+    monkeypatch.setattr(buffers, "COPYING_THREADS", 4)
+    monkeypatch.setattr(np, "concatenate", interrupted)
+    rows = np.zeros((4, buffers.WORTH_A_THREAD), np.uint8)
+    with pytest.raises(KeyboardInterrupt):
+        buffers.fill_rows(rows, list(np.ones_like(rows)))
+    assert len(ended) == 3
+
+
+def test_after_an_interruption_nobody_goes_on_decompressing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wide = TapSpec("wide", "vector", (2**15,), codec="zstd")
+    writer = begin(tmp_path / "wide", replace(LAYOUT, taps=(wide,)))
+    fill(writer)
+    store = writer.commit({})
+    begun, ended, decompress = [], [], gather_compressed.decompress
+
+    class Pool(ThreadPoolExecutor):
+        def submit(self, *given: Any) -> Any:
+            if begun:
+                raise KeyboardInterrupt
+            begun.append(True)
+            return super().submit(*given)
+
+    def slow(*given: Any) -> None:
+        time.sleep(0.1)
+        decompress(*given)
+        ended.append(True)
+
+    with Pool(2) as pool:
+        monkeypatch.setattr(gather_compressed, "computing_threads", lambda: pool)
+        monkeypatch.setattr(gather_compressed, "decompress", slow)
+        with pytest.raises(KeyboardInterrupt):
+            store.read(range(10), 0)
+        assert ended
+        count = len(ended)
+        time.sleep(0.2)
+        assert len(ended) == count
 
 
 def test_threads_that_share_compressed_taps_read_the_same_bits(tmp_path: Path) -> None:
@@ -248,15 +350,15 @@ def test_threads_that_share_compressed_taps_read_the_same_bits(tmp_path: Path) -
         assert {bits(batch["wide"]) for batch in batches} == {expected}
 
 
-def test_large_columns_are_maps_and_small_ones_are_copies(tmp_path: Path) -> None:
+def test_columns_are_read_only_whether_they_are_maps_or_copies(tmp_path: Path) -> None:
     layout = replace(LAYOUT, samples=10_000, extents=(10_000,) * 3, shard_samples=10_000)
     layout = replace(layout, taps=(TapSpec("one", "vector", (1,)),))
     writer = begin(tmp_path / "wide", layout)
     for shard in layout.shards():
         writer.write(shard, {"one": np.ones((10_000, 1), np.float16)}, np.ones(10_000, np.uint8))
     store = writer.commit({})
-    assert not store.view_parameters.flags.writeable
-    assert store.labels.flags.writeable
+    columns = (store.view_parameters, store.labels, store.groups, store.uid_bytes)
+    assert not any(column.flags.writeable for column in columns)
     assert np.array_equal(store.view_parameters, view_parameters(layout))
     table = sample_table(layout)
     assert tuple(store.uids) == table.uids

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import struct
@@ -25,6 +26,7 @@ from rdcache.store import (
     StoreLayout,
     TapSpec,
     durability,
+    verify_store,
 )
 from rdcache.store.objects import LocalObjects
 from rdcache.store.shard import decode_index, encode_shard
@@ -304,6 +306,63 @@ def test_every_folder_that_is_new_or_has_something_new_is_synced(
     monkeypatch.setattr(durability, "sync_folder", synced.append)
     LocalObjects(tmp_path).put("a/b/c", b"1")
     assert set(synced) == {tmp_path, tmp_path / "a", tmp_path / "a/b"}
+
+
+def test_new_folders_are_synced_also_where_nothing_could_be_written_into_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[Path] = []
+    monkeypatch.setattr(durability, "sync_folder", synced.append)
+
+    def refuse(descriptor: int, pieces: list[memoryview]) -> int:
+        raise OSError(errno.ENOSPC, "full")
+
+    monkeypatch.setattr(os, "writev", refuse)
+    with pytest.raises(StoreWriteError):
+        LocalObjects(tmp_path).put("a/b/c", b"1")
+    assert set(synced) == {tmp_path, tmp_path / "a", tmp_path / "a/b"}
+
+
+def test_every_folder_is_durable_before_a_store_is_declared_complete(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writer = begin(tmp_path / "store")
+    fill(writer)
+    synced: set[Path] = set()
+    put = LocalObjects.put
+
+    def noted(self: LocalObjects, name: str, *pieces: bytes) -> None:
+        if name == "zarr.json":
+            folders = {path for path in (tmp_path / "store").rglob("*") if path.is_dir()}
+            assert synced >= folders | {tmp_path, tmp_path / "store"}
+        put(self, name, *pieces)
+
+    monkeypatch.setattr(durability, "sync_folder", synced.add)
+    monkeypatch.setattr(LocalObjects, "put", noted)
+    assert writer.commit({}).complete
+
+
+def test_a_shard_that_is_written_again_has_no_receipt_until_it_is_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writer = begin(tmp_path / "store")
+    fill(writer)
+    shard = LAYOUT.shards()[0]
+    other = {tap.name: rows_of(tap, shard) + 1 for tap in TAPS}
+    put = LocalObjects.put
+
+    def killed(self: LocalObjects, name: str, *pieces: bytes) -> None:
+        put(self, name, *pieces)
+        if name.startswith("taps/layer4"):
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LocalObjects, "put", killed)
+        with pytest.raises(KeyboardInterrupt):
+            writer.write(shard, other, ones(shard))
+    assert writer.missing() == [shard]
+    fill(writer)
+    assert verify_store(writer.commit({}).location) == []
 
 
 @pytest.mark.parametrize("failing", ["taps/layer4", "outcome"])
