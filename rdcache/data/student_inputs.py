@@ -8,7 +8,6 @@ cuts, jitter and normalise them (`photometry.py`).
 from __future__ import annotations
 
 import copy
-import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -22,6 +21,7 @@ from rdcache.data.samples import ImageDataset
 from rdcache.data.views import cut_view
 from rdcache.data.working_images import WorkingImages, working_sizes
 from rdcache.memory import available_memory
+from rdcache.store.threads import usable_cores
 
 MOST_THREADS = 16
 MEMORY_SHARE = 0.25
@@ -68,7 +68,8 @@ class StudentInputs:
         )
         self._photometry = Photometry(mean, std, jitter)
         self._threads = ThreadPoolExecutor(
-            min(2 * usable_cores(), MOST_THREADS), thread_name_prefix="student-inputs"
+            min(2 * min(usable_cores(), torch.get_num_threads()), MOST_THREADS),
+            thread_name_prefix="student-inputs",
         )
         self._slots, kept = _slots(dataset, len(parameters), limit // (3 * size**2))
         # Memory is taken page by page, as slots are filled. The last slot stays empty.
@@ -133,14 +134,6 @@ class StudentInputs:
         for _ in self._threads.map(cut, missing.tolist()):
             pass
         return pixels, centres
-
-
-def usable_cores() -> int:
-    """Cores that this process may use and that PyTorch was told to use, as by `--num-threads`."""
-    allowed = os.cpu_count() or 1
-    if hasattr(os, "sched_getaffinity"):  # not on macOS
-        allowed = len(os.sched_getaffinity(0))
-    return min(allowed, torch.get_num_threads())
 
 
 def _slots(dataset: ImageDataset, views: int, capacity: int) -> tuple[np.ndarray, int]:

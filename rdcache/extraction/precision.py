@@ -14,6 +14,7 @@ import torch
 
 from rdcache.errors import StoreFormatError, StoreNotFoundError, UnsafeFileError
 from rdcache.models import Teacher
+from rdcache.models.devices import has_bfloat16
 from rdcache.probing import MARGIN, fastest
 from rdcache.progress import Progress, ignore
 from rdcache.store import Location, read_manifest
@@ -52,11 +53,9 @@ def chosen_precision(
     answer is kept (see `probing`), so that it does not flip.
     """
     if teacher.device.type == "cuda":
-        with torch.cuda.device(teacher.device):
-            native = torch.cuda.is_bf16_supported(including_emulation=False)
-        return (
-            ("bfloat16", "this GPU has it") if native else ("float32", "this GPU has no bfloat16")
-        )
+        if has_bfloat16(teacher.device):
+            return "bfloat16", "this GPU has it"
+        return "float32", "this GPU has no bfloat16"
     if teacher.device.type != "cpu":
         return "float32", f"bfloat16 is not tried on {teacher.device.type}"
     on_progress(0, 1, "timing float32 and bfloat16")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from rdcache.errors import UsageError
+from rdcache.errors import UsageError, reason_of
 
 
 def memory_format_of(network: nn.Module) -> torch.memory_format:
@@ -42,7 +42,7 @@ class CompiledNetwork:
         except torch._dynamo.exc.TorchDynamoException as error:
             raise UsageError(
                 "this network cannot be compiled on this machine.",
-                why=next(iter(str(error).strip().splitlines()), type(error).__name__)[:300],
+                why=reason_of(error),
                 next="install a C++ compiler (such as g++), or leave out --compile",
             ) from error
         return outputs

@@ -10,7 +10,13 @@ from typing import Any
 
 import torch
 
-from rdcache.errors import UnsafeFileError, UsageError, WeightsMismatchError, WeightsNotFoundError
+from rdcache.errors import (
+    UnsafeFileError,
+    UsageError,
+    WeightsMismatchError,
+    WeightsNotFoundError,
+    reason_of,
+)
 from rdcache.models.blackboxes import (
     DEFAULT_SIZE,
     blackbox_teacher,
@@ -94,7 +100,7 @@ def load_onnx_teacher(file: str, weights: str | None) -> Teacher:
     # onnxruntime's error classes are not public; each derives from Exception directly.
     except Exception as error:
         raise WeightsMismatchError(
-            "onnxruntime cannot load this file.", file=path, reason=str(error).splitlines()[0]
+            "onnxruntime cannot load this file.", file=path, reason=reason_of(error)
         ) from error
     dtype, batch, size = _input(session, path)
     return blackbox_teacher("onnx", path, OnnxTaps(session, dtype, batch), size, digest)

@@ -8,7 +8,7 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 
-from rdcache.errors import WeightsMismatchError, WeightsNotFoundError
+from rdcache.errors import WeightsMismatchError, WeightsNotFoundError, reason_of
 from rdcache.files import write_whole
 from rdcache.models.students import Student, create_student
 from rdcache.models.weight_files import is_there
@@ -54,7 +54,7 @@ def load_student(path: Path | str) -> Student:
         raise WeightsMismatchError(
             "this file is not a student that rdcache saved.",
             file=path,
-            reason=str(error).splitlines()[0] if str(error) else type(error).__name__,
+            reason=reason_of(error),
         ) from error
     return student.eval()
 

@@ -15,7 +15,7 @@ import torch
 from timm.data import resolve_model_data_config
 from timm.models import get_pretrained_cfg
 
-from rdcache.errors import UnknownNameError, UsageError, WeightsNotFoundError
+from rdcache.errors import UnknownNameError, UsageError, WeightsNotFoundError, reason_of
 from rdcache.models.preprocessing import Preprocessing
 from rdcache.models.taps import measure_shapes
 from rdcache.models.teacher import RANDOM, Teacher, WeightsInfo
@@ -102,8 +102,7 @@ def pretrained_timm(name: str, **options: Any) -> Any:
     # Whatever way to the hub fails (sockets, HTTP, proxies, gates, missing tags) raises the
     # error class of another library; to the user it is one and the same mistake.
     except Exception as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise _unavailable(name, reason[:200]) from error
+        raise _unavailable(name, reason_of(error)) from error
 
 
 def _unavailable(name: str, reason: str) -> WeightsNotFoundError:

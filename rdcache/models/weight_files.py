@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
-from rdcache.errors import UnsafeFileError, WeightsMismatchError, WeightsNotFoundError
+from rdcache.errors import UnsafeFileError, WeightsMismatchError, WeightsNotFoundError, reason_of
 
 Tensors = dict[str, torch.Tensor]
 Rename = Callable[[Tensors], Tensors]
@@ -69,11 +69,10 @@ def read_tensors(path: Path) -> Tensors:
             instead=SAVE_SAFELY,
         ) from error
     except (SafetensorError, RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise WeightsMismatchError(
             "this is not a readable weight file.",
             file=path,
-            reason=reason,
+            reason=reason_of(error),
             expected="safetensors, or a state dict saved by torch.save "
             "(a TorchScript file is named torchscript:FILE)",
         ) from error

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from pathlib import Path
 
@@ -20,7 +19,6 @@ from rdcache.data import (
     load_dataset,
     view_parameters,
 )
-from rdcache.data.student_inputs import usable_cores
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 SIZE = 16
@@ -113,14 +111,19 @@ def test_another_normalisation_decodes_and_cuts_nothing_again(
     assert torch.equal(inputs.batch(range(10), 1), own)
 
 
-@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="no affinity on this system")
-@pytest.mark.parametrize(("threads", "allowed", "expected"), [(8, {0, 3}, 2), (1, {0, 1, 2}, 1)])
+@pytest.mark.parametrize(("threads", "cores", "expected"), [(8, 2, 4), (1, 3, 2), (64, 64, 16)])
 def test_no_more_cores_are_taken_than_are_given(
-    monkeypatch: pytest.MonkeyPatch, threads: int, allowed: set[int], expected: int
+    dataset: ImageDataset,
+    parameters: np.ndarray,
+    monkeypatch: pytest.MonkeyPatch,
+    threads: int,
+    cores: int,
+    expected: int,
 ) -> None:
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
-    monkeypatch.setattr(os, "sched_getaffinity", lambda process: allowed)
-    assert usable_cores() == expected
+    monkeypatch.setattr("rdcache.data.student_inputs.usable_cores", lambda: cores)
+    inputs = StudentInputs(dataset, parameters, SIZE, MEAN, STD)
+    assert inputs._threads._max_workers == expected
 
 
 def test_without_memory_images_are_decoded_for_every_batch(
