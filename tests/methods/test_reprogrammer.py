@@ -7,7 +7,8 @@ import torch
 
 from rdcache.errors import UsageError
 from rdcache.methods import ChannelStatistics
-from rdcache.methods.reprogrammer import Reprogrammer, ReprogrammerConfig, as_maps
+from rdcache.methods.reprogrammer import Reprogrammer, ReprogrammerConfig
+from rdcache.methods.teacher_maps import as_maps
 from rdcache.store import TapSpec
 
 
