@@ -16,9 +16,10 @@ from torch import nn
 from rdcache.errors import UsageError
 from rdcache.methods.base import ChannelStatistics, TeacherConfig
 from rdcache.store import TapSpec
+from rdcache.store.tap_axes import as_maps
+from rdcache.transferability.standardising import divisors
 
 Norm = Literal["bn", "gn", "ln"]
-LEAST_SPREAD = 0.05  # smallest standard deviation divided by, in medians over varying channels
 
 
 class ReprogrammerConfig(TeacherConfig):
@@ -85,10 +86,7 @@ class Reprogrammer(nn.Module):
         mean = scale = None
         if statistics is not None:
             mean = statistics.mean.view(1, -1, 1, 1)
-            # A channel that hardly varies in training must not blow up what it says later.
-            varying = statistics.std[statistics.std > 0]
-            floor = LEAST_SPREAD * varying.median() if len(varying) else torch.ones(())
-            scale = 1 / statistics.std.clamp_min(floor).view(1, -1, 1, 1)
+            scale = 1 / divisors(statistics.std).view(1, -1, 1, 1)
         self.register_buffer("mean", mean)
         self.register_buffer("scale", scale)
 
@@ -122,24 +120,6 @@ class ResidualBlock(nn.Module):
     def forward(self, maps: torch.Tensor) -> torch.Tensor:
         """Add the branch; the shape stays."""
         return torch.relu(maps + self.branch(maps))
-
-
-def as_maps(tap: torch.Tensor, kind: str) -> torch.Tensor:
-    """Fold a tap (B, *tap) to maps (B, C, H, W).
-
-    Patch tokens (B, L, C) go back to their square grid; a class token before them is dropped. Any
-    other number of tokens becomes a map of one column.
-    """
-    if kind == "map2d":
-        return tap
-    if kind == "tokens":
-        count = tap.shape[1]
-        side, side_without_class = math.isqrt(count), math.isqrt(count - 1)
-        if side**2 != count and side_without_class**2 == count - 1:
-            tap, side = tap[:, 1:], side_without_class
-        rows = side if side**2 == tap.shape[1] else tap.shape[1]
-        return tap.transpose(1, 2).unflatten(2, (rows, -1))
-    return tap[:, :, None, None]
 
 
 def _map_shape(tap: TapSpec) -> tuple[int, int]:
