@@ -24,7 +24,7 @@ from rdcache.errors import UsageError
 from rdcache.methods.base import MethodContext
 from rdcache.methods.rd import teacher_branch
 from rdcache.methods.reprogrammer import ReprogrammerConfig
-from rdcache.methods.teacher_maps import as_maps
+from rdcache.store.tap_axes import as_maps
 
 TeacherHeadName = Literal["auto", "own", "linear-probe", "rd", "none"]
 OWN, POOLED = "logits", "pooled"

@@ -8,8 +8,8 @@ import torch
 from rdcache.errors import UsageError
 from rdcache.methods import ChannelStatistics
 from rdcache.methods.reprogrammer import Reprogrammer, ReprogrammerConfig
-from rdcache.methods.teacher_maps import as_maps
 from rdcache.store import TapSpec
+from rdcache.store.tap_axes import as_maps
 
 
 def test_tokens_fold_back_to_their_grid() -> None:
