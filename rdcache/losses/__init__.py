@@ -4,7 +4,17 @@ They know no model, no store and no schedule: which features they compare, how t
 which side receives gradients is decided by the methods.
 """
 
+from rdcache.losses.attention import attention_map, attention_transfer
 from rdcache.losses.divergence import kl
+from rdcache.losses.likelihood import gaussian_nll
 from rdcache.losses.similarity import MIN_SAMPLES, cka, hsic
 
-__all__ = ["MIN_SAMPLES", "cka", "hsic", "kl"]
+__all__ = [
+    "MIN_SAMPLES",
+    "attention_map",
+    "attention_transfer",
+    "cka",
+    "gaussian_nll",
+    "hsic",
+    "kl",
+]

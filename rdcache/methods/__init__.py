@@ -4,6 +4,7 @@ To add a method, write one file in this folder, decorate its class with `registe
 below; nothing else has to change.
 """
 
+from rdcache.methods.at import AttentionTransfer
 from rdcache.methods.base import (
     CachedBatch,
     ChannelStatistics,
@@ -17,6 +18,7 @@ from rdcache.methods.base import (
 from rdcache.methods.direct import DirectReprogramming
 from rdcache.methods.hint import Hint
 from rdcache.methods.kd import KnowledgeDistillation
+from rdcache.methods.mgd import MaskedGenerativeDistillation
 from rdcache.methods.none import PlainStudent
 from rdcache.methods.rd import ReprogrammingDistillation
 from rdcache.methods.registry import (
@@ -29,14 +31,17 @@ from rdcache.methods.registry import (
 )
 from rdcache.methods.task_losses import ClassWeights, MulticlassLoss, TaskLoss, task_loss
 from rdcache.methods.teacher_logits import TeacherHeadName
+from rdcache.methods.vid import VariationalInformationDistillation
 
 __all__ = [
+    "AttentionTransfer",
     "CachedBatch",
     "ChannelStatistics",
     "ClassWeights",
     "DirectReprogramming",
     "Hint",
     "KnowledgeDistillation",
+    "MaskedGenerativeDistillation",
     "Method",
     "MethodCard",
     "MethodConfig",
@@ -49,6 +54,7 @@ __all__ = [
     "TeacherHeadName",
     "Terms",
     "TrainingProgress",
+    "VariationalInformationDistillation",
     "add_preset",
     "create_method",
     "find_method",
