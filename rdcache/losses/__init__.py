@@ -5,6 +5,7 @@ which side receives gradients is decided by the methods.
 """
 
 from rdcache.losses.attention import attention_map, attention_transfer
+from rdcache.losses.contrast import noise_contrast
 from rdcache.losses.divergence import kl
 from rdcache.losses.likelihood import gaussian_nll
 from rdcache.losses.similarity import MIN_SAMPLES, cka, hsic
@@ -17,4 +18,5 @@ __all__ = [
     "gaussian_nll",
     "hsic",
     "kl",
+    "noise_contrast",
 ]

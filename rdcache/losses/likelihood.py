@@ -8,7 +8,7 @@ from rdcache.errors import UsageError
 
 
 def gaussian_nll(mean: torch.Tensor, variance: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """Mean of ½·[(t − μ)²/σ² + log σ²]: the negative log-likelihood under N(μ, σ²) but for ½·log 2π.
+    """Mean of ½·[(t − μ)²/σ² + log σ²]: −log likelihood under N(μ, σ²), without its ½·log 2π.
 
     The bound on mutual information of Ahn et al., "Variational Information Distillation for
     Knowledge Transfer", CVPR 2019, eq. 4; it may be negative. Computed in float32 at least, also

@@ -15,6 +15,7 @@ from rdcache.methods.base import (
     Terms,
     TrainingProgress,
 )
+from rdcache.methods.crd import ContrastiveRepresentationDistillation
 from rdcache.methods.direct import DirectReprogramming
 from rdcache.methods.hint import Hint
 from rdcache.methods.kd import KnowledgeDistillation
@@ -38,6 +39,7 @@ __all__ = [
     "CachedBatch",
     "ChannelStatistics",
     "ClassWeights",
+    "ContrastiveRepresentationDistillation",
     "DirectReprogramming",
     "Hint",
     "KnowledgeDistillation",

@@ -8,10 +8,10 @@ channels (none where they are equally many), the mask strikes out each channel o
 probability λ = 0.15, and G is two 3×3 convolutions with ReLU between. α = 7e-5 is that of the
 authors' classification code.
 
-There the loss is the sum over the teacher's C·H·W elements, and student and teacher have maps of one
-size. Here the larger map is average-pooled to the smaller one's positions; the mean squared error
-over these is multiplied by C·H·W of the teacher's whole map, so that α means the same for students
-of every input size, and exactly what it does there where sizes agree. G's inner layer has at most
+There the loss is the sum over the teacher's C·H·W elements, and the maps of both are of one size.
+Here the larger map is average-pooled to the smaller one's positions; the mean squared error over
+these is multiplied by C·H·W of the teacher's whole map, so that α means the same for students of
+every input size, and exactly what it does there where sizes agree. G's inner layer has at most
 `width` channels: two 3×3 convolutions of 1280 to 1280 channels have 29 million weights. The authors
 clip gradients at norm 5, which is `--clip 5`.
 """

@@ -8,8 +8,8 @@ convolutions with ReLU between, σ² is learnt for each channel and starts at 5,
 code; w = 1. The larger map is average-pooled to the smaller one's positions.
 
 There the inner layers of μ are as wide as the teacher's map; on maps of 1000 and more channels that
-costs many times the student's own step, so they have at most `width` channels here. Teacher maps are
-standardised by default; the variances make the loss bear other scales too, but start near theirs.
+costs many times the student's own step, so they have at most `width` channels here. Teacher maps
+are standardised by default: the variances adapt to any scale, but they start near that one.
 """
 
 from __future__ import annotations
