@@ -5,6 +5,7 @@ which side receives gradients is decided by the methods.
 """
 
 from rdcache.losses.attention import attention_map, attention_transfer
+from rdcache.losses.calibration import semantic_calibration, similarity_rows
 from rdcache.losses.contrast import noise_contrast
 from rdcache.losses.divergence import kl
 from rdcache.losses.likelihood import gaussian_nll
@@ -19,4 +20,6 @@ __all__ = [
     "hsic",
     "kl",
     "noise_contrast",
+    "semantic_calibration",
+    "similarity_rows",
 ]

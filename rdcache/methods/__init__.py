@@ -30,6 +30,7 @@ from rdcache.methods.registry import (
     list_methods,
     register,
 )
+from rdcache.methods.semckd import SemanticCalibration
 from rdcache.methods.task_losses import ClassWeights, MulticlassLoss, TaskLoss, task_loss
 from rdcache.methods.teacher_logits import TeacherHeadName
 from rdcache.methods.vid import VariationalInformationDistillation
@@ -51,6 +52,7 @@ __all__ = [
     "MulticlassLoss",
     "PlainStudent",
     "ReprogrammingDistillation",
+    "SemanticCalibration",
     "StageName",
     "TaskLoss",
     "TeacherHeadName",
