@@ -137,6 +137,8 @@ class Method(nn.Module):
     """Base of all methods; see `rd.py` for one with everything.
 
     Attributes:
+        tuned: names of the options that weigh what it adds to the labels' loss; a grid that tunes
+            scales them together.
         config: the method's own options.
         task_loss: what the labels ask for.
         taps: the taps that a batch must bring.
@@ -144,6 +146,7 @@ class Method(nn.Module):
     """
 
     Config: ClassVar[type[MethodConfig]] = MethodConfig
+    tuned: ClassVar[tuple[str, ...]] = ()
     taps: tuple[str, ...] = ()
     student_stages: tuple[str, ...] = ()
 

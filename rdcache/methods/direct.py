@@ -52,6 +52,7 @@ class DirectReprogramming(Method):
     """Terms: `teacher_ce` in the first stage; `ce` and `kl` (β) in the second."""
 
     Config: ClassVar[type[MethodConfig]] = DirectConfig
+    tuned: ClassVar[tuple[str, ...]] = ("beta",)
     config: DirectConfig
 
     def __init__(self, config: DirectConfig, context: MethodContext) -> None:

@@ -141,6 +141,7 @@ class ReprogrammingDistillation(Method):
     """
 
     Config: ClassVar[type[MethodConfig]] = RDConfig
+    tuned: ClassVar[tuple[str, ...]] = ("beta", "cka_weight")
     config: RDConfig
 
     def __init__(self, config: RDConfig, context: MethodContext) -> None:
