@@ -22,6 +22,7 @@ from rdcache.distillation.randomness import counted_seed
 from rdcache.distillation.residency import ReadTaps, ResidentTaps, TapSource, choose_residency
 from rdcache.distillation.sampling import Shuffle, TrainingSamples
 from rdcache.distillation.statistics import channel_statistics
+from rdcache.distillation.teacher_probe import linear_probe_of
 from rdcache.distillation.training import Trainer
 from rdcache.errors import UsageError
 from rdcache.methods import ChannelStatistics, Method, MethodContext, create_method, task_loss
@@ -55,6 +56,7 @@ class Sources:
         self.on_note = on_note
         self._taps: dict[tuple[object, ...], tuple[TapSource, str]] = {}
         self._statistics: dict[str, ChannelStatistics] = {}
+        self._probes: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
         self._cut: dict[tuple[object, ...], StudentInputs] = {}
         self._inputs: dict[tuple[object, ...], StudentInputs] = {}
         self._batches: dict[tuple[int, int], BatchSource] = {}
@@ -64,6 +66,17 @@ class Sources:
         if tap not in self._statistics:
             self._statistics[tap] = channel_statistics(self.store, tap)
         return self._statistics[tap]
+
+    def probe(self, tap: str) -> tuple[torch.Tensor, torch.Tensor]:
+        """A linear classifier of a tap's features, weight and bias, fitted once for all."""
+        if tap not in self._probes:
+            probe = linear_probe_of(self.store, tap)
+            self.on_note(
+                f"teacher logits: a linear probe on {tap}, "
+                f"{100 * probe.validation_accuracy:.1f} % right on validation"
+            )
+            self._probes[tap] = probe.weight, probe.bias
+        return self._probes[tap]
 
     def taps(self, names: Sequence[str], config: DistillConfig) -> tuple[TapSource, str]:
         """Taps by name, of the views that a config trains on, where the config wants them; and
@@ -165,11 +178,14 @@ def _build(sources: Sources, job: Job) -> tuple[Student, Method, TrainingSamples
     student = create_student(config.student, len(classes), config.student_weights)
     student = student.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     torch.manual_seed(counted_seed("method", seed))
-    counts = np.bincount(np.asarray(store.labels)[training.rows], minlength=len(classes))
+    labels = np.full(store.samples, -1, np.int64)
+    labels[training.rows] = np.asarray(store.labels)[training.rows]
+    counts = np.bincount(labels[training.rows], minlength=len(classes))
     context = MethodContext(
         taps=store.taps,
         default_tap=store.manifest["teacher"]["default_tap"],
         feature_dim=student.feature_dim,
+        student_stages=student.stages,
         num_classes=len(classes),
         classifier=student.classifier,
         task_loss=task_loss(
@@ -179,7 +195,10 @@ def _build(sources: Sources, job: Job) -> tuple[Student, Method, TrainingSamples
             config.class_weights,
         ),
         statistics=sources.statistics,
+        probe=sources.probe,
         folds=lambda count: torch.from_numpy(training_folds(store, training.rows, count, seed)),
+        labels=torch.from_numpy(labels),
+        views=config.views or store.views,
         epochs=config.epochs,
         batch_size=config.batch_size,
     )
