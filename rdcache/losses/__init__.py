@@ -9,6 +9,7 @@ from rdcache.losses.calibration import semantic_calibration, similarity_rows
 from rdcache.losses.contrast import noise_contrast
 from rdcache.losses.divergence import kl
 from rdcache.losses.likelihood import gaussian_nll
+from rdcache.losses.matching import many_to_one
 from rdcache.losses.similarity import MIN_SAMPLES, cka, hsic
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "gaussian_nll",
     "hsic",
     "kl",
+    "many_to_one",
     "noise_contrast",
     "semantic_calibration",
     "similarity_rows",

@@ -21,6 +21,7 @@ from rdcache.methods.hint import Hint
 from rdcache.methods.kd import KnowledgeDistillation
 from rdcache.methods.mgd import MaskedGenerativeDistillation
 from rdcache.methods.none import PlainStudent
+from rdcache.methods.norm import ManyToOneMatching
 from rdcache.methods.rd import ReprogrammingDistillation
 from rdcache.methods.registry import (
     MethodCard,
@@ -44,6 +45,7 @@ __all__ = [
     "DirectReprogramming",
     "Hint",
     "KnowledgeDistillation",
+    "ManyToOneMatching",
     "MaskedGenerativeDistillation",
     "Method",
     "MethodCard",
