@@ -56,7 +56,7 @@ class ManyToOneConfig(MapConfig):
     weight: float = Field(default=4.0, ge=0, description="Weight of the matching, before its ramp.")
     copies: int = Field(default=8, ge=1, description="N: maps that each match the teacher's.")
     width: int | None = Field(
-        default=4096,
+        default=2560,
         ge=1,
         description="Most channels of all copies together; fewer copies, at least 2, are made of a "
         "teacher's map for which N would have more; null for no limit, as published.",
