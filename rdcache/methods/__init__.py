@@ -15,8 +15,12 @@ from rdcache.methods.base import (
     TrainingProgress,
 )
 from rdcache.methods.direct import DirectReprogramming
+from rdcache.methods.dist import CorrelationDistillation
+from rdcache.methods.dkd import DecoupledDistillation
 from rdcache.methods.hint import Hint
 from rdcache.methods.kd import KnowledgeDistillation
+from rdcache.methods.logit_standardisation import StandardisedDistillation
+from rdcache.methods.mlkd import MultiLevelDistillation
 from rdcache.methods.none import PlainStudent
 from rdcache.methods.rd import ReprogrammingDistillation
 from rdcache.methods.registry import (
@@ -27,6 +31,8 @@ from rdcache.methods.registry import (
     list_methods,
     register,
 )
+from rdcache.methods.sdd import ScaleDecoupledDistillation
+from rdcache.methods.srrl import SoftmaxRegression
 from rdcache.methods.task_losses import ClassWeights, MulticlassLoss, TaskLoss, task_loss
 from rdcache.methods.teacher_logits import TeacherHeadName
 
@@ -34,6 +40,8 @@ __all__ = [
     "CachedBatch",
     "ChannelStatistics",
     "ClassWeights",
+    "CorrelationDistillation",
+    "DecoupledDistillation",
     "DirectReprogramming",
     "Hint",
     "KnowledgeDistillation",
@@ -41,10 +49,14 @@ __all__ = [
     "MethodCard",
     "MethodConfig",
     "MethodContext",
+    "MultiLevelDistillation",
     "MulticlassLoss",
     "PlainStudent",
     "ReprogrammingDistillation",
+    "ScaleDecoupledDistillation",
+    "SoftmaxRegression",
     "StageName",
+    "StandardisedDistillation",
     "TaskLoss",
     "TeacherHeadName",
     "Terms",
