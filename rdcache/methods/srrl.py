@@ -86,7 +86,8 @@ class SoftmaxRegression(ProbedBaseline):
         self, batch: CachedBatch, student: StudentOutput, progress: TrainingProgress
     ) -> Terms:
         """Compute the squared errors of features and of what the teacher's classifier says."""
-        connected = self.connector(student.stages[self.pair.stage]).float().mean(dim=(2, 3))
+        connected = self.connector(student.stages[self.pair.stage])
+        connected = connected.to(self.weight.dtype).mean(dim=(2, 3))
         features = self.maps(batch.taps[self.pair.tap.name]).mean(dim=(2, 3))
         with torch.autocast(connected.device.type, enabled=False):
             judged, logits = (
