@@ -17,9 +17,13 @@ from rdcache.methods.base import (
 )
 from rdcache.methods.crd import ContrastiveRepresentationDistillation
 from rdcache.methods.direct import DirectReprogramming
+from rdcache.methods.dist import CorrelationDistillation
+from rdcache.methods.dkd import DecoupledDistillation
 from rdcache.methods.hint import Hint
 from rdcache.methods.kd import KnowledgeDistillation
+from rdcache.methods.logit_standardisation import StandardisedDistillation
 from rdcache.methods.mgd import MaskedGenerativeDistillation
+from rdcache.methods.mlkd import MultiLevelDistillation
 from rdcache.methods.none import PlainStudent
 from rdcache.methods.norm import ManyToOneMatching
 from rdcache.methods.rd import ReprogrammingDistillation
@@ -31,7 +35,9 @@ from rdcache.methods.registry import (
     list_methods,
     register,
 )
+from rdcache.methods.sdd import ScaleDecoupledDistillation
 from rdcache.methods.semckd import SemanticCalibration
+from rdcache.methods.srrl import SoftmaxRegression
 from rdcache.methods.task_losses import ClassWeights, MulticlassLoss, TaskLoss, task_loss
 from rdcache.methods.teacher_logits import TeacherHeadName
 from rdcache.methods.vid import VariationalInformationDistillation
@@ -42,6 +48,8 @@ __all__ = [
     "ChannelStatistics",
     "ClassWeights",
     "ContrastiveRepresentationDistillation",
+    "CorrelationDistillation",
+    "DecoupledDistillation",
     "DirectReprogramming",
     "Hint",
     "KnowledgeDistillation",
@@ -51,11 +59,15 @@ __all__ = [
     "MethodCard",
     "MethodConfig",
     "MethodContext",
+    "MultiLevelDistillation",
     "MulticlassLoss",
     "PlainStudent",
     "ReprogrammingDistillation",
+    "ScaleDecoupledDistillation",
     "SemanticCalibration",
+    "SoftmaxRegression",
     "StageName",
+    "StandardisedDistillation",
     "TaskLoss",
     "TeacherHeadName",
     "Terms",
