@@ -5,6 +5,17 @@ which side receives gradients is decided by the methods.
 """
 
 from rdcache.losses.divergence import kl
+from rdcache.losses.relations import cc, pkt, rkd_angle, rkd_distance, sp
 from rdcache.losses.similarity import MIN_SAMPLES, cka, hsic
 
-__all__ = ["MIN_SAMPLES", "cka", "hsic", "kl"]
+__all__ = [
+    "MIN_SAMPLES",
+    "cc",
+    "cka",
+    "hsic",
+    "kl",
+    "pkt",
+    "rkd_angle",
+    "rkd_distance",
+    "sp",
+]

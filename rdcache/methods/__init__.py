@@ -14,10 +14,12 @@ from rdcache.methods.base import (
     Terms,
     TrainingProgress,
 )
+from rdcache.methods.cc import CorrelationCongruence
 from rdcache.methods.direct import DirectReprogramming
 from rdcache.methods.hint import Hint
 from rdcache.methods.kd import KnowledgeDistillation
 from rdcache.methods.none import PlainStudent
+from rdcache.methods.pkt import ProbabilisticTransfer
 from rdcache.methods.rd import ReprogrammingDistillation
 from rdcache.methods.registry import (
     MethodCard,
@@ -27,6 +29,8 @@ from rdcache.methods.registry import (
     list_methods,
     register,
 )
+from rdcache.methods.rkd import RelationalDistillation
+from rdcache.methods.sp import SimilarityPreserving
 from rdcache.methods.task_losses import ClassWeights, MulticlassLoss, TaskLoss, task_loss
 from rdcache.methods.teacher_logits import TeacherHeadName
 
@@ -34,6 +38,7 @@ __all__ = [
     "CachedBatch",
     "ChannelStatistics",
     "ClassWeights",
+    "CorrelationCongruence",
     "DirectReprogramming",
     "Hint",
     "KnowledgeDistillation",
@@ -43,7 +48,10 @@ __all__ = [
     "MethodContext",
     "MulticlassLoss",
     "PlainStudent",
+    "ProbabilisticTransfer",
+    "RelationalDistillation",
     "ReprogrammingDistillation",
+    "SimilarityPreserving",
     "StageName",
     "TaskLoss",
     "TeacherHeadName",
