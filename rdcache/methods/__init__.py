@@ -33,6 +33,7 @@ from rdcache.methods.rkd import RelationalDistillation
 from rdcache.methods.sp import SimilarityPreserving
 from rdcache.methods.task_losses import ClassWeights, MulticlassLoss, TaskLoss, task_loss
 from rdcache.methods.teacher_logits import TeacherHeadName
+from rdcache.methods.vkd import OrthogonalProjectionDistillation
 
 __all__ = [
     "CachedBatch",
@@ -47,6 +48,7 @@ __all__ = [
     "MethodConfig",
     "MethodContext",
     "MulticlassLoss",
+    "OrthogonalProjectionDistillation",
     "PlainStudent",
     "ProbabilisticTransfer",
     "RelationalDistillation",
