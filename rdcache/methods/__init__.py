@@ -29,6 +29,7 @@ from rdcache.methods.registry import (
     list_methods,
     register,
 )
+from rdcache.methods.reviewkd import KnowledgeReview
 from rdcache.methods.rkd import RelationalDistillation
 from rdcache.methods.sp import SimilarityPreserving
 from rdcache.methods.task_losses import ClassWeights, MulticlassLoss, TaskLoss, task_loss
@@ -43,6 +44,7 @@ __all__ = [
     "DirectReprogramming",
     "Hint",
     "KnowledgeDistillation",
+    "KnowledgeReview",
     "Method",
     "MethodCard",
     "MethodConfig",

@@ -7,9 +7,10 @@ orthogonal projection keeps the angles between student features, so that it cann
 work; LayerNorm, without weights, is the paper's normalisation for discriminative tasks. Weight 1.
 
 The authors reparametrise all of P, which at 1024 × 1280 takes many times a small student's whole
-step on a CPU. Ours is P = R·Q: Q a random semi-orthogonal matrix that stays, R a rotation that trains, the
-Cayley transform of a skew matrix of rank 2r (option `rank`). It turns what lies in 2r dimensions of
-the teacher's space, which a batch of pooled features hardly fills, and it is exactly orthogonal.
+step on a CPU. Ours is P = R·Q: Q a random semi-orthogonal matrix that stays, R a rotation that
+trains, the Cayley transform of a skew matrix of rank 2r (option `rank`). It turns what lies in 2r
+dimensions of the teacher's space, which a batch of pooled features hardly fills, and it is exactly
+orthogonal.
 """
 
 from __future__ import annotations
