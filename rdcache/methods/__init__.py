@@ -31,6 +31,7 @@ from rdcache.methods.registry import (
 )
 from rdcache.methods.reviewkd import KnowledgeReview
 from rdcache.methods.rkd import RelationalDistillation
+from rdcache.methods.scalekd import ScaleKD
 from rdcache.methods.sp import SimilarityPreserving
 from rdcache.methods.task_losses import ClassWeights, MulticlassLoss, TaskLoss, task_loss
 from rdcache.methods.teacher_logits import TeacherHeadName
@@ -55,6 +56,7 @@ __all__ = [
     "ProbabilisticTransfer",
     "RelationalDistillation",
     "ReprogrammingDistillation",
+    "ScaleKD",
     "SimilarityPreserving",
     "StageName",
     "TaskLoss",
