@@ -13,8 +13,10 @@ from rdcache.losses.decoupled import decoupled_kl
 from rdcache.losses.divergence import kl, kl_each
 from rdcache.losses.likelihood import gaussian_nll
 from rdcache.losses.matching import many_to_one
+from rdcache.losses.relations import cc, pkt, rkd_angle, rkd_distance, sp
 from rdcache.losses.scales import scale_decoupled_kl
 from rdcache.losses.similarity import MIN_SAMPLES, cka, hsic
+from rdcache.losses.spatial import direction_error, hcl, without_dc
 from rdcache.losses.standardising import standardised_logits
 
 __all__ = [
@@ -22,10 +24,13 @@ __all__ = [
     "attention_map",
     "attention_transfer",
     "batch_alignment",
+    "cc",
     "cka",
     "class_alignment",
     "decoupled_kl",
+    "direction_error",
     "gaussian_nll",
+    "hcl",
     "hsic",
     "inter_class_relation",
     "intra_class_relation",
@@ -33,8 +38,13 @@ __all__ = [
     "kl_each",
     "many_to_one",
     "noise_contrast",
+    "pkt",
+    "rkd_angle",
+    "rkd_distance",
     "scale_decoupled_kl",
     "semantic_calibration",
     "similarity_rows",
+    "sp",
     "standardised_logits",
+    "without_dc",
 ]

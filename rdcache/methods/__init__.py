@@ -15,6 +15,7 @@ from rdcache.methods.base import (
     Terms,
     TrainingProgress,
 )
+from rdcache.methods.cc import CorrelationCongruence
 from rdcache.methods.crd import ContrastiveRepresentationDistillation
 from rdcache.methods.direct import DirectReprogramming
 from rdcache.methods.dist import CorrelationDistillation
@@ -26,6 +27,7 @@ from rdcache.methods.mgd import MaskedGenerativeDistillation
 from rdcache.methods.mlkd import MultiLevelDistillation
 from rdcache.methods.none import PlainStudent
 from rdcache.methods.norm import ManyToOneMatching
+from rdcache.methods.pkt import ProbabilisticTransfer
 from rdcache.methods.rd import ReprogrammingDistillation
 from rdcache.methods.registry import (
     MethodCard,
@@ -35,12 +37,17 @@ from rdcache.methods.registry import (
     list_methods,
     register,
 )
+from rdcache.methods.reviewkd import KnowledgeReview
+from rdcache.methods.rkd import RelationalDistillation
+from rdcache.methods.scalekd import ScaleKD
 from rdcache.methods.sdd import ScaleDecoupledDistillation
 from rdcache.methods.semckd import SemanticCalibration
+from rdcache.methods.sp import SimilarityPreserving
 from rdcache.methods.srrl import SoftmaxRegression
 from rdcache.methods.task_losses import ClassWeights, MulticlassLoss, TaskLoss, task_loss
 from rdcache.methods.teacher_logits import TeacherHeadName
 from rdcache.methods.vid import VariationalInformationDistillation
+from rdcache.methods.vkd import OrthogonalProjectionDistillation
 
 __all__ = [
     "AttentionTransfer",
@@ -48,11 +55,13 @@ __all__ = [
     "ChannelStatistics",
     "ClassWeights",
     "ContrastiveRepresentationDistillation",
+    "CorrelationCongruence",
     "CorrelationDistillation",
     "DecoupledDistillation",
     "DirectReprogramming",
     "Hint",
     "KnowledgeDistillation",
+    "KnowledgeReview",
     "ManyToOneMatching",
     "MaskedGenerativeDistillation",
     "Method",
@@ -61,10 +70,15 @@ __all__ = [
     "MethodContext",
     "MultiLevelDistillation",
     "MulticlassLoss",
+    "OrthogonalProjectionDistillation",
     "PlainStudent",
+    "ProbabilisticTransfer",
+    "RelationalDistillation",
     "ReprogrammingDistillation",
     "ScaleDecoupledDistillation",
+    "ScaleKD",
     "SemanticCalibration",
+    "SimilarityPreserving",
     "SoftmaxRegression",
     "StageName",
     "StandardisedDistillation",
