@@ -22,6 +22,7 @@ from rdcache.distillation.randomness import counted_seed
 from rdcache.distillation.residency import ReadTaps, ResidentTaps, TapSource, choose_residency
 from rdcache.distillation.sampling import Shuffle, TrainingSamples
 from rdcache.distillation.statistics import channel_statistics
+from rdcache.distillation.subset import EVERYTHING, Subset
 from rdcache.distillation.training import Trainer
 from rdcache.errors import UsageError
 from rdcache.methods import ChannelStatistics, Method, MethodContext, create_method, task_loss
@@ -54,16 +55,17 @@ class Sources:
         self.store, self.dataset, self.device = store, dataset, device
         self.on_note = on_note
         self._taps: dict[tuple[object, ...], tuple[TapSource, str]] = {}
-        self._statistics: dict[str, ChannelStatistics] = {}
+        self._statistics: dict[tuple[str, Subset], ChannelStatistics] = {}
         self._cut: dict[tuple[object, ...], StudentInputs] = {}
         self._inputs: dict[tuple[object, ...], StudentInputs] = {}
         self._batches: dict[tuple[int, int], BatchSource] = {}
 
-    def statistics(self, tap: str) -> ChannelStatistics:
-        """A tap's channels, read once for all."""
-        if tap not in self._statistics:
-            self._statistics[tap] = channel_statistics(self.store, tap)
-        return self._statistics[tap]
+    def statistics(self, tap: str, subset: Subset = EVERYTHING) -> ChannelStatistics:
+        """A tap's channels over a part of the training samples, read once for all."""
+        key = (tap, subset)
+        if key not in self._statistics:
+            self._statistics[key] = channel_statistics(self.store, tap, subset)
+        return self._statistics[key]
 
     def taps(self, names: Sequence[str], config: DistillConfig) -> tuple[TapSource, str]:
         """Taps by name, of the views that a config trains on, where the config wants them; and
@@ -158,8 +160,12 @@ def _build(sources: Sources, job: Job) -> tuple[Student, Method, TrainingSamples
     config, seed = job.config, job.seed
     order = seed if config.order_seed is None else config.order_seed
     shuffle: Shuffle = "shards" if config.shuffle == "shards" else "full"
-    training = TrainingSamples(store, order, config.views, shuffle)
+    subset = config.subset(seed)
+    training = TrainingSamples(store, order, config.views, shuffle, subset)
     _require_trainable(store, config, training)
+    if config.train_fraction < 1:
+        everything = len(store.samples_of("train"))
+        sources.on_note(f"training images: {len(training)} of {everything}, seed {subset.seed}")
     classes = store.manifest["dataset"]["classes"]
     torch.manual_seed(counted_seed("student", seed))
     student = create_student(config.student, len(classes), config.student_weights)
@@ -178,7 +184,7 @@ def _build(sources: Sources, job: Job) -> tuple[Student, Method, TrainingSamples
             config.label_smoothing,
             config.class_weights,
         ),
-        statistics=sources.statistics,
+        statistics=lambda tap: sources.statistics(tap, subset),
         folds=lambda count: torch.from_numpy(training_folds(store, training.rows, count, seed)),
         epochs=config.epochs,
         batch_size=config.batch_size,

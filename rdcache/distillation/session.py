@@ -250,7 +250,8 @@ def _company(job: Job) -> tuple[object, ...]:
     order = job.seed if config.order_seed is None else config.order_seed
     place = (config.device, config.num_threads, config.resident, config.inputs_cache)
     images = (config.image_size, config.views, config.jitter, config.working_scale)
-    return (order, config.shuffle, config.batch_size, *images, *place)
+    subset = config.subset(job.seed)
+    return (order, config.shuffle, config.batch_size, subset, *images, *place)
 
 
 def run_folder(store: Store, config: DistillConfig, seed: int) -> Path:
@@ -314,7 +315,7 @@ def _train(sources: Sources, jobs: dict[Path, Job], on_progress: Progress) -> di
 
 def _as_computed(config: DistillConfig, store: Store, on_note: Note) -> DistillConfig:
     """Settle what depends on this machine and this store, so that the run's digest has it."""
-    training = int((store.splits == "train").sum())
+    training = int(config.train_fraction * len(store.samples_of("train")))
     steps = config.epochs * (training // config.batch_size)
     amp, why = choose_amp(config, steps, choose_device(config.device))
     on_note(f"precision of {config.student}: {'bfloat16' if amp == 'bf16' else 'float32'} ({why})")
@@ -400,6 +401,7 @@ def _facts(store: Store, trainer: Trainer, device: torch.device) -> dict[str, An
         "store": {"location": str(store.location), "fingerprint": store.fingerprint.digest},
         "training": {
             "samples": len(trainer.training),
+            "of": len(store.samples_of("train")),
             "left_out": trainer.training.left_out,
             "missing_views": trainer.training.missing_views,
             "steps": trainer.steps,
