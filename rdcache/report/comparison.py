@@ -108,10 +108,11 @@ def cells(comparison: Comparison, metrics: Sequence[str]) -> list[str]:
         for metric in metrics
     ]
     seeds = max((len(values) for values in row.values.values()), default=0)
-    return [row.dataset, row.teacher, row.student, row.method, *shown, _in_points(gain), str(seeds)]
+    return [row.dataset, row.teacher, row.student, row.method, *shown, in_points(gain), str(seeds)]
 
 
-def _in_points(gain: Gain | None) -> str:
+def in_points(gain: Gain | None) -> str:
+    """A gain and its interval in percentage points; nothing where there is none."""
     if gain is None:
         return ""
     if gain.pairs == 1:

@@ -116,8 +116,8 @@ def test_a_run_reads_no_other_training_images(
 
     monkeypatch.setattr(Store, "read_stored", counting(0))
     monkeypatch.setattr(Store, "read", counting(1))
-    own = {"folds": 2, "teacher_epochs": 1, "class_weights": "balanced", "resident": "disk"}
-    run = distill(tiny.store, train_fraction=0.4, seed=2, **own, **options(batch_size=8))
+    own: dict[str, Any] = {"folds": 2, "teacher_epochs": 1, "class_weights": "balanced"}
+    run = distill(tiny.store, train_fraction=0.4, seed=2, resident="disk", **own, **options())
     wanted = Subset(0.4, 2).of_training(tiny.store)
     assert read & set(tiny.store.samples_of("train").tolist()) == set(wanted.tolist())
     assert run.result["training"]["samples"] == len(wanted)
