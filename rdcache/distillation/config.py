@@ -13,13 +13,14 @@ from rdcache.data import salt_of_environment
 from rdcache.distillation.subset import Subset
 from rdcache.errors import UsageError
 from rdcache.extraction.shared_options import DataDirOption, RootOption, SaltOption
-from rdcache.methods import ClassWeights, find_method
+from rdcache.methods import ClassWeights, TeacherHeadName, find_method
 from rdcache.store.signatures import required_signature
 
 # What decides where and how fast a run is made, but not what comes out of it.
 CIRCUMSTANCES = {
     "teacher",
     "dataset",
+    "teacher_head",  # an option of the method, once the config is resolved
     "seeds",
     "device",
     "compile",
@@ -142,6 +143,12 @@ class DistillConfig(BaseModel):
         default="accuracy", description="What best means; of equal epochs the later is kept."
     )
     validate_every: int = Field(default=1, gt=0, description="Epochs between validations.")
+    teacher_head: TeacherHeadName | None = Field(
+        default=None,
+        description="Where logits of the teacher come from, for methods that use any: `own`, the "
+        "store's; `linear-probe`, a classifier fitted on its features; `rd`, a reprogrammer "
+        "trained in a first stage; `none`; `auto` (default): its own, else a probe.",
+    )
     method_options: dict[str, Any] = Field(
         default={}, description="Option of the method, as in `temperature=2`; repeatable."
     )
@@ -220,8 +227,12 @@ class DistillConfig(BaseModel):
             for name, value in card.training.items()
             if name not in self.model_fields_set
         }
-        options = card.config(self.method_options).model_dump()
-        return self.model_copy(update={**preset, "method_options": options})
+        options = dict(self.method_options)
+        if self.teacher_head is not None and "teacher_head" in card.method.Config.model_fields:
+            options.setdefault("teacher_head", self.teacher_head)
+        complete = card.config(options).model_dump()
+        update = {**preset, "teacher_head": None, "method_options": complete}
+        return self.model_copy(update=update)
 
     def for_each_student(self) -> list[DistillConfig]:
         """One config for each of the students, where `student` lists several.

@@ -23,6 +23,7 @@ from rdcache.distillation.residency import ReadTaps, ResidentTaps, TapSource, ch
 from rdcache.distillation.sampling import Shuffle, TrainingSamples
 from rdcache.distillation.statistics import channel_statistics
 from rdcache.distillation.subset import EVERYTHING, Subset
+from rdcache.distillation.teacher_probe import linear_probe_of
 from rdcache.distillation.training import Trainer
 from rdcache.errors import UsageError
 from rdcache.methods import ChannelStatistics, Method, MethodContext, create_method, task_loss
@@ -56,6 +57,7 @@ class Sources:
         self.on_note = on_note
         self._taps: dict[tuple[object, ...], tuple[TapSource, str]] = {}
         self._statistics: dict[tuple[str, Subset], ChannelStatistics] = {}
+        self._probes: dict[tuple[str, Subset], tuple[torch.Tensor, torch.Tensor]] = {}
         self._cut: dict[tuple[object, ...], StudentInputs] = {}
         self._inputs: dict[tuple[object, ...], StudentInputs] = {}
         self._batches: dict[tuple[int, int], BatchSource] = {}
@@ -66,6 +68,20 @@ class Sources:
         if key not in self._statistics:
             self._statistics[key] = channel_statistics(self.store, tap, subset)
         return self._statistics[key]
+
+    def probe(self, tap: str, subset: Subset = EVERYTHING) -> tuple[torch.Tensor, torch.Tensor]:
+        """A linear classifier of a tap's features, weight and bias, fitted once for all to a part
+        of the training samples.
+        """
+        key = (tap, subset)
+        if key not in self._probes:
+            probe = linear_probe_of(self.store, tap, subset)
+            self.on_note(
+                f"teacher logits: a linear probe on {tap}, "
+                f"{100 * probe.validation_accuracy:.1f} % right on validation"
+            )
+            self._probes[key] = probe.weight, probe.bias
+        return self._probes[key]
 
     def taps(self, names: Sequence[str], config: DistillConfig) -> tuple[TapSource, str]:
         """Taps by name, of the views that a config trains on, where the config wants them; and
@@ -171,11 +187,14 @@ def _build(sources: Sources, job: Job) -> tuple[Student, Method, TrainingSamples
     student = create_student(config.student, len(classes), config.student_weights)
     student = student.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     torch.manual_seed(counted_seed("method", seed))
-    counts = np.bincount(np.asarray(store.labels)[training.rows], minlength=len(classes))
+    labels = np.full(store.samples, -1, np.int64)
+    labels[training.rows] = np.asarray(store.labels)[training.rows]
+    counts = np.bincount(labels[training.rows], minlength=len(classes))
     context = MethodContext(
         taps=store.taps,
         default_tap=store.manifest["teacher"]["default_tap"],
         feature_dim=student.feature_dim,
+        student_stages=student.stages,
         num_classes=len(classes),
         classifier=student.classifier,
         task_loss=task_loss(
@@ -185,7 +204,10 @@ def _build(sources: Sources, job: Job) -> tuple[Student, Method, TrainingSamples
             config.class_weights,
         ),
         statistics=lambda tap: sources.statistics(tap, subset),
+        probe=lambda tap: sources.probe(tap, subset),
         folds=lambda count: torch.from_numpy(training_folds(store, training.rows, count, seed)),
+        labels=torch.from_numpy(labels),
+        views=config.views or store.views,
         epochs=config.epochs,
         batch_size=config.batch_size,
     )

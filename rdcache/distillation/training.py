@@ -205,7 +205,9 @@ class Trainer:
     def picks(self) -> list[Picks]:
         """The batches of the next epoch."""
         key = (self.now.name, self.order_seed)
-        return self.training.batches(self.config.batch_size, self.epoch, *key)
+        return self.training.batches(
+            self.config.batch_size, self.epoch, *key, views_each=self.method.views_each
+        )
 
     def begin_epoch(self) -> None:
         """Make ready for the steps of the next epoch, which `end_epoch` ends."""

@@ -15,6 +15,8 @@ from rdcache.methods.base import (
     TrainingProgress,
 )
 from rdcache.methods.direct import DirectReprogramming
+from rdcache.methods.hint import Hint
+from rdcache.methods.kd import KnowledgeDistillation
 from rdcache.methods.none import PlainStudent
 from rdcache.methods.rd import ReprogrammingDistillation
 from rdcache.methods.registry import (
@@ -26,12 +28,15 @@ from rdcache.methods.registry import (
     register,
 )
 from rdcache.methods.task_losses import ClassWeights, MulticlassLoss, TaskLoss, task_loss
+from rdcache.methods.teacher_logits import TeacherHeadName
 
 __all__ = [
     "CachedBatch",
     "ChannelStatistics",
     "ClassWeights",
     "DirectReprogramming",
+    "Hint",
+    "KnowledgeDistillation",
     "Method",
     "MethodCard",
     "MethodConfig",
@@ -41,6 +46,7 @@ __all__ = [
     "ReprogrammingDistillation",
     "StageName",
     "TaskLoss",
+    "TeacherHeadName",
     "Terms",
     "TrainingProgress",
     "add_preset",

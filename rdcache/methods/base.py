@@ -27,6 +27,8 @@ StageName = Literal["teacher", "student"]
 class CachedBatch:
     """What the teacher's side and the labels say about a batch; its images go to the student.
 
+    For a method with `views_each = 2` row B/2 + i is another view of the sample of row i.
+
     Attributes:
         samples: int64 (B,), sample numbers in the store.
         taps: tap name → (B, *tap), in the stored dtype, of the very views that the student sees.
@@ -84,12 +86,17 @@ class MethodContext:
         taps: taps that the store holds.
         default_tap: the tap that a method reads unless told otherwise.
         feature_dim: width D of the student's features.
+        student_stages: the student's maps: stage name → (channels, stride).
         num_classes: number of classes.
         classifier: the student's own linear layer, for methods that share it.
         task_loss: what the labels ask for.
         statistics: reads the channel statistics of a tap, by its name, from the store.
+        probe: fits a linear classifier to the mean over positions of a tap, by its name, on the
+            clean views of the training samples: weight (C, channels) and bias (C,).
         folds: deals the training samples out to so many folds: int64 (N,), a fold for each sample
             of the store, -1 where it does not train.
+        labels: int64 (N,), the class of each sample of the store, -1 where it does not train.
+        views: views of a training sample that are trained on.
         epochs: epochs of the co-training.
         batch_size: samples a batch.
     """
@@ -97,11 +104,15 @@ class MethodContext:
     taps: Mapping[str, TapSpec]
     default_tap: str
     feature_dim: int
+    student_stages: Mapping[str, tuple[int, int]]
     num_classes: int
     classifier: nn.Linear
     task_loss: TaskLoss
     statistics: Callable[[str], ChannelStatistics]
+    probe: Callable[[str], tuple[torch.Tensor, torch.Tensor]]
     folds: Callable[[int], torch.Tensor]
+    labels: torch.Tensor
+    views: int
     epochs: int
     batch_size: int
 
@@ -141,9 +152,13 @@ class Method(nn.Module):
         task_loss: what the labels ask for.
         taps: the taps that a batch must bring.
         student_stages: the student's maps that its output must bring.
+        views_each: views of every sample that a batch must bring; see `CachedBatch`.
+        tuned: the options, weights of its terms, that a comparison scales together to tune it.
     """
 
     Config: ClassVar[type[MethodConfig]] = MethodConfig
+    tuned: ClassVar[tuple[str, ...]] = ()
+    views_each: ClassVar[int] = 1
     taps: tuple[str, ...] = ()
     student_stages: tuple[str, ...] = ()
 

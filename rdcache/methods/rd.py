@@ -132,7 +132,8 @@ class TeacherBranch(nn.Module):
     "rd",
     title="Reprogramming distillation, recommended preset",
     needs="one tap: a map, tokens or a vector",
-    paper="Zhou et al., MICCAI 2024",
+    paper="Zhou et al., MICCAI",
+    year=2024,
 )
 class ReprogrammingDistillation(Method):
     """Student and reprogrammed teacher learn one task under one shared classifier (eqs. 1–3).
@@ -141,6 +142,7 @@ class ReprogrammingDistillation(Method):
     """
 
     Config: ClassVar[type[MethodConfig]] = RDConfig
+    tuned = ("beta", "cka_weight")
     config: RDConfig
 
     def __init__(self, config: RDConfig, context: MethodContext) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -19,6 +20,7 @@ from rdcache.distillation.subset import Subset, drawn
 from rdcache.errors import UsageError
 from rdcache.models import choose_device
 from rdcache.store import Store
+from rdcache.transferability import fit_linear_probe, pooled_features
 
 from .conftest import Tiny
 
@@ -134,13 +136,21 @@ def test_statistics_class_counts_and_folds_are_of_the_part(tiny: Tiny, options: 
         rows = Subset(0.4, job.seed).of_training(tiny.store)
         method: Any = trainer.method
         values = tiny.store.read(rows, 0, ["s4"])["s4"].double()
-        found = method.branch.reprogrammer.mean.flatten().numpy()
+        found = method.branch.reprogrammer.maps.mean.flatten().numpy()
         assert found == pytest.approx(values.mean((0, 2, 3)).numpy(), 1e-4)
         assert np.flatnonzero(method.crossfit.fold_of >= 0).tolist() == rows.tolist()
         share = np.bincount(tiny.store.labels[rows], minlength=3) / len(rows)
         assert method.task_loss.weight.numpy() == pytest.approx(1 / (3 * share), 1e-5)
-    whole, part = channel_statistics(tiny.store, "s4"), sources.statistics("s4", Subset(0.4, 0))
-    assert not np.array_equal(whole.mean, part.mean)
+    part = Subset(0.4, 0)
+    whole = channel_statistics(tiny.store, "s4")
+    assert not np.array_equal(whole.mean, sources.statistics("s4", part).mean)
+    weight, _ = sources.probe("s4", part)
+    rows, labels = part.of_training(tiny.store), torch.from_numpy(np.array(tiny.store.labels))
+    val = tiny.store.samples_of("val")
+    features = pooled_features(tiny.store, "s4", [*rows, *val])
+    split = (features[: len(rows)], labels[rows]), (features[len(rows) :], labels[val])
+    own = fit_linear_probe(*split[0], 3, validation=split[1])
+    assert torch.equal(weight, own.weight)
     assert any("of 4" in note and "training images" in note for note in notes)
 
 
