@@ -51,7 +51,9 @@ class DistillConfig(BaseModel):
     )
     method: str = Field(default="rd", description="Method or preset; see `rdcache list methods`.")
     teacher: str | None = Field(
-        default=None, description="Take the newest store of this teacher (default: any)."
+        default=None,
+        description="Take the newest store of this teacher (default: any). The stores of several, "
+        "comma-separated, are read in step.",
     )
     dataset: str | None = Field(
         default=None,
@@ -257,6 +259,8 @@ class DistillConfig(BaseModel):
             del deciding["shuffle"]
         if self.train_fraction == 1:
             del deciding["train_fraction"], deciding["subset_seed"]
+        if self.method_options.get("teacher_weights", 0) is None:
+            del deciding["method_options"]["teacher_weights"]
         if self.student_weights is not None and Path(self.student_weights).is_file():
             content = Path(self.student_weights).read_bytes()
             deciding["student_weights"] = hashlib.sha256(content).hexdigest()

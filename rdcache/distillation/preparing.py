@@ -28,7 +28,7 @@ from rdcache.distillation.training import Trainer
 from rdcache.errors import UsageError
 from rdcache.methods import ChannelStatistics, Method, MethodContext, create_method, task_loss
 from rdcache.models import Student, create_student
-from rdcache.store import Store
+from rdcache.store import Store, default_taps
 
 LEAST_BATCH = 2
 Note = Callable[[str], None]
@@ -183,6 +183,7 @@ def _build(sources: Sources, job: Job) -> tuple[Student, Method, TrainingSamples
         everything = len(store.samples_of("train"))
         sources.on_note(f"training images: {len(training)} of {everything}, seed {subset.seed}")
     classes = store.manifest["dataset"]["classes"]
+    teachers = default_taps(store)
     torch.manual_seed(counted_seed("student", seed))
     student = create_student(config.student, len(classes), config.student_weights)
     student = student.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -192,7 +193,8 @@ def _build(sources: Sources, job: Job) -> tuple[Student, Method, TrainingSamples
     counts = np.bincount(labels[training.rows], minlength=len(classes))
     context = MethodContext(
         taps=store.taps,
-        default_tap=store.manifest["teacher"]["default_tap"],
+        default_tap=next(iter(teachers.values())),
+        teachers=teachers,
         feature_dim=student.feature_dim,
         student_stages=student.stages,
         num_classes=len(classes),
@@ -226,7 +228,7 @@ def _require_trainable(store: Store, config: DistillConfig, training: TrainingSa
     if not (store.splits == "test").any():
         raise UsageError(
             "there are no test images to evaluate on.",
-            store=store.location,
+            store=store.where,
             next="a dataset with a test split, or extract without --drop-leaks",
         )
     if config.select == "best" and not (store.splits == "val").any():

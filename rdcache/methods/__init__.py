@@ -19,6 +19,7 @@ from rdcache.methods.hint import Hint
 from rdcache.methods.kd import KnowledgeDistillation
 from rdcache.methods.none import PlainStudent
 from rdcache.methods.rd import ReprogrammingDistillation
+from rdcache.methods.rd_of_several import RDOfSeveralTeachers
 from rdcache.methods.registry import (
     MethodCard,
     add_preset,
@@ -43,6 +44,7 @@ __all__ = [
     "MethodContext",
     "MulticlassLoss",
     "PlainStudent",
+    "RDOfSeveralTeachers",
     "ReprogrammingDistillation",
     "StageName",
     "TaskLoss",

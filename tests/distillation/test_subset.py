@@ -149,8 +149,8 @@ def test_statistics_class_counts_and_folds_are_of_the_part(tiny: Tiny, options: 
     val = tiny.store.samples_of("val")
     features = pooled_features(tiny.store, "s4", [*rows, *val])
     split = (features[: len(rows)], labels[rows]), (features[len(rows) :], labels[val])
-    own = fit_linear_probe(*split[0], 3, validation=split[1])
-    assert torch.equal(weight, own.weight)
+    probe = fit_linear_probe(*split[0], 3, validation=split[1])
+    assert torch.equal(weight, probe.weight)
     assert any("of 4" in note and "training images" in note for note in notes)
 
 
