@@ -93,6 +93,7 @@ def _add_leak_free(
         return
     clean = ~np.isin(store.uids[test.samples], leaked)
     if clean.any() and not clean.all():
+        result["leaked_test_uids"] = leaked
         result["test_without_leaks"] = _metrics(test.only(clean), classes)
 
 
