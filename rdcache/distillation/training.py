@@ -256,6 +256,7 @@ class Trainer:
             self._require_finite(line)
         with self._own.running():
             line |= self._validate(stage)
+        line |= self.method.numbers()
         line["seconds"] = round(self._own.seconds(), 3)
         self.epoch += 1
         self.history.append(line)

@@ -29,6 +29,7 @@ from rdcache.methods.none import PlainStudent
 from rdcache.methods.norm import ManyToOneMatching
 from rdcache.methods.pkt import ProbabilisticTransfer
 from rdcache.methods.rd import ReprogrammingDistillation
+from rdcache.methods.rd_of_several import RDOfSeveralTeachers
 from rdcache.methods.registry import (
     MethodCard,
     add_preset,
@@ -73,6 +74,7 @@ __all__ = [
     "OrthogonalProjectionDistillation",
     "PlainStudent",
     "ProbabilisticTransfer",
+    "RDOfSeveralTeachers",
     "RelationalDistillation",
     "ReprogrammingDistillation",
     "ScaleDecoupledDistillation",

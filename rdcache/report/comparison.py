@@ -132,10 +132,11 @@ def _line(comparison: Comparison, metrics: Sequence[str], tuned: bool) -> list[s
         seeds += f" ({', '.join(map(str, row.diverged))} diverged)"
     factor = [] if not tuned else ["–" if row.factor is None else f"×{row.factor:g}"]
     names = [row.dataset, row.teacher, row.student, row.method]
-    return [*names, *factor, *shown, _in_points(gain), seeds]
+    return [*names, *factor, *shown, in_points(gain), seeds]
 
 
-def _in_points(gain: Gain | None) -> str:
+def in_points(gain: Gain | None) -> str:
+    """A gain and its interval in percentage points; nothing where there is none."""
     if gain is None:
         return ""
     if gain.pairs == 1:
