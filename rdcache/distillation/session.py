@@ -169,7 +169,7 @@ def distill_many(
 
 
 def distill_each(
-    store: Store | str | Path | None,
+    store: Places,
     configs: Sequence[DistillConfig],
     *,
     side_by_side: int | None = None,
