@@ -19,7 +19,9 @@ from rdcache.methods.direct import DirectReprogramming
 from rdcache.methods.hint import Hint
 from rdcache.methods.kd import KnowledgeDistillation
 from rdcache.methods.none import PlainStudent
+from rdcache.methods.pcka import PatchAlignment
 from rdcache.methods.pkt import ProbabilisticTransfer
+from rdcache.methods.rcka import RelationAlignment
 from rdcache.methods.rd import ReprogrammingDistillation
 from rdcache.methods.registry import (
     MethodCard,
@@ -52,8 +54,10 @@ __all__ = [
     "MethodContext",
     "MulticlassLoss",
     "OrthogonalProjectionDistillation",
+    "PatchAlignment",
     "PlainStudent",
     "ProbabilisticTransfer",
+    "RelationAlignment",
     "RelationalDistillation",
     "ReprogrammingDistillation",
     "ScaleKD",
