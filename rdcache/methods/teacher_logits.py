@@ -24,7 +24,7 @@ from rdcache.errors import UsageError
 from rdcache.methods.base import MethodContext
 from rdcache.methods.rd import teacher_branch
 from rdcache.methods.reprogrammer import ReprogrammerConfig
-from rdcache.methods.teacher_maps import as_maps
+from rdcache.store.tap_axes import as_maps
 
 TeacherHeadName = Literal["auto", "own", "linear-probe", "rd", "none"]
 OWN, POOLED = "logits", "pooled"
@@ -126,5 +126,5 @@ def create_teacher_head(
             )
         return OwnHead()
     if probed_tap is None:
-        probed_tap = POOLED if POOLED in context.taps else context.default_tap
+        probed_tap = POOLED if POOLED in context.taps else context.tap(None).name
     return ProbeHead(probed_tap, context)

@@ -4,8 +4,6 @@ fine as the coarser of the two.
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -13,8 +11,8 @@ from torch.nn import functional as F
 from rdcache.errors import UsageError
 from rdcache.methods.base import ChannelStatistics
 from rdcache.store import TapSpec
-
-LEAST_SPREAD = 0.05  # smallest standard deviation divided by, in medians over varying channels
+from rdcache.store.tap_axes import as_maps
+from rdcache.transferability.standardising import divisors
 
 
 class TeacherMaps(nn.Module):
@@ -34,10 +32,7 @@ class TeacherMaps(nn.Module):
         mean = scale = None
         if statistics is not None:
             mean = statistics.mean.view(1, -1, 1, 1)
-            # A channel that hardly varies in training must not blow up what it says later.
-            varying = statistics.std[statistics.std > 0]
-            floor = LEAST_SPREAD * varying.median() if len(varying) else torch.ones(())
-            scale = 1 / statistics.std.clamp_min(floor).view(1, -1, 1, 1)
+            scale = 1 / divisors(statistics.std).view(1, -1, 1, 1)
         self.register_buffer("mean", mean)
         self.register_buffer("scale", scale)
 
@@ -47,24 +42,6 @@ class TeacherMaps(nn.Module):
         if self.mean is not None and self.scale is not None:
             maps = (maps - self.mean) * self.scale
         return maps
-
-
-def as_maps(tap: torch.Tensor, kind: str) -> torch.Tensor:
-    """Fold a tap (B, *tap) to maps (B, C, H, W).
-
-    Patch tokens (B, L, C) go back to their square grid; a class token before them is dropped. Any
-    other number of tokens becomes a map of one column.
-    """
-    if kind == "map2d":
-        return tap
-    if kind == "tokens":
-        count = tap.shape[1]
-        side, side_without_class = math.isqrt(count), math.isqrt(count - 1)
-        if side**2 != count and side_without_class**2 == count - 1:
-            tap, side = tap[:, 1:], side_without_class
-        rows = side if side**2 == tap.shape[1] else tap.shape[1]
-        return tap.transpose(1, 2).unflatten(2, (rows, -1))
-    return tap[:, :, None, None]
 
 
 def map_shape(tap: TapSpec) -> tuple[int, int, int]:

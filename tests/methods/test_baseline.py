@@ -29,7 +29,7 @@ def baseline(name: str, context: MethodContext, **options: object) -> Baseline:
 
 def divergence(z_t: torch.Tensor, z_s: torch.Tensor, temperature: float) -> float:
     p_t, p_s = (z_t.double() / temperature).softmax(1), (z_s.double() / temperature).softmax(1)
-    return temperature**2 * float((p_t * (p_t / p_s).log()).sum(1).mean())
+    return temperature**2 * (p_t * (p_t / p_s).log()).sum(1).mean().item()
 
 
 def test_a_linear_probe_on_the_pooled_tap_gives_the_logits_of_kd(
