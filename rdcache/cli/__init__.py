@@ -22,6 +22,8 @@ COMMANDS = {
     "extract": "Run a frozen teacher once over a dataset and keep its tensors.",
     "distill": "Train a student from a store of cached tensors.",
     "evaluate": "Compute a finished run's metrics again from its saved student.",
+    "cost": "Say what teachers and students cost: parameters, operations, time, bytes.",
+    "boundaries": "Draw how runs divide a plane of images into classes, and how far they agree.",
     "run": "Run a recipe: both phases for a grid of methods and seeds.",
     "demo": "Run both phases on embedded data and print the result.",
     "check": "Say what is wrong with a dataset before it is used.",
