@@ -15,7 +15,9 @@ from rdcache.report.plane_classifiers import TeachersHere
 from rdcache.store.locations import Location
 
 
-@click.command(epilog="Example:  rdcache boundaries runs/busi-*-none-*/seed0 runs/busi-*-rd-*/seed0")
+@click.command(
+    epilog="Example:  rdcache boundaries runs/busi-*-none-*/seed0 runs/busi-*-rd-*/seed0"
+)
 @click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="RUN...")
 @click.option(
     "--out",
@@ -43,7 +45,9 @@ from rdcache.store.locations import Location
     metavar="UID,UID,UID",
     help="The plane through these test images, and no other; the beginnings of uids suffice.",
 )
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the triplets.")
+@click.option(
+    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the triplets."
+)
 @click.option("--dataset", help="Where the images lie now, as in folder:PATH.")
 @options.data_dir
 @click.option(
@@ -138,5 +142,8 @@ def _print_agreements(planes: ClassifiedPlanes) -> None:
     print_table(
         f"Points of {many} that get the same class, in per cent ({planes.dataset})",
         ["", *titles],
-        [[title, *(cell(row, at) for at in range(len(titles)))] for row, title in enumerate(titles)],
+        [
+            [title, *(cell(row, at) for at in range(len(titles)))]
+            for row, title in enumerate(titles)
+        ],
     )

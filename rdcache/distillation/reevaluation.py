@@ -55,7 +55,9 @@ def evaluate_run(
         raise UsageError(f"there are no {split} images in {loaded.name}.")
     place = choose_device(device)
     student = run.student.to(place, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    inputs = StudentInputs(loaded, clean_views(run, loaded), run.result["image_size"], student.mean, student.std)
+    inputs = StudentInputs(
+        loaded, clean_views(run, loaded), run.result["image_size"], student.mean, student.std
+    )
     images = (
         inputs.batch(samples[start : start + EVALUATION_BATCH], CLEAN_VIEW).to(place)
         for start in range(0, len(samples), EVALUATION_BATCH)

@@ -46,7 +46,9 @@ def test_the_grid_has_a_margin_around_the_images(images: np.ndarray) -> None:
     assert right - left == pytest.approx(1.2 * width)
     assert top - bottom == pytest.approx(1.2 * height)
     assert points.shape == (7, 7, 2)
-    np.testing.assert_allclose(points[0, 0], (left + (right - left) / 14, bottom + (top - bottom) / 14))
+    np.testing.assert_allclose(
+        points[0, 0], (left + (right - left) / 14, bottom + (top - bottom) / 14)
+    )
     np.testing.assert_allclose(points[-1, 0, 0], points[0, 0, 0])
 
 
