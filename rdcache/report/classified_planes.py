@@ -117,10 +117,7 @@ def classify_planes(
     _require_same_images(runs)
     loaded = dataset_of(runs[0], dataset, here.data_dir, salt)
     cutter = _Cutter(loaded, clean_views(runs[0], loaded)[0])
-    if images:
-        planes = [cutter.plane(_named(loaded, images))]
-    else:
-        planes = _drawn(cutter, triplets, seed)
+    planes = [cutter.plane(_named(loaded, images))] if images else _drawn(cutter, triplets, seed)
     place = choose_device(device)
     groups = [*branches_of(runs, loaded, here, place, on_note), *students_of(runs, place)]
     done, total = 0, len(planes) * len(groups)
