@@ -23,6 +23,8 @@ COMMANDS = {
     "rank": "Say which cached teacher suits a dataset, from the stores alone.",
     "distill": "Train a student from a store of cached tensors.",
     "evaluate": "Compute a finished run's metrics again from its saved student.",
+    "cost": "Say what teachers and students cost: parameters, operations, time, bytes.",
+    "boundaries": "Draw how runs divide a plane of images into classes, and how far they agree.",
     "run": "Run a recipe: both phases for a grid of methods and seeds.",
     "curve": "Tabulate or draw accuracy against the number of training images.",
     "demo": "Run both phases on embedded data and print the result.",
