@@ -34,8 +34,9 @@ def load_recipe(path: Path) -> Recipe:
     try:
         recipe = Recipe.model_validate(content)
         _require_known(recipe)
-        for dataset in recipe.datasets:
-            _require_valid(recipe, dataset)
+        for teacher in recipe.teachers:
+            for dataset in recipe.datasets:
+                _require_valid(recipe, teacher, dataset)
     except ValidationError as error:
         wrong = UsageError.of_validation(error, content if isinstance(content, dict) else {})
         raise UsageError(wrong.summary, file=path) from None
@@ -54,20 +55,20 @@ def shipped_recipe(name: str) -> Path:
     return folder / name
 
 
-def _require_valid(recipe: Recipe, dataset: str) -> None:
-    """Build the options of every cell of a dataset.
+def _require_valid(recipe: Recipe, teacher: str, dataset: str) -> None:
+    """Build the options of every cell of a teacher and a dataset.
 
     Raises:
         ValidationError, UsageError: an option that does not exist or is out of range.
     """
-    for teacher in recipe.teachers:
-        recipe.extract_config(teacher, dataset, Places())
+    recipe.extract_config(teacher, dataset, Places())
     for entry in recipe.methods:
-        recipe.distill_config(dataset, recipe.students[0], entry, Places()).resolved()
-        tuned = recipe.distill_config(dataset, recipe.students[0], entry, Places(), tuning=True)
-        if recipe.tune and tuned_options(tuned):
+        cell = (teacher, dataset, recipe.students[0], entry, Places())
+        recipe.distill_config(*cell).resolved()
+        tried = recipe.distill_config(*cell, tuning=True)
+        if recipe.tune and tuned_options(tried):
             for factor in recipe.tune.factors:
-                with_factor(tuned, factor).resolved()
+                with_factor(tried, factor).resolved()
 
 
 def _require_known(recipe: Recipe) -> None:
@@ -91,6 +92,7 @@ def _require_known(recipe: Recipe) -> None:
         ([card.name for card in list_datasets()], recipe.datasets, "dataset"),
         ([card.name for card in list_students()], recipe.students, "student"),
         (recipe.datasets, recipe.per_dataset, "dataset in this recipe"),
+        (recipe.teachers, recipe.per_teacher, "teacher in this recipe"),
     ):
         for name in names:
             if name not in known and ":" not in name:

@@ -14,7 +14,7 @@ GRID = {"teacher", "dataset", "student", "method", "seeds"}
 
 
 class Overrides(BaseModel):
-    """Options that differ for one dataset of the grid."""
+    """Options that differ for one dataset, or for one teacher, of the grid."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -74,7 +74,9 @@ class Recipe(BaseModel):
         extract: options of `rdcache extract` for all cells, such as `views: 8`.
         distill: options of `rdcache distill` for all cells, such as `epochs: 100`.
         per_dataset: options that replace these for one dataset.
-        per_method: options of `rdcache distill` that replace both for one method and its variants.
+        per_teacher: options that replace both for one teacher, such as `pool` for its maps.
+        per_method: options of `rdcache distill` that replace all of these for one method and its
+            variants.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -91,6 +93,7 @@ class Recipe(BaseModel):
     extract: dict[str, Any] = {}
     distill: dict[str, Any] = {}
     per_dataset: dict[str, Overrides] = {}
+    per_teacher: dict[str, Overrides] = {}
     per_method: dict[str, dict[str, Any]] = {}
 
     @field_validator("teachers", "datasets", "students", "methods", "seeds")
@@ -109,7 +112,8 @@ class Recipe(BaseModel):
 
     @model_validator(mode="after")
     def _grid_is_given_once(self) -> Recipe:
-        parts = [part for own in self.per_dataset.values() for part in (own.extract, own.distill)]
+        overrides = [*self.per_dataset.values(), *self.per_teacher.values()]
+        parts = [part for own in overrides for part in (own.extract, own.distill)]
         parts += [variant.distill for variant in self.variants.values()]
         parts += [self.tune.distill] if self.tune else []
         for part in (self.extract, self.distill, *parts, *self.per_method.values()):
@@ -123,14 +127,24 @@ class Recipe(BaseModel):
 
     def extract_config(self, teacher: str, dataset: str, places: Places) -> ExtractConfig:
         """The options of phase 1 for one teacher and dataset."""
-        own = self.per_dataset.get(dataset, Overrides())
-        options = {**self.extract, **own.extract, **places.for_extract()}
+        options = {
+            **self.extract,
+            **self._of_dataset(dataset).extract,
+            **self._of_teacher(teacher).extract,
+            **places.for_extract(),
+        }
         return ExtractConfig(
             teacher=teacher, dataset=dataset, **{**options, "views": str(options.get("views", 8))}
         )
 
     def distill_config(
-        self, dataset: str, student: str, entry: str, places: Places, tuning: bool = False
+        self,
+        teacher: str,
+        dataset: str,
+        student: str,
+        entry: str,
+        places: Places,
+        tuning: bool = False,
     ) -> DistillConfig:
         """The options of phase 2 for one cell, with its seeds.
 
@@ -138,12 +152,12 @@ class Recipe(BaseModel):
             entry: of `methods`.
             tuning: those of the runs that choose its weights.
         """
-        own = self.per_dataset.get(dataset, Overrides())
         variant = self.variant(entry)
         tune = self.tune if tuning and self.tune else Tuning(seeds=self.seeds)
         options = {
             **self.distill,
-            **own.distill,
+            **self._of_dataset(dataset).distill,
+            **self._of_teacher(teacher).distill,
             **self.per_method.get(variant.method, {}),
             **variant.distill,
             **tune.distill,
@@ -153,3 +167,9 @@ class Recipe(BaseModel):
         return DistillConfig(
             dataset=dataset, student=student, method=variant.method, seeds=tune.seeds, **options
         )
+
+    def _of_dataset(self, dataset: str) -> Overrides:
+        return self.per_dataset.get(dataset, Overrides())
+
+    def _of_teacher(self, teacher: str) -> Overrides:
+        return self.per_teacher.get(teacher, Overrides())
