@@ -23,6 +23,7 @@ COMMANDS = {
     "distill": "Train a student from a store of cached tensors.",
     "evaluate": "Compute a finished run's metrics again from its saved student.",
     "run": "Run a recipe: both phases for a grid of methods and seeds.",
+    "compare": "Lay out a grid or finished runs as a table, with paired tests.",
     "demo": "Run both phases on embedded data and print the result.",
     "check": "Say what is wrong with a dataset before it is used.",
     "list": "List stores, teachers, datasets, students or methods.",
