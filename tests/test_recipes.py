@@ -28,17 +28,17 @@ PIPELINES = shipped_recipe("demo.yaml").parent
 
 
 @pytest.fixture
-def grid(script: Callable[[nn.Module], str], folder: Path) -> Callable[..., Recipe]:
-    """A small grid on forty images, with changes."""
+def grid(script: Callable[[nn.Module], str], few: Path) -> Callable[..., Recipe]:
+    """A small grid on sixteen images, with changes."""
 
     def build(**changes: Any) -> Recipe:
         parts: dict[str, Any] = {
             "title": "A small grid",
             "teachers": [script(Pooling(1.0))],
-            "datasets": [f"folder:{folder}"],
+            "datasets": [f"folder:{few}"],
             "students": ["shufflenet-x0.5"],
             "methods": ["none", "rd"],
-            "extract": {"views": 2},
+            "extract": {"views": "clean", "val_fraction": 0.2},
             "distill": {"epochs": 1, "image_size": 32, "batch_size": 8, "device": "cpu"},
             "per_method": {"rd": {"method_options": {"width": 16}}},
         }

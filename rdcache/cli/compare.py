@@ -132,7 +132,6 @@ def _facts(comparison: Comparison) -> dict[str, object]:
     """A row's numbers and tests."""
     return {
         **row_facts(comparison),
-        "weights": comparison.row.factor,
         "diverged": list(comparison.row.diverged),
         "compared": comparison.metric,
         "over_images": asdict(comparison.images) if comparison.images else None,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import click
@@ -76,13 +76,14 @@ def run_and_collect(recipe: Recipe, places: Places) -> list[Cell]:
 
 def cell_row(cell: Cell) -> Row:
     """A cell as a row of the comparison."""
-    return row_of(
+    row = row_of(
         (cell.dataset, cell.teacher, cell.student),
         cell.method,
         cell.runs,
         factor=cell.tuned.factor if cell.tuned else None,
         diverged=tuple(each.seed for each in cell.diverged),
     )
+    return replace(row, tuning=asdict(cell.tuned) if cell.tuned else None)
 
 
 def print_laid_out(table: Table) -> None:
@@ -102,14 +103,13 @@ def as_facts(
         diverged = [
             {"run": str(it.path), "seed": it.seed, "why": str(it.error)} for it in cell.diverged
         ]
-        tuned = asdict(cell.tuned) if cell.tuned else None
         runs = [str(run.path) for run in cell.runs]
-        cells.append({**row_facts(comparison), "runs": runs, "diverged": diverged, "tuned": tuned})
+        cells.append({**row_facts(comparison), "runs": runs, "diverged": diverged})
     return {"title": recipe.title, "cells": cells}
 
 
 def row_facts(comparison: Comparison) -> dict[str, object]:
-    """A row's numbers, and its gain over the seeds."""
+    """A row's numbers, how its weights were chosen, and its gain over the seeds."""
     row = comparison.row
     return {
         "dataset": row.dataset,
@@ -117,6 +117,7 @@ def row_facts(comparison: Comparison) -> dict[str, object]:
         "student": row.student,
         "method": row.method,
         "metrics": row.values,
+        "tuned": row.tuning,
         "gain": _finite(asdict(comparison.gain)) if comparison.gain else None,
     }
 

@@ -32,6 +32,7 @@ class Row:
         leaked: uids of test images that also occur in training.
         training: the options that a fair comparison has in common, such as `epochs`.
         sizes: what is told of the dataset: `classes`, and numbers of `train`, `val`, `test` images.
+        tuning: how the factor was chosen, as JSON values.
     """
 
     dataset: str
@@ -45,6 +46,7 @@ class Row:
     leaked: frozenset[str] = frozenset()
     training: Mapping[str, Any] = field(default_factory=dict)
     sizes: Mapping[str, int] = field(default_factory=dict)
+    tuning: Mapping[str, Any] | None = None
 
     @property
     def place(self) -> tuple[str, str, str]:
