@@ -24,6 +24,7 @@ COMMANDS = {
     "evaluate": "Compute a finished run's metrics again from its saved student.",
     "run": "Run a recipe: both phases for a grid of methods and seeds.",
     "compare": "Lay out a grid or finished runs as a table, with paired tests.",
+    "curve": "Tabulate or draw accuracy against the number of training images.",
     "demo": "Run both phases on embedded data and print the result.",
     "check": "Say what is wrong with a dataset before it is used.",
     "list": "List stores, teachers, datasets, students or methods.",

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from rdcache.data import salt_of_environment
+from rdcache.distillation.subset import Subset
 from rdcache.errors import UsageError
 from rdcache.extraction.shared_options import DataDirOption, RootOption, SaltOption
 from rdcache.methods import ClassWeights, TeacherHeadName, find_method
@@ -50,7 +51,9 @@ class DistillConfig(BaseModel):
     )
     method: str = Field(default="rd", description="Method or preset; see `rdcache list methods`.")
     teacher: str | None = Field(
-        default=None, description="Take the newest store of this teacher (default: any)."
+        default=None,
+        description="Take the newest store of this teacher (default: any). The stores of several, "
+        "comma-separated, are read in step.",
     )
     dataset: str | None = Field(
         default=None,
@@ -117,6 +120,17 @@ class DistillConfig(BaseModel):
     )
     views: int | None = Field(
         default=None, gt=0, description="Train on the first so many views (default: all)."
+    )
+    train_fraction: float = Field(
+        default=1.0,
+        gt=0,
+        le=1,
+        description="Train on this part of the training images: of each class, by whole groups "
+        "such as patients; a smaller part lies within a larger one.",
+    )
+    subset_seed: int | None = Field(
+        default=None,
+        description="Seed of the choice of that part (default: each run's own seed).",
     )
     label_smoothing: float = Field(
         default=0.0, ge=0, lt=1, description="Share of the label spread over all classes."
@@ -233,11 +247,20 @@ class DistillConfig(BaseModel):
             raise UsageError("each student is to be named once.", got=self.student)
         return [self.model_copy(update={"student": name}) for name in names]
 
+    def subset(self, seed: int) -> Subset:
+        """Which part of the training images the run of a seed sees."""
+        own = self.subset_seed
+        return Subset.of(self.train_fraction, seed if own is None else own)
+
     def digest(self, store_fingerprint: str) -> str:
         """Identify what a run of this resolved config on a store will come to, seed aside."""
         deciding = self.model_dump(mode="json", exclude=CIRCUMSTANCES)
         if self.shuffle != "shards":
             del deciding["shuffle"]
+        if self.train_fraction == 1:
+            del deciding["train_fraction"], deciding["subset_seed"]
+        if self.method_options.get("teacher_weights", 0) is None:
+            del deciding["method_options"]["teacher_weights"]
         if self.student_weights is not None and Path(self.student_weights).is_file():
             content = Path(self.student_weights).read_bytes()
             deciding["student_weights"] = hashlib.sha256(content).hexdigest()

@@ -8,6 +8,7 @@ from typing import Literal
 import numpy as np
 
 from rdcache.distillation.randomness import counted_generator
+from rdcache.distillation.subset import EVERYTHING, Subset
 from rdcache.distillation.view_orders import view_orders
 from rdcache.errors import UsageError
 from rdcache.store import Store
@@ -42,20 +43,27 @@ class TrainingSamples:
     Args:
         views: train on the first so many.
         shuffle: how an epoch is ordered: all samples at random, or by `in_groups_of_shards`.
+        subset: which part of the training samples.
 
     Attributes:
         rows: int64 (n,), sample numbers in the store.
         order: int16 (n, V), each sample's permutation, its usable views first.
         usable: int64 (n,), how many of these are usable.
-        left_out: training samples without any usable view.
+        left_out: samples of the part without any usable view.
         missing_views: (sample, view) pairs that are passed over.
     """
 
     def __init__(
-        self, store: Store, seed: int, views: int | None = None, shuffle: Shuffle = "full"
+        self,
+        store: Store,
+        seed: int,
+        views: int | None = None,
+        shuffle: Shuffle = "full",
+        subset: Subset = EVERYTHING,
     ) -> None:
         count = min(views or store.views, store.views)
-        train = store.samples_of("train")
+        train = subset.of_training(store)
+        self.subset = subset
         stored = _stored(store, train, count)
         there = stored.any(axis=1)
         self.rows = train[there]

@@ -32,14 +32,14 @@ from rdcache.distillation.preparing import Job, Note, Sources, create_trainers
 from rdcache.distillation.residency import choose_shuffle
 from rdcache.distillation.result import finish
 from rdcache.distillation.run import CHECKPOINT, CONFIG, FILES, HISTORY, RESULT, Run
-from rdcache.distillation.source import choose_store, open_dataset
+from rdcache.distillation.source import Places, choose_store, open_dataset
 from rdcache.distillation.together import train_together
 from rdcache.distillation.training import Trainer
 from rdcache.errors import RunNotFoundError, TrainingError, UsageError
 from rdcache.files import write_text
 from rdcache.models import choose_device
 from rdcache.progress import Progress, ignore
-from rdcache.store import Store, folder_name
+from rdcache.store import Store, default_taps, folder_name
 
 # What configs that are trained from one store must have in common.
 OF_THE_STORE = (
@@ -59,7 +59,7 @@ def silently(note: str) -> None:
 
 
 def distill(
-    store: Store | str | Path | None = None,
+    store: Places = None,
     student: str = "shufflenet",
     method: str = "rd",
     *,
@@ -72,7 +72,8 @@ def distill(
     """Train a student from a store of cached tensors.
 
     Args:
-        store: a store or its folder; by default the newest complete one under the root.
+        store: a store or its folder, or several, which are read in step; by default the newest
+            complete one under the root.
         student: see `rdcache list students`.
         method: see `rdcache list methods`.
         resume: go on with a run that was interrupted.
@@ -102,7 +103,7 @@ def distill(
 
 
 def distill_seeds(
-    store: Store | str | Path | None,
+    store: Places,
     config: DistillConfig,
     *,
     resume: bool = False,
@@ -126,7 +127,7 @@ def distill_seeds(
 
 
 def distill_many(
-    store: Store | str | Path | None,
+    store: Places,
     configs: Sequence[DistillConfig],
     *,
     resume: bool = False,
@@ -168,7 +169,7 @@ def distill_many(
 
 
 def distill_each(
-    store: Store | str | Path | None,
+    store: Places,
     configs: Sequence[DistillConfig],
     *,
     side_by_side: int | None = None,
@@ -303,19 +304,20 @@ def _company(job: Job) -> tuple[object, ...]:
     order = job.seed if config.order_seed is None else config.order_seed
     place = (config.device, config.num_threads, config.resident, config.inputs_cache)
     images = (config.image_size, config.views, config.jitter, config.working_scale)
-    return (order, config.shuffle, config.batch_size, *images, *place)
+    subset = config.subset(job.seed)
+    return (order, config.shuffle, config.batch_size, subset, *images, *place)
 
 
 def run_folder(store: Store, config: DistillConfig, seed: int) -> Path:
     """Where a run of a resolved config lies; equal options on equal tensors share a folder."""
     parts = (
-        store.manifest["dataset"]["name"],
-        store.manifest["teacher"]["name"],
-        config.student,
-        config.method,
+        folder_name(store.manifest["dataset"]["name"]),
+        "+".join(folder_name(member.manifest["teacher"]["name"]) for member in store.members),
+        folder_name(config.student),
+        folder_name(config.method),
         config.digest(store.fingerprint.digest)[:8],
     )
-    return config.out / "-".join(folder_name(part) for part in parts) / f"seed{seed}"
+    return config.out / "-".join(parts) / f"seed{seed}"
 
 
 def _train(sources: Sources, jobs: dict[Path, Job], on_progress: Progress) -> dict[Path, Outcome]:
@@ -369,7 +371,7 @@ def _train(sources: Sources, jobs: dict[Path, Job], on_progress: Progress) -> di
 
 def _as_computed(config: DistillConfig, store: Store, on_note: Note) -> DistillConfig:
     """Settle what depends on this machine and this store, so that the run's digest has it."""
-    training = int((store.splits == "train").sum())
+    training = int(config.train_fraction * len(store.samples_of("train")))
     steps = config.epochs * (training // config.batch_size)
     amp, why = choose_amp(config, steps, choose_device(config.device))
     on_note(f"precision of {config.student}: {'bfloat16' if amp == 'bf16' else 'float32'} ({why})")
@@ -382,8 +384,9 @@ def _taps_read(config: DistillConfig, store: Store) -> list[str]:
     """The taps that a method reads, as far as its options and the store tell."""
     if "tap" not in config.method_options:
         return []
-    name = config.method_options["tap"] or store.manifest["teacher"]["default_tap"]
-    return [name] if name in store.taps else []
+    given = config.method_options["tap"]
+    names = given.split(",") if given else default_taps(store).values()
+    return [name.strip() for name in names if name.strip() in store.taps]
 
 
 def _restore(trainer: Trainer, checkpoint: Path, device: torch.device) -> None:
@@ -426,7 +429,7 @@ def _cuda_devices(config: DistillConfig) -> list[torch.device]:
 
 def _config_text(store: Store, config: DistillConfig, seed: int) -> str:
     content = {
-        "store": {"location": str(store.location), "fingerprint": store.fingerprint.digest},
+        "store": {"location": store.where, "fingerprint": store.fingerprint.digest},
         "seed": seed,
         "config": config.model_dump(mode="json"),
     }
@@ -452,9 +455,10 @@ def _facts(store: Store, trainer: Trainer, device: torch.device) -> dict[str, An
         "teacher": {name: manifest["teacher"][name] for name in ("name", "weights")},
         "views": manifest["views"],
         "image_size": config.image_size,
-        "store": {"location": str(store.location), "fingerprint": store.fingerprint.digest},
+        "store": {"location": store.where, "fingerprint": store.fingerprint.digest},
         "training": {
             "samples": len(trainer.training),
+            "of": len(store.samples_of("train")),
             "left_out": trainer.training.left_out,
             "missing_views": trainer.training.missing_views,
             "steps": trainer.steps,

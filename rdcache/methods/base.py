@@ -6,8 +6,8 @@ logs each under its name, and trains what `trainable_parameters` lists beside th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 import torch
@@ -16,7 +16,7 @@ from torch import nn
 
 from rdcache.errors import UnknownNameError, UsageError
 from rdcache.methods.task_losses import TaskLoss
-from rdcache.models import StudentOutput
+from rdcache.models import Student, StudentOutput
 from rdcache.store import TapSpec
 
 Terms = dict[str, torch.Tensor]
@@ -99,6 +99,7 @@ class MethodContext:
         views: views of a training sample that are trained on.
         epochs: epochs of the co-training.
         batch_size: samples a batch.
+        teachers: teacher → its default tap; several where their stores are read in step.
     """
 
     taps: Mapping[str, TapSpec]
@@ -115,19 +116,39 @@ class MethodContext:
     views: int
     epochs: int
     batch_size: int
+    teachers: Mapping[str, str] = field(default_factory=dict)
+
+    def taps_asked_for(self, names: str | None) -> tuple[str, ...]:
+        """Names of taps as an option lists them, with commas; by default that of each teacher."""
+        if names:
+            return tuple(name.strip() for name in names.split(","))
+        return tuple(self.teachers.values()) or (self.default_tap,)
 
     def tap(self, name: str | None) -> TapSpec:
         """Look up a tap, by default the teacher's own default.
 
         Raises:
             UnknownNameError: the store does not hold it.
+            UsageError: there are several teachers, and none is named.
         """
+        if name is None and len(self.teachers) > 1:
+            raise one_tap_only(self.taps_asked_for(None))
         name = name or self.default_tap
         if name not in self.taps:
             error = UnknownNameError.of("tap in this store", name, self.taps)
-            error.facts["next"] = f"rdcache extract … --taps {','.join([*self.taps, name])}"
+            if len(self.teachers) < 2:
+                error.facts["next"] = f"rdcache extract … --taps {','.join([*self.taps, name])}"
             raise error
         return self.taps[name]
+
+
+def one_tap_only(taps: Sequence[str]) -> UsageError:
+    """What to say where one tap is read and several are given."""
+    return UsageError(
+        "this method reads one tap, and there are several.",
+        taps=", ".join(taps),
+        next=f"--set tap={taps[0]} to read one of them, a single --teacher, or --method rd",
+    )
 
 
 class MethodConfig(BaseModel):
@@ -200,6 +221,16 @@ class Method(nn.Module):
 
     def after_step(self) -> None:
         """Take note that the optimiser has made a step."""
+
+    def deployed(self, student: Student) -> Student:
+        """The student that is evaluated and saved: itself, unless the method leaves something in
+        it that has to be merged into its weights; then a copy.
+        """
+        return student
+
+    def numbers(self) -> dict[str, float]:
+        """What the line of an epoch should say beside the terms."""
+        return {}
 
 
 def require_batch_size(batch_size: int, least: int, why: str) -> None:

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 
 from rdcache.errors import UnknownNameError, UsageError
-from rdcache.methods.base import Method, MethodConfig, MethodContext
+from rdcache.methods.base import Method, MethodConfig, MethodContext, one_tap_only
 
 MethodClass = TypeVar("MethodClass", bound=type[Method])
 
@@ -55,6 +55,7 @@ class MethodCard:
 
 
 _CARDS: dict[str, MethodCard] = {}
+_FOR_SEVERAL_TAPS: dict[type[Method], type[Method]] = {}
 
 
 def register(
@@ -69,6 +70,21 @@ def register(
 
     def enter(method: MethodClass) -> MethodClass:
         _CARDS[name] = MethodCard(name, title, needs, paper, year, method)
+        return method
+
+    return enter
+
+
+def for_several_taps(of: type[Method] | None = None) -> Callable[[MethodClass], MethodClass]:
+    """Decorate the class that is built where several taps are to be read, such as those of several
+    teachers; without it a method refuses them.
+
+    Args:
+        of: the registered class that it takes the place of; by default the decorated one itself.
+    """
+
+    def enter(method: MethodClass) -> MethodClass:
+        _FOR_SEVERAL_TAPS[of or method] = method
         return method
 
     return enter
@@ -120,7 +136,14 @@ def create_method(name: str, options: Mapping[str, Any], context: MethodContext)
 
     Raises:
         UnknownNameError: no such method, option, or tap in the store.
-        UsageError: options that do not go together or with the batch size.
+        UsageError: options that do not go together or with the batch size, or several taps for a
+            method that reads one.
     """
     card = find_method(name)
-    return card.method(card.config(options), context)
+    config, method = card.config(options), card.method
+    taps = context.taps_asked_for(getattr(config, "tap", None))
+    if len(taps) > 1:
+        if method not in _FOR_SEVERAL_TAPS:
+            raise one_tap_only(taps)
+        method = _FOR_SEVERAL_TAPS[method]
+    return method(config, context)

@@ -126,5 +126,5 @@ def create_teacher_head(
             )
         return OwnHead()
     if probed_tap is None:
-        probed_tap = POOLED if POOLED in context.taps else context.default_tap
+        probed_tap = POOLED if POOLED in context.taps else context.tap(None).name
     return ProbeHead(probed_tap, context)

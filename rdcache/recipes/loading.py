@@ -13,7 +13,7 @@ from rdcache.errors import UnknownNameError, UsageError
 from rdcache.methods import find_method, list_methods
 from rdcache.models import list_students, list_teachers
 from rdcache.recipes.places import Places
-from rdcache.recipes.recipe import Recipe
+from rdcache.recipes.recipe import Recipe, members
 from rdcache.recipes.tuning import tuned_options, with_factor
 
 
@@ -61,7 +61,8 @@ def _require_valid(recipe: Recipe, teacher: str, dataset: str) -> None:
     Raises:
         ValidationError, UsageError: an option that does not exist or is out of range.
     """
-    recipe.extract_config(teacher, dataset, Places())
+    for member in members(teacher):
+        recipe.extract_config(member, dataset, Places())
     for entry in recipe.methods:
         cell = (teacher, dataset, recipe.students[0], entry, Places())
         recipe.distill_config(*cell).resolved()
@@ -86,13 +87,14 @@ def _require_known(recipe: Recipe) -> None:
             "a variant needs a name of its own, or its rows would be taken for the method's.",
             variant=name,
         )
+    of_teachers = {*recipe.teachers, *recipe.single_teachers}
     grid = [recipe.variant(entry).method for entry in recipe.methods]
     for known, names, kind in (
-        ([card.name for card in list_teachers()], recipe.teachers, "teacher"),
+        ([card.name for card in list_teachers()], recipe.single_teachers, "teacher"),
         ([card.name for card in list_datasets()], recipe.datasets, "dataset"),
         ([card.name for card in list_students()], recipe.students, "student"),
         (recipe.datasets, recipe.per_dataset, "dataset in this recipe"),
-        (recipe.teachers, recipe.per_teacher, "teacher in this recipe"),
+        (of_teachers, recipe.per_teacher, "teacher in this recipe"),
     ):
         for name in names:
             if name not in known and ":" not in name:

@@ -11,6 +11,7 @@ from rdcache.extraction import ExtractConfig
 from rdcache.recipes.places import Places
 
 GRID = {"teacher", "dataset", "student", "method", "seeds"}
+SEVERAL = " + "
 
 
 class Overrides(BaseModel):
@@ -66,6 +67,7 @@ class Recipe(BaseModel):
     """A grid. Every list may hold one entry; every cell is trained with every seed.
 
     Attributes:
+        teachers: names; `A + B` stands for both at once, whose stores are read in step.
         methods: names of methods, of presets, or of `variants`.
         variants: methods with some options changed, by the names that they get here.
         tune: how weights are chosen before the grid is trained; not at all by default.
@@ -74,7 +76,8 @@ class Recipe(BaseModel):
         extract: options of `rdcache extract` for all cells, such as `views: 8`.
         distill: options of `rdcache distill` for all cells, such as `epochs: 100`.
         per_dataset: options that replace these for one dataset.
-        per_teacher: options that replace both for one teacher, such as `pool` for its maps.
+        per_teacher: options that replace both for one teacher, such as `pool` for its maps. Of an
+            entry of several teachers: `extract` by each one's name, `distill` by the entry.
         per_method: options of `rdcache distill` that replace all of these for one method and its
             variants.
     """
@@ -120,6 +123,11 @@ class Recipe(BaseModel):
             if own := GRID & part.keys():
                 raise ValueError(f"{min(own)} is given by the grid, not among the options")
         return self
+
+    @property
+    def single_teachers(self) -> tuple[str, ...]:
+        """All teachers, those of an entry of several one by one."""
+        return tuple(dict.fromkeys(name for entry in self.teachers for name in members(entry)))
 
     def variant(self, entry: str) -> Variant:
         """What an entry of `methods` stands for; a method's own name for the method as it is."""
@@ -173,3 +181,8 @@ class Recipe(BaseModel):
 
     def _of_teacher(self, teacher: str) -> Overrides:
         return self.per_teacher.get(teacher, Overrides())
+
+
+def members(teachers: str) -> list[str]:
+    """The teachers that an entry of `teachers` names."""
+    return [name.strip() for name in teachers.split(SEVERAL)]

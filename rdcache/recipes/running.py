@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from rdcache.distillation import DistillConfig, Diverged, Run, distill_each
+from rdcache.distillation import DistillConfig, Diverged, Run, choose_store, distill_each
 from rdcache.distillation.session import once_each, silently
 from rdcache.extraction import plan_extraction, run_extraction
 from rdcache.progress import Progress, ignore
 from rdcache.recipes.places import Places
-from rdcache.recipes.recipe import Recipe
+from rdcache.recipes.recipe import Recipe, members
 from rdcache.recipes.tuning import (
     Tuned,
     about_few,
@@ -142,11 +142,15 @@ class _Bench:
 
 
 def _extracted(
-    recipe: Recipe, teacher: str, dataset: str, places: Places, on_progress: Progress
+    recipe: Recipe, teachers: str, dataset: str, places: Places, on_progress: Progress
 ) -> Store:
-    config = recipe.extract_config(teacher, dataset, places)
-    plan = plan_extraction(config, on_progress)
-    return run_extraction(
-        plan,
-        lambda done, total, note="": on_progress(done, total, f"{dataset} {teacher} {note}"),
-    ).store
+    """The store of a teacher, or those of several, which are read in step."""
+    stores = []
+    for teacher in members(teachers):
+        plan = plan_extraction(recipe.extract_config(teacher, dataset, places), on_progress)
+
+        def report(done: int, total: int, note: str = "", teacher: str = teacher) -> None:
+            on_progress(done, total, f"{dataset} {teacher} {note}")
+
+        stores.append(run_extraction(plan, report).store)
+    return choose_store(stores)

@@ -93,3 +93,12 @@ def in_percent(values: Sequence[float]) -> str:
     """
     spread = f" ± {100 * stdev(values):.1f}" if len(values) > 1 else ""
     return f"{100 * fmean(values):.1f}{spread}"
+
+
+def in_points(gain: Gain | None) -> str:
+    """A gain and its interval in percentage points; nothing where there is none."""
+    if gain is None:
+        return ""
+    if gain.pairs == 1:
+        return f"{100 * gain.mean:+.1f}"
+    return f"{100 * gain.mean:+.1f} ({100 * gain.low:+.1f} to {100 * gain.high:+.1f})"

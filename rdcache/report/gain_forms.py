@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rdcache.report import published
-from rdcache.report.comparison import Comparison
+from rdcache.report.comparison import Comparison, in_points
 from rdcache.report.entries import (
     MISSING,
     about_diverged,
@@ -15,7 +15,7 @@ from rdcache.report.entries import (
     mean_by_seed,
     published_entry,
 )
-from rdcache.report.plain import as_p, metric_entry, notes_on, over_images, over_seeds, seeds_of
+from rdcache.report.plain import as_p, metric_entry, notes_on, over_images, seeds_of
 from rdcache.report.tables import Entry, Heading, Table, as_gain
 
 
@@ -82,7 +82,7 @@ def ablation_table(
                 Entry(item.row.method),
                 *([published_entry(value)] if shown else []),
                 metric_entry(item, item.metric),
-                Entry(over_seeds(item.gain)),
+                Entry(in_points(item.gain)),
                 Entry(over_images(item.images)),
                 Entry(as_p(item.images)),
                 Entry(seeds_of(item)),

@@ -17,7 +17,7 @@ from rdcache.report.entries import (
     published_entry,
 )
 from rdcache.report.plain import notes_on
-from rdcache.report.tables import Entry, Heading, Table, in_points, with_best
+from rdcache.report.tables import Entry, Heading, Table, as_percent, with_best
 
 
 def methods_table(
@@ -95,7 +95,7 @@ def peft_table(
 def _average(own: Sequence[Comparison]) -> Entry:
     """Over datasets and students, seed by seed."""
     means = mean_by_seed([item.values for item in own])
-    return in_points(means) if means else MISSING
+    return as_percent(means) if means else MISSING
 
 
 def _about_teachers(datasets: Sequence[str], teachers: Sequence[str]) -> tuple[str, ...]:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rdcache.report.comparison import Comparison
+from rdcache.report.comparison import Comparison, in_points
 from rdcache.report.rows import LEAK_FREE, METRICS
-from rdcache.report.significance import Gain, ImageTest
-from rdcache.report.tables import Entry, Heading, Table, in_points
+from rdcache.report.significance import ImageTest
+from rdcache.report.tables import Entry, Heading, Table, as_percent
 
 NAMES = ("dataset", "teacher", "student", "method")
 
@@ -48,15 +48,6 @@ def notes_on(comparisons: Sequence[Comparison]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(notes))
 
 
-def over_seeds(gain: Gain | None) -> str:
-    """A gain in points with its interval, where there is more than one seed."""
-    if gain is None:
-        return ""
-    if gain.pairs == 1:
-        return f"{100 * gain.mean:+.1f}"
-    return f"{100 * gain.mean:+.1f} ({100 * gain.low:+.1f} to {100 * gain.high:+.1f})"
-
-
 def over_images(test: ImageTest | None) -> str:
     """The interval over test images, in points."""
     return "" if test is None else f"{100 * test.low:+.1f} to {100 * test.high:+.1f}"
@@ -73,7 +64,7 @@ def _line(item: Comparison, metrics: Sequence[str], tuned: bool, tested: bool) -
     row = item.row
     factor = [] if not tuned else [Entry("–" if row.factor is None else f"×{row.factor:g}")]
     shown = [metric_entry(item, metric) for metric in metrics]
-    gain = [Entry(over_seeds(item.gain))]
+    gain = [Entry(in_points(item.gain))]
     if tested:
         gain += [Entry(over_images(item.images)), Entry(as_p(item.images))]
     names = [Entry(name) for name in (*row.place, row.method)]
@@ -83,7 +74,7 @@ def _line(item: Comparison, metrics: Sequence[str], tuned: bool, tested: bool) -
 def metric_entry(item: Comparison, metric: str) -> Entry:
     """Mean ± std over seeds, or why there is none."""
     if values := item.row.values.get(metric):
-        return in_points(list(values.values()))
+        return as_percent(list(values.values()))
     return Entry("diverged" if item.row.diverged else "–")
 
 

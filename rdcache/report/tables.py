@@ -53,10 +53,10 @@ class Table:
     notes: tuple[str, ...] = ()
 
 
-def in_points(values: Sequence[float]) -> Entry:
+def as_percent(values: Sequence[float]) -> Entry:
     """Mean ± sample standard deviation of fractions, in per cent.
 
-    >>> in_points([0.80, 0.82]).text
+    >>> as_percent([0.80, 0.82]).text
     '81.0 ± 1.4'
     """
     mean = 100 * fmean(values)
@@ -72,7 +72,7 @@ def as_gain(values: Sequence[float]) -> Entry:
     >>> as_gain([0.02, 0.02]).text
     '+2.0 ± 0.0'
     """
-    entry = in_points(values)
+    entry = as_percent(values)
     sign = "" if entry.text.startswith("-") else "+"
     return replace(entry, text=f"{sign}{entry.text}")
 

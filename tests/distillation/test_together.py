@@ -12,6 +12,7 @@ import torch
 from rdcache.distillation import DistillConfig, Diverged, Run, distill, distill_each, distill_many
 from rdcache.distillation.preparing import Sources
 from rdcache.distillation.statistics import channel_statistics
+from rdcache.distillation.subset import Subset
 from rdcache.distillation.training import Trainer
 from rdcache.errors import DeviceMemoryError, TrainingError, UsageError
 from rdcache.methods import ChannelStatistics
@@ -185,9 +186,9 @@ def test_channels_of_a_tap_are_read_once_for_all(
 ) -> None:
     read: list[str] = []
 
-    def counting(store: Store, tap: str) -> ChannelStatistics:
+    def counting(store: Store, tap: str, subset: Subset) -> ChannelStatistics:
         read.append(tap)
-        return channel_statistics(store, tap)
+        return channel_statistics(store, tap, subset)
 
     monkeypatch.setattr("rdcache.distillation.preparing.channel_statistics", counting)
     several = (
