@@ -429,11 +429,18 @@ def _cuda_devices(config: DistillConfig) -> list[torch.device]:
 
 def _config_text(store: Store, config: DistillConfig, seed: int) -> str:
     content = {
-        "store": {"location": store.where, "fingerprint": store.fingerprint.digest},
+        "store": _identity(store),
         "seed": seed,
         "config": config.model_dump(mode="json"),
     }
     return yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
+
+
+def _identity(store: Store) -> dict[str, Any]:
+    """Which store a run is of; of several that were read in step, each."""
+    members = [str(member.location) for member in store.members]
+    several = {"members": members} if len(members) > 1 else {}
+    return {"location": store.where, "fingerprint": store.fingerprint.digest, **several}
 
 
 def _write_history(folder: Path, trainer: Trainer) -> None:
@@ -455,7 +462,7 @@ def _facts(store: Store, trainer: Trainer, device: torch.device) -> dict[str, An
         "teacher": {name: manifest["teacher"][name] for name in ("name", "weights")},
         "views": manifest["views"],
         "image_size": config.image_size,
-        "store": {"location": store.where, "fingerprint": store.fingerprint.digest},
+        "store": _identity(store),
         "training": {
             "samples": len(trainer.training),
             "of": len(store.samples_of("train")),
