@@ -18,6 +18,7 @@ ROOMS = [
     "extraction",
     "methods",
     "distillation",
+    "adaptation",
     "report",
     "cli",
 ]

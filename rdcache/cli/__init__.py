@@ -21,6 +21,7 @@ from rdcache.errors import RdcacheError
 COMMANDS = {
     "extract": "Run a frozen teacher once over a dataset and keep its tensors.",
     "distill": "Train a student from a store of cached tensors.",
+    "adapt": "Fine-tune a live teacher, in part or whole; what comes out is a teacher again.",
     "evaluate": "Compute a finished run's metrics again from its saved student.",
     "run": "Run a recipe: both phases for a grid of methods and seeds.",
     "demo": "Run both phases on embedded data and print the result.",

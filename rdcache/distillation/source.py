@@ -22,6 +22,7 @@ from rdcache.errors import (
     UnsafeFileError,
     UsageError,
 )
+from rdcache.models.adapters import name_of_run
 from rdcache.store import SPLITS, Location, Store, newest_store, open_store
 
 SHOWN_UIDS = 3
@@ -54,11 +55,13 @@ def choose_store(
                 place, require_signature=require_signature, verify_shards=verify_shards
             )
         _require_described(store)
-        _require_named(store, "teacher", teacher)
+        _require_named(store, "teacher", teacher and name_of_run(teacher))
         if dataset is not None and ":" not in dataset:
             _require_named(store, "dataset", dataset)
         return store
-    newest = newest_store(root, dataset and portable_name(dataset), teacher)
+    newest = newest_store(
+        root, dataset and portable_name(dataset), teacher and name_of_run(teacher)
+    )
     store = open_store(newest, require_signature=require_signature, verify_shards=verify_shards)
     _require_described(store)
     return store
