@@ -1,4 +1,4 @@
-"""A teacher's input, live: views of the images, cut and normalised as an extraction would have them.
+"""A teacher's input, live: views of the images, cut and normalised as an extraction does it.
 
 Training views are jittered in brightness and contrast; validation and test images are seen through
 the clean view, as they will be in phase 1.

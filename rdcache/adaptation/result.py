@@ -17,8 +17,8 @@ from rdcache.distillation.run import CHECKPOINT, PREDICTIONS, RESULT, SCHEMA
 from rdcache.files import write_text
 from rdcache.models.adapters import (
     FILE,
-    AdaptedNetwork,
     Adaptation,
+    AdaptedNetwork,
     adapted_digest,
     learned_tensors,
     merged,

@@ -2,7 +2,7 @@
 
 config.yaml         the resolved options, the teacher, and the seed
 metrics.jsonl       one line of numbers an epoch
-delta.safetensors   adapter and classifier of the selected epoch; of full fine-tuning, all that changed
+delta.safetensors   what was learned by the selected epoch: adapter and classifier, or all there is
 predictions.csv     its probabilities on the test images
 result.json         metrics, counts, environment; written last
 checkpoint.safetensors   only while the run is not finished

@@ -1,4 +1,4 @@
-"""Which images make a batch, through which view: all alike, or every class as often as the others."""
+"""Which images make a batch, through which view: as they come, or all classes alike."""
 
 from __future__ import annotations
 

@@ -7,7 +7,6 @@ checkpoint ends in the same weights as one that was never interrupted.
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from torch import nn
 from rdcache.adaptation.config import AdaptConfig
 from rdcache.adaptation.images import LiveImages
 from rdcache.adaptation.objectives import Objective, Terms
+from rdcache.adaptation.optimisation import create_optimiser
 from rdcache.distillation.evaluation import Predictions, predict
 from rdcache.distillation.hardware import Stopwatch
 from rdcache.distillation.metrics import classification_metrics
@@ -28,8 +28,6 @@ from rdcache.distillation.randomness import counted_seed
 from rdcache.distillation.training import Best, Line
 from rdcache.errors import TrainingError
 from rdcache.models.adapters import AdaptedNetwork, Classified
-
-MOMENTUM = 0.9
 
 
 @dataclass(frozen=True)
@@ -285,43 +283,3 @@ def divided(epochs: int, names: tuple[str, ...]) -> list[Stage]:
         Stage(name, end - begin) for name, begin, end in zip(names, begins, ends, strict=True)
     ]
     return [stage for stage in stages if stage.epochs]
-
-
-def create_optimiser(
-    trained: dict[str, nn.Parameter], config: AdaptConfig
-) -> torch.optim.Optimizer:
-    """AdamW or SGD; vectors (biases, norms) without weight decay, and each depth of a transformer
-    with a rate of its own where `layer_decay` says so.
-
-    A group's `largest` is the rate at the peak of the schedule.
-    """
-    assert config.lr is not None
-    depths = {name: _depth(name) for name in trained}
-    deepest = max(depths.values()) + 1
-    decay, lr = config.layer_decay or 1.0, config.lr
-    groups: dict[tuple[int, bool], list[nn.Parameter]] = {}
-    for name, parameter in trained.items():
-        depth = deepest if depths[name] < 0 else depths[name]
-        groups.setdefault((depth, parameter.ndim > 1), []).append(parameter)
-    described = [
-        {
-            "params": parameters,
-            "largest": lr * decay ** (deepest - depth),
-            "weight_decay": config.weight_decay if matrix else 0.0,
-        }
-        for (depth, matrix), parameters in groups.items()
-    ]
-    if config.optimiser == "sgd":
-        return torch.optim.SGD(described, lr=lr, momentum=MOMENTUM)
-    fused = all(parameter.device.type in ("cpu", "cuda") for parameter in trained.values())
-    return torch.optim.AdamW(described, lr=lr, fused=fused)
-
-
-def _depth(name: str) -> int:
-    """Where a parameter lies in a transformer: 0 before the blocks, then 1, 2, …; −1 behind them,
-    or anywhere in another network.
-    """
-    if block := re.search(r"^base\..*\bblocks\.(\d+)\.", name):
-        return int(block[1]) + 1
-    before = re.search(r"^base\.(.*\.)?(patch_embed|cls_token|reg_token|pos_embed|norm_pre)", name)
-    return 0 if before else -1

@@ -58,9 +58,10 @@ def load_teacher(
     Args:
         name: a name of `list_teachers`, or `timm:NAME`, `torchscript:FILE`, `onnx:FILE`,
             `adapted:RUN`.
-        weights: a weight file (of `adapted:`, the adapted teacher's); None for the published one, looked for at
-            `<data_dir>/weights/<teacher>/<file>`, in an installed package, or (timm) on the hub;
-            `"random"` for an untrained network, the same one at every call.
+        weights: a weight file (of `adapted:`, the one of the teacher that was adapted); None for
+            the published one, looked for at `<data_dir>/weights/<teacher>/<file>`, in an installed
+            package, or (timm) on the hub; `"random"` for an untrained network, the same one at
+            every call.
         data_dir: see `rdcache.data.default_data_dir`.
         device: where the network runs; `"auto"` takes a GPU if there is one.
 

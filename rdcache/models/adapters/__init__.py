@@ -24,8 +24,8 @@ from rdcache.models.teacher import Adaptation
 __all__ = [
     "ADAPTERS",
     "FILE",
-    "AdaptedNetwork",
     "Adaptation",
+    "AdaptedNetwork",
     "AdapterCard",
     "Classified",
     "adapted_digest",

@@ -11,8 +11,6 @@ from rdcache.errors import UsageError, WeightsMismatchError
 from rdcache.models.adapters.catalogue import build_adapted, find_adapter, merged
 from rdcache.models.adapters.deltas import (
     FILE,
-    Adaptation,
-    adaptation_of,
     adapted_digest,
     learned_tensors,
     load_delta,
@@ -99,8 +97,7 @@ def adapted_teacher(base: Teacher, adaptation: Adaptation, tensors: Tensors) -> 
 def portable_name(adaptation: Adaptation, digest: str) -> str:
     """The name of an adapted teacher, without folders of this machine.
 
-    >>> them = {"options": {}, "teacher_source": "hub", "dataset_digest": "", "classes": ()}
-    >>> made = Adaptation("lora", teacher="timm:vit_tiny", teacher_sha256="", dataset="busi", **them)
+    >>> made = Adaptation("lora", {}, "timm:vit_tiny", "9a8b", "hub", "busi", "7c6d", ())
     >>> portable_name(made, "0f1e2d3c4b")
     'adapted:lora-timm-vit_tiny-busi-0f1e2d3c'
     """

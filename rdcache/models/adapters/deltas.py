@@ -1,4 +1,4 @@
-"""What an adaptation has learned, as one small file: adapter and classifier, and what they belong to.
+"""What an adaptation has learned, as one small file, and what it belongs to.
 
 The file is safetensors. Its metadata says which teacher, by name and by the digest of its weights,
 was adapted how, and to which classes. Of full fine-tuning it holds the tensors that have changed,
