@@ -145,7 +145,7 @@ def test_what_is_loaded_is_what_was_trained(method: str, images: str, options: O
     assert torch.equal(again.forward_taps(batch, ["logits"])["logits"], first["logits"])
 
 
-class Interrupted(Exception):
+class InterruptionError(Exception):
     pass
 
 
@@ -158,9 +158,9 @@ def test_a_run_that_was_interrupted_goes_on_to_the_same_numbers(
 
     def stop(done: int, total: int, note: str = "") -> None:
         if note and done == total:  # of the last epoch of the last stage
-            raise Interrupted
+            raise InterruptionError
 
-    with pytest.raises(Interrupted):
+    with pytest.raises(InterruptionError):
         adapt(teacher, images, on_progress=stop, **chosen)
     with pytest.raises(UsageError, match=r"interrupted[\s\S]*--resume"):
         adapt(teacher, images, **chosen)
@@ -245,19 +245,8 @@ def test_the_command_prints_one_json_object(
 ) -> None:
     from rdcache.cli import run_command_line
 
-    flags = [
-        "--weights",
-        "random",
-        "--epochs",
-        "2",
-        "--batch-size",
-        "8",
-        "--views",
-        "2",
-        "--device",
-        "cpu",
-    ]
-    flags += ["--checkpoint-seconds", "0", "--out", str(lora.path.parents[1]), "--json"]
+    given = {**QUICK, "out": lora.path.parents[1]}
+    flags = [f"--{name.replace('_', '-')}={value}" for name, value in given.items()] + ["--json"]
     code = run_command_line(["adapt", "--teacher", VIT, "--dataset", images, *flags])
     assert code == 0
     said = json.loads(capsys.readouterr().out)
