@@ -17,7 +17,7 @@ from torch import nn
 
 import rdcache
 from rdcache.adaptation import AdaptRun, adapt
-from rdcache.data import load_dataset
+from rdcache.data import cut_view, load_dataset
 from rdcache.distillation import choose_store
 from rdcache.errors import (
     RunNotFoundError,
@@ -26,7 +26,7 @@ from rdcache.errors import (
     WeightsNotFoundError,
 )
 from rdcache.models import load_teacher
-from rdcache.models.adapters import ADAPTERS, FILE
+from rdcache.models.adapters import FILE
 
 VIT = "timm:test_vit"
 QUICK: dict[str, Any] = {
@@ -131,18 +131,23 @@ def test_an_adapted_teacher_is_not_run_on_other_splits_of_its_dataset(
         rdcache.extract(teacher=lora.teacher_name, dataset=images, seed=1, device="cpu")
 
 
-@pytest.mark.parametrize("method", sorted({*ADAPTERS} - {"lora", "lpt", "full"}))
+@pytest.mark.parametrize("method", ["adaptformer", "linear-probe", "vqt"])
 def test_what_is_loaded_is_what_was_trained(method: str, images: str, options: Options) -> None:
     run = adapt(VIT, images, method=method, **options(epochs=1))
     teacher = run.load_teacher()
-    batch = torch.randn(2, 3, 160, 160)
-    first = teacher.forward_taps(batch, list(teacher.taps))
-    assert {name: tuple(value.shape[1:]) for name, value in first.items()} == {
+    assert teacher.weights.sha256 == run.result["adapted"]["sha256"]
+    dataset = load_dataset(images)
+    samples = np.flatnonzero(dataset.splits == "test")
+    whole = np.array([0.0, 0, 1, 1, 0, 0])
+    cuts = [cut_view(dataset.decode(it), whole, 160, "bicubic") for it in samples.tolist()]
+    batch = teacher.preprocessing.normalise(torch.from_numpy(np.stack(cuts)))
+    outputs = teacher.forward_taps(batch, list(teacher.taps))
+    assert {name: tuple(value.shape[1:]) for name, value in outputs.items()} == {
         name: tap.shape for name, tap in teacher.taps.items()
     }
-    again = load_teacher(f"adapted:{run.path / FILE}")
-    assert again.weights.sha256 == teacher.weights.sha256 == run.result["adapted"]["sha256"]
-    assert torch.equal(again.forward_taps(batch, ["logits"])["logits"], first["logits"])
+    rows = (run.path / "predictions.csv").read_text().splitlines()[1:]
+    expected = torch.tensor([[float(p) for p in row.split(",")[3:]] for row in rows])
+    torch.testing.assert_close(outputs["logits"].softmax(1), expected, rtol=0, atol=1e-4)
 
 
 class InterruptionError(Exception):
@@ -153,7 +158,7 @@ class InterruptionError(Exception):
 def test_a_run_that_was_interrupted_goes_on_to_the_same_numbers(
     teacher: str, method: str, images: str, options: Options, tmp_path: Path
 ) -> None:
-    chosen = options(method=method, epochs=4)
+    chosen = options(method=method, epochs=3 if method == "lpt" else 2)
     whole = adapt(teacher, images, **{**chosen, "out": tmp_path / "whole"})
 
     def stop(done: int, total: int, note: str = "") -> None:
@@ -181,8 +186,8 @@ def test_a_run_that_was_interrupted_goes_on_to_the_same_numbers(
         loaded = resumed.load_teacher().network.base.state_dict()
         assert all(torch.equal(loaded[n.removeprefix("base.")], v) for n, v in changed.items())
     else:
-        assert [line["stage"] for line in whole.history] == ["shared"] * 2 + ["groups"] * 2
-        assert resumed.result["selected_epoch"] >= 2, "an epoch of the last stage"
+        assert [line["stage"] for line in whole.history] == ["shared", "groups", "groups"]
+        assert resumed.result["selected_epoch"] >= 1, "an epoch of the last stage"
 
 
 def test_a_black_box_is_probed_and_named_again_when_it_is_loaded(

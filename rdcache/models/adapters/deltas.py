@@ -36,7 +36,7 @@ def learned_tensors(network: AdaptedNetwork, original: Mapping[str, torch.Tensor
         original: the teacher's tensors as they were, by the names of `network.base`; empty where
             they are not trained.
     """
-    tensors = {}
+    tensors: Tensors = {}
     parts = {"head": network.head} | ({"adapter": network.adapter} if network.adapter else {})
     for prefix, module in parts.items():
         tensors |= {f"{prefix}.{name}": it for name, it in weight_tensors(module).items()}

@@ -161,7 +161,7 @@ class WindowedTower(Tower):
             patches, padded = sam.window_partition(normed.unflatten(1, tuple(grid)), size)
             mixed = self._mixed(block.attn, patches.flatten(1, 2), Grid(size, size), None, change)
             mixed = mixed.unflatten(1, (size, size))
-            mixed = sam.window_unpartition(mixed, size, tuple(grid), padded).flatten(1, 2)
+            mixed = sam.window_unpartition(mixed, size, grid, padded).flatten(1, 2)
         else:
             mixed = self._mixed(block.attn, normed, grid, keys, change)
         return tokens + block.drop_path1(block.ls1(mixed))
@@ -181,7 +181,7 @@ class WindowedTower(Tower):
             patches = grid.rows * grid.columns
             own = query[:, :, :patches].flatten(0, 1)
             bias = sam.get_decomposed_rel_pos_bias(
-                own, attention.rel_pos_h, attention.rel_pos_w, tuple(grid), tuple(grid)
+                own, attention.rel_pos_h, attention.rel_pos_w, grid, grid
             )
             bias = bias.unflatten(0, query.shape[:2])
             bias = F.pad(bias, (0, key.shape[2] - patches, 0, query.shape[2] - patches))
