@@ -45,7 +45,7 @@ class AdaptConfig(BaseModel):
     method: str = Field(
         default="lora",
         description="lora, adaptformer, vpt, vpt-shallow, vqt, lpt, linear-probe, or full (all of "
-        "the teacher's tensors).",
+        "the teacher's tensors); see `rdcache list adapters`.",
     )
     weights: str | None = Field(
         default=None,

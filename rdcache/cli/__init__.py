@@ -26,7 +26,7 @@ COMMANDS = {
     "run": "Run a recipe: both phases for a grid of methods and seeds.",
     "demo": "Run both phases on embedded data and print the result.",
     "check": "Say what is wrong with a dataset before it is used.",
-    "list": "List stores, teachers, datasets, students or methods.",
+    "list": "List stores, teachers, datasets, students, methods or adapters.",
     "info": "Describe one store.",
     "diff": "Say why two stores are two.",
     "verify": "Compare every byte of a store with its digests, or with its teacher.",

@@ -235,6 +235,11 @@ def test_a_delta_of_other_tensors_is_refused(lora: AdaptRun, tmp_path: Path) -> 
     save_file(smaller, tmp_path / FILE, metadata)
     with pytest.raises(WeightsMismatchError, match=r"does not fit[\s\S]*head.bias"):
         load_teacher(f"adapted:{tmp_path}")
+    greedy = {key: it.replace('"rank": 4', '"rank": 1000000000') for key, it in metadata.items()}
+    assert greedy != metadata
+    save_file(tensors, tmp_path / FILE, greedy)
+    with pytest.raises(WeightsMismatchError, match=r"does not fit[\s\S]*adapter"):
+        load_teacher(f"adapted:{tmp_path}")
     save_file(tensors | {"base.model.norm.bias": torch.ones(64)}, tmp_path / FILE, metadata)
     with pytest.raises(WeightsMismatchError, match=r"does not fit[\s\S]*base.model.norm.bias"):
         load_teacher(f"adapted:{tmp_path}")

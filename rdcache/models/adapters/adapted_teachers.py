@@ -12,7 +12,7 @@ from rdcache.models.adapters.catalogue import build_adapted, find_adapter, merge
 from rdcache.models.adapters.deltas import (
     FILE,
     adapted_digest,
-    learned_tensors,
+    added_tensors,
     load_delta,
 )
 from rdcache.models.adapters.networks import LOGITS, POOLED
@@ -60,9 +60,10 @@ def adapted_teacher(base: Teacher, adaptation: Adaptation, tensors: Tensors) -> 
     """
     card = find_adapter(adaptation.method)
     options = card.settled(adaptation.options)
-    with torch.random.fork_rng(devices=[]):
-        network = build_adapted(card, base, options, len(adaptation.classes))
-    expected = learned_tensors(network, {})
+    # What a delta says of itself is compared with what it holds before any memory is taken for it.
+    with torch.device("meta"):
+        outline = build_adapted(card, base, options, len(adaptation.classes))
+    expected = added_tensors(outline)
     own = {f"base.{name}": it for name, it in weight_tensors(base.network).items()}
     known = {**own, **expected} if card.whole else expected
     for name, tensor in tensors.items():
@@ -70,6 +71,8 @@ def adapted_teacher(base: Teacher, adaptation: Adaptation, tensors: Tensors) -> 
             raise _misfit(adaptation, name)
     if missing := [name for name in expected if name not in tensors]:
         raise _misfit(adaptation, missing[0])
+    with torch.random.fork_rng(devices=[]):
+        network = build_adapted(card, base, options, len(adaptation.classes))
     network.load_state_dict(tensors, strict=False)
     network = merged(network)
     shapes = {name: tap.shape for name, tap in base.taps.items() if name != LOGITS}

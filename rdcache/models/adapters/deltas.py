@@ -36,14 +36,20 @@ def learned_tensors(network: AdaptedNetwork, original: Mapping[str, torch.Tensor
         original: the teacher's tensors as they were, by the names of `network.base`; empty where
             they are not trained.
     """
-    tensors: Tensors = {}
-    parts = {"head": network.head} | ({"adapter": network.adapter} if network.adapter else {})
-    for prefix, module in parts.items():
-        tensors |= {f"{prefix}.{name}": it for name, it in weight_tensors(module).items()}
+    tensors = added_tensors(network)
     own = weight_tensors(network.base) if original else {}
     changed = {name for name, it in own.items() if not torch.equal(it.cpu(), original[name].cpu())}
     tensors |= {f"base.{name}": own[name] for name in changed}
     return {name: it.detach().cpu().contiguous().clone() for name, it in sorted(tensors.items())}
+
+
+def added_tensors(network: AdaptedNetwork) -> Tensors:
+    """The tensors of adapter and classifier, by the names that they have in a delta."""
+    tensors: Tensors = {}
+    for prefix, module in (("adapter", network.adapter), ("head", network.head)):
+        own = {} if module is None else weight_tensors(module)
+        tensors |= {f"{prefix}.{name}": value for name, value in own.items()}
+    return tensors
 
 
 def adapted_digest(adaptation: Adaptation, tensors: Mapping[str, torch.Tensor]) -> str:
@@ -105,6 +111,8 @@ def adaptation_of(file: Path) -> Adaptation:
         texts = [v for n, v in asdict(adaptation).items() if n not in ("options", "classes")]
         if not all(isinstance(text, str) for text in [*texts, *adaptation.classes]):
             raise TypeError("its metadata are of other kinds")
+        if not isinstance(adaptation.options, dict) or len(adaptation.classes) < 2:
+            raise ValueError("it does not say what it was adapted to")
     except (SafetensorError, OSError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise _no_delta(file, error) from error
     return adaptation
