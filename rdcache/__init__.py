@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from rdcache.errors import RdcacheError
     from rdcache.extraction import extract
     from rdcache.store import Store, open_store
+    from rdcache.transferability import rank
 
 __version__ = "0.1.0"
 
@@ -26,6 +27,7 @@ _HOMES = {
     "load_run": "rdcache.distillation",
     "Run": "rdcache.distillation",
     "open_store": "rdcache.store",
+    "rank": "rdcache.transferability",
     "Store": "rdcache.store",
     "RdcacheError": "rdcache.errors",
 }
@@ -40,6 +42,7 @@ __all__ = [
     "load_run",
     "losses",
     "open_store",
+    "rank",
 ]
 
 
