@@ -16,6 +16,7 @@ ROOMS = [
     "models",
     "losses",
     "extraction",
+    "transferability",
     "methods",
     "distillation",
     "report",

@@ -25,20 +25,30 @@ ALSO = {"accuracy_without_leaks": "without leaks", "teacher_accuracy": "teacher 
     epilog="Example:  rdcache distill --student shufflenet --teacher pmc-clip --dataset isic"
 )
 @options.from_model(DistillConfig, seeds="--seed", method_options="--set")
-@click.option("--store", type=options.LOCATION, help="Take this store.")
+@click.option(
+    "--store",
+    "stores",
+    type=options.LOCATION,
+    multiple=True,
+    help="Take this store; of several, by repeating it, all are read in step.",
+)
 @click.option("--resume", is_flag=True, help="Go on with a run that was interrupted.")
 @click.option("--overwrite", is_flag=True, help="Train again even if the same run is finished.")
 @json_option
 def command(
-    config: DistillConfig, store: Location | None, resume: bool, overwrite: bool, as_json: bool
+    config: DistillConfig,
+    stores: tuple[Location, ...],
+    resume: bool,
+    overwrite: bool,
+    as_json: bool,
 ) -> None:
-    """Train a student from the cached tensors of a teacher.
+    """Train a student from the cached tensors of a teacher, or of several.
 
     Without --store, --teacher or --dataset it takes the newest complete store under the root, and
     says which.
     """
     opened = choose_store(
-        store,
+        stores or None,
         root=config.root,
         dataset=config.dataset,
         teacher=config.teacher,
@@ -46,7 +56,7 @@ def command(
         verify_shards=config.verify_shards,
     )
     configs = config.for_each_student()
-    print_note(f"Distilling from {opened.location}")
+    print_note(f"Distilling from {opened.where}")
     with progress("Distilling") as bar:
         runs = distill_many(
             opened,
@@ -88,7 +98,7 @@ def _as_facts(store: Store, of_student: dict[str, list[Run]]) -> dict[str, objec
         for student, runs in of_student.items()
     ]
     facts: dict[str, object] = {
-        "store": str(store.location),
+        "store": store.where,
         "runs": [run for each in students for run in each["runs"]],
         "students": students,
     }

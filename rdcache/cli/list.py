@@ -140,6 +140,12 @@ def _methods() -> list[dict[str, object]]:
     from rdcache.methods import list_methods
 
     return [
-        {"method": card.name, "what": card.title, "needs": card.needs, "source": card.paper}
+        {
+            "method": card.name,
+            "what": card.title,
+            "needs": card.needs,
+            "source": card.paper,
+            "year": card.year or "–",
+        }
         for card in list_methods()
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 
 import click
@@ -11,7 +12,7 @@ from rdcache.cli.output import json_option, print_json, print_note, print_table,
 from rdcache.errors import UsageError
 from rdcache.files import write_text
 from rdcache.recipes import Cell, Places, Recipe, load_recipe, run_recipe, shipped_recipe
-from rdcache.report.comparison import Comparison, Row, cells, compare, markdown
+from rdcache.report.comparison import Comparison, Row, columns, compare, lines, markdown
 from rdcache.store.locations import Location
 
 METRICS = ("accuracy", "balanced_accuracy", "macro_f1", "auroc")
@@ -71,7 +72,12 @@ def row_of(cell: Cell) -> Row:
         for name in (*METRICS, LEAK_FREE):
             if isinstance(value := run.metrics.get(name), float):
                 values.setdefault(name, {})[run.seed] = value
-    return Row(cell.dataset, cell.teacher, cell.student, cell.method, values)
+    return Row(
+        *(cell.dataset, cell.teacher, cell.student, cell.method),
+        values,
+        factor=cell.tuned.factor if cell.tuned else None,
+        diverged=tuple(each.seed for each in cell.diverged),
+    )
 
 
 def shown_metrics(comparisons: list[Comparison]) -> list[str]:
@@ -83,16 +89,11 @@ def shown_metrics(comparisons: list[Comparison]) -> list[str]:
 def print_comparisons(title: str, comparisons: list[Comparison]) -> None:
     """Print the table: test metrics in per cent, and the paired gain in accuracy over `none`."""
     metrics = shown_metrics(comparisons)
-    columns = [
-        "dataset",
-        "teacher",
-        "student",
-        "method",
-        *metrics,
-        "gain over none (95 %)",
-        "seeds",
+    headings = [
+        "gain over none (95 %)" if heading.startswith("gain") else heading
+        for heading in columns(comparisons, metrics)
     ]
-    print_table(title, columns, [cells(comparison, metrics) for comparison in comparisons])
+    print_table(title, headings, lines(comparisons, metrics))
 
 
 def as_facts(
@@ -108,6 +109,11 @@ def as_facts(
                 "student": cell.student,
                 "method": cell.method,
                 "runs": [str(run.path) for run in cell.runs],
+                "diverged": [
+                    {"run": str(it.path), "seed": it.seed, "why": str(it.error)}
+                    for it in cell.diverged
+                ],
+                "tuned": asdict(cell.tuned) if cell.tuned else None,
                 "metrics": comparison.row.values,
                 "gain": vars(comparison.gain) if comparison.gain else None,
             }

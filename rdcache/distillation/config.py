@@ -10,15 +10,17 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from rdcache.data import salt_of_environment
+from rdcache.distillation.subset import Subset
 from rdcache.errors import UsageError
 from rdcache.extraction.shared_options import DataDirOption, RootOption, SaltOption
-from rdcache.methods import ClassWeights, find_method
+from rdcache.methods import ClassWeights, TeacherHeadName, find_method
 from rdcache.store.signatures import required_signature
 
 # What decides where and how fast a run is made, but not what comes out of it.
 CIRCUMSTANCES = {
     "teacher",
     "dataset",
+    "teacher_head",  # an option of the method, once the config is resolved
     "seeds",
     "device",
     "compile",
@@ -49,7 +51,9 @@ class DistillConfig(BaseModel):
     )
     method: str = Field(default="rd", description="Method or preset; see `rdcache list methods`.")
     teacher: str | None = Field(
-        default=None, description="Take the newest store of this teacher (default: any)."
+        default=None,
+        description="Take the newest store of this teacher (default: any). The stores of several, "
+        "comma-separated, are read in step.",
     )
     dataset: str | None = Field(
         default=None,
@@ -117,6 +121,17 @@ class DistillConfig(BaseModel):
     views: int | None = Field(
         default=None, gt=0, description="Train on the first so many views (default: all)."
     )
+    train_fraction: float = Field(
+        default=1.0,
+        gt=0,
+        le=1,
+        description="Train on this part of the training images: of each class, by whole groups "
+        "such as patients; a smaller part lies within a larger one.",
+    )
+    subset_seed: int | None = Field(
+        default=None,
+        description="Seed of the choice of that part (default: each run's own seed).",
+    )
     label_smoothing: float = Field(
         default=0.0, ge=0, lt=1, description="Share of the label spread over all classes."
     )
@@ -130,6 +145,12 @@ class DistillConfig(BaseModel):
         default="accuracy", description="What best means; of equal epochs the later is kept."
     )
     validate_every: int = Field(default=1, gt=0, description="Epochs between validations.")
+    teacher_head: TeacherHeadName | None = Field(
+        default=None,
+        description="Where logits of the teacher come from, for methods that use any: `own`, the "
+        "store's; `linear-probe`, a classifier fitted on its features; `rd`, a reprogrammer "
+        "trained in a first stage; `none`; `auto` (default): its own, else a probe.",
+    )
     method_options: dict[str, Any] = Field(
         default={}, description="Option of the method, as in `temperature=2`; repeatable."
     )
@@ -208,8 +229,12 @@ class DistillConfig(BaseModel):
             for name, value in card.training.items()
             if name not in self.model_fields_set
         }
-        options = card.config(self.method_options).model_dump()
-        return self.model_copy(update={**preset, "method_options": options})
+        options = dict(self.method_options)
+        if self.teacher_head is not None and "teacher_head" in card.method.Config.model_fields:
+            options.setdefault("teacher_head", self.teacher_head)
+        complete = card.config(options).model_dump()
+        update = {**preset, "teacher_head": None, "method_options": complete}
+        return self.model_copy(update=update)
 
     def for_each_student(self) -> list[DistillConfig]:
         """One config for each of the students, where `student` lists several.
@@ -222,11 +247,20 @@ class DistillConfig(BaseModel):
             raise UsageError("each student is to be named once.", got=self.student)
         return [self.model_copy(update={"student": name}) for name in names]
 
+    def subset(self, seed: int) -> Subset:
+        """Which part of the training images the run of a seed sees."""
+        own = self.subset_seed
+        return Subset.of(self.train_fraction, seed if own is None else own)
+
     def digest(self, store_fingerprint: str) -> str:
         """Identify what a run of this resolved config on a store will come to, seed aside."""
         deciding = self.model_dump(mode="json", exclude=CIRCUMSTANCES)
         if self.shuffle != "shards":
             del deciding["shuffle"]
+        if self.train_fraction == 1:
+            del deciding["train_fraction"], deciding["subset_seed"]
+        if self.method_options.get("teacher_weights", 0) is None:
+            del deciding["method_options"]["teacher_weights"]
         if self.student_weights is not None and Path(self.student_weights).is_file():
             content = Path(self.student_weights).read_bytes()
             deciding["student_weights"] = hashlib.sha256(content).hexdigest()

@@ -22,11 +22,13 @@ from rdcache.distillation.randomness import counted_seed
 from rdcache.distillation.residency import ReadTaps, ResidentTaps, TapSource, choose_residency
 from rdcache.distillation.sampling import Shuffle, TrainingSamples
 from rdcache.distillation.statistics import channel_statistics
+from rdcache.distillation.subset import EVERYTHING, Subset
+from rdcache.distillation.teacher_probe import linear_probe_of
 from rdcache.distillation.training import Trainer
 from rdcache.errors import UsageError
 from rdcache.methods import ChannelStatistics, Method, MethodContext, create_method, task_loss
 from rdcache.models import Student, create_student
-from rdcache.store import Store
+from rdcache.store import Store, default_taps
 
 LEAST_BATCH = 2
 Note = Callable[[str], None]
@@ -54,16 +56,32 @@ class Sources:
         self.store, self.dataset, self.device = store, dataset, device
         self.on_note = on_note
         self._taps: dict[tuple[object, ...], tuple[TapSource, str]] = {}
-        self._statistics: dict[str, ChannelStatistics] = {}
+        self._statistics: dict[tuple[str, Subset], ChannelStatistics] = {}
+        self._probes: dict[tuple[str, Subset], tuple[torch.Tensor, torch.Tensor]] = {}
         self._cut: dict[tuple[object, ...], StudentInputs] = {}
         self._inputs: dict[tuple[object, ...], StudentInputs] = {}
         self._batches: dict[tuple[int, int], BatchSource] = {}
 
-    def statistics(self, tap: str) -> ChannelStatistics:
-        """A tap's channels, read once for all."""
-        if tap not in self._statistics:
-            self._statistics[tap] = channel_statistics(self.store, tap)
-        return self._statistics[tap]
+    def statistics(self, tap: str, subset: Subset = EVERYTHING) -> ChannelStatistics:
+        """A tap's channels over a part of the training samples, read once for all."""
+        key = (tap, subset)
+        if key not in self._statistics:
+            self._statistics[key] = channel_statistics(self.store, tap, subset)
+        return self._statistics[key]
+
+    def probe(self, tap: str, subset: Subset = EVERYTHING) -> tuple[torch.Tensor, torch.Tensor]:
+        """A linear classifier of a tap's features, weight and bias, fitted once for all to a part
+        of the training samples.
+        """
+        key = (tap, subset)
+        if key not in self._probes:
+            probe = linear_probe_of(self.store, tap, subset)
+            self.on_note(
+                f"teacher logits: a linear probe on {tap}, "
+                f"{100 * probe.validation_accuracy:.1f} % right on validation"
+            )
+            self._probes[key] = probe.weight, probe.bias
+        return self._probes[key]
 
     def taps(self, names: Sequence[str], config: DistillConfig) -> tuple[TapSource, str]:
         """Taps by name, of the views that a config trains on, where the config wants them; and
@@ -159,18 +177,27 @@ def build_untrained(sources: Sources, job: Job) -> tuple[Student, Method, Traini
     config, seed = job.config, job.seed
     order = seed if config.order_seed is None else config.order_seed
     shuffle: Shuffle = "shards" if config.shuffle == "shards" else "full"
-    training = TrainingSamples(store, order, config.views, shuffle)
+    subset = config.subset(seed)
+    training = TrainingSamples(store, order, config.views, shuffle, subset)
     _require_trainable(store, config, training)
+    if config.train_fraction < 1:
+        everything = len(store.samples_of("train"))
+        sources.on_note(f"training images: {len(training)} of {everything}, seed {subset.seed}")
     classes = store.manifest["dataset"]["classes"]
+    teachers = default_taps(store)
     torch.manual_seed(counted_seed("student", seed))
     student = create_student(config.student, len(classes), config.student_weights)
     student = student.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     torch.manual_seed(counted_seed("method", seed))
-    counts = np.bincount(np.asarray(store.labels)[training.rows], minlength=len(classes))
+    labels = np.full(store.samples, -1, np.int64)
+    labels[training.rows] = np.asarray(store.labels)[training.rows]
+    counts = np.bincount(labels[training.rows], minlength=len(classes))
     context = MethodContext(
         taps=store.taps,
-        default_tap=store.manifest["teacher"]["default_tap"],
+        default_tap=next(iter(teachers.values())),
+        teachers=teachers,
         feature_dim=student.feature_dim,
+        student_stages=student.stages,
         num_classes=len(classes),
         classifier=student.classifier,
         task_loss=task_loss(
@@ -179,8 +206,11 @@ def build_untrained(sources: Sources, job: Job) -> tuple[Student, Method, Traini
             config.label_smoothing,
             config.class_weights,
         ),
-        statistics=sources.statistics,
+        statistics=lambda tap: sources.statistics(tap, subset),
+        probe=lambda tap: sources.probe(tap, subset),
         folds=lambda count: torch.from_numpy(training_folds(store, training.rows, count, seed)),
+        labels=torch.from_numpy(labels),
+        views=config.views or store.views,
         epochs=config.epochs,
         batch_size=config.batch_size,
     )
@@ -199,7 +229,7 @@ def _require_trainable(store: Store, config: DistillConfig, training: TrainingSa
     if not (store.splits == "test").any():
         raise UsageError(
             "there are no test images to evaluate on.",
-            store=store.location,
+            store=store.where,
             next="a dataset with a test split, or extract without --drop-leaks",
         )
     if config.select == "best" and not (store.splits == "val").any():

@@ -93,7 +93,7 @@ def choose_shuffle(store: Store, taps: Sequence[str], views: int, asked: str) ->
 
 
 def _why_reading_costs(store: Store, taps: Sequence[str]) -> str | None:
-    if isinstance(store.location, RemotePath):
+    if any(isinstance(member.location, RemotePath) for member in store.members):
         return "the store lies in a bucket"
     if any(tap.codec != "none" for tap in _stored(store, taps)):
         return "they would be decompressed again every epoch"

@@ -81,7 +81,7 @@ def _select(trainer: Trainer) -> int | None:
         return None
     if best.epoch == trainer.config.epochs - 1:
         return None
-    trainer.evaluated.load_state_dict(best.weights)
+    trainer.select(best.weights)
     return best.epoch
 
 
@@ -103,6 +103,7 @@ def _add_leak_free(
         return
     clean = ~np.isin(store.uids[test.samples], leaked)
     if clean.any() and not clean.all():
+        result["leaked_test_uids"] = leaked
         result["test_without_leaks"] = _metrics(test.only(clean), classes)
 
 

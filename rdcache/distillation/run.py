@@ -7,6 +7,7 @@ teacher_branch.safetensors   the teacher branch, where the method has one
 predictions.csv       its probabilities on the test images
 result.json           metrics, counts, environment; written last
 checkpoint.safetensors   only while the run is not finished
+diverged.json         in place of a student, predictions and a result: how training diverged
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ from typing import Literal
 import numpy as np
 
 from rdcache.distillation.randomness import counted_generator
+from rdcache.distillation.subset import EVERYTHING, Subset
 from rdcache.distillation.view_orders import view_orders
 from rdcache.errors import UsageError
 from rdcache.store import Store
@@ -20,7 +21,8 @@ BLOCK = 4096  # samples whose views are ordered at once
 
 @dataclass(frozen=True)
 class Picks:
-    """Samples of one batch and the view of each.
+    """Samples of one batch and the view of each. With two views each, all samples come once, and
+    then all of them again.
 
     Attributes:
         samples: int64 (B,), sample numbers in the store.
@@ -41,20 +43,27 @@ class TrainingSamples:
     Args:
         views: train on the first so many.
         shuffle: how an epoch is ordered: all samples at random, or by `in_groups_of_shards`.
+        subset: which part of the training samples.
 
     Attributes:
         rows: int64 (n,), sample numbers in the store.
         order: int16 (n, V), each sample's permutation, its usable views first.
         usable: int64 (n,), how many of these are usable.
-        left_out: training samples without any usable view.
+        left_out: samples of the part without any usable view.
         missing_views: (sample, view) pairs that are passed over.
     """
 
     def __init__(
-        self, store: Store, seed: int, views: int | None = None, shuffle: Shuffle = "full"
+        self,
+        store: Store,
+        seed: int,
+        views: int | None = None,
+        shuffle: Shuffle = "full",
+        subset: Subset = EVERYTHING,
     ) -> None:
         count = min(views or store.views, store.views)
-        train = store.samples_of("train")
+        train = subset.of_training(store)
+        self.subset = subset
         stored = _stored(store, train, count)
         there = stored.any(axis=1)
         self.rows = train[there]
@@ -78,11 +87,15 @@ class TrainingSamples:
     def __len__(self) -> int:
         return len(self.rows)
 
-    def batches(self, batch_size: int, epoch: int, *key: str | int) -> list[Picks]:
+    def batches(
+        self, batch_size: int, epoch: int, *key: str | int, views_each: int = 1
+    ) -> list[Picks]:
         """Cut a shuffled epoch into full batches; the incomplete last one is dropped.
 
         Args:
+            batch_size: samples in a batch, however many views there are of each.
             key: what the order depends on beside the epoch, such as a stage and a seed.
+            views_each: how many views of each sample a batch has; those that follow in its order.
 
         Raises:
             UsageError: there are fewer samples than one batch holds.
@@ -95,7 +108,7 @@ class TrainingSamples:
             )
         shuffled = self._shuffled(batch_size, epoch, *key)
         ends = range(batch_size, len(self) + 1, batch_size)
-        return [self._picks(shuffled[end - batch_size : end], epoch) for end in ends]
+        return [self._picks(shuffled[end - batch_size : end], epoch, views_each) for end in ends]
 
     def _shuffled(self, batch_size: int, epoch: int, *key: str | int) -> np.ndarray:
         if self._shuffle == "full":
@@ -105,8 +118,9 @@ class TrainingSamples:
         generator = counted_generator("batches by shards", *key, epoch)
         return in_groups_of_shards(shards, least, generator)
 
-    def _picks(self, positions: np.ndarray, epoch: int) -> Picks:
-        turns = epoch % self.usable[positions]
+    def _picks(self, positions: np.ndarray, epoch: int, views_each: int) -> Picks:
+        turns = np.arange(epoch, epoch + views_each)[:, None] % self.usable[positions]
+        positions, turns = np.tile(positions, views_each), turns.ravel()
         return Picks(self.rows[positions], self.order[positions, turns].astype(np.int64))
 
 

@@ -21,19 +21,25 @@ from rdcache.data.salting import CHECK
 from rdcache.distillation.acceleration import choose_amp
 from rdcache.distillation.checkpoint import load_checkpoint, save_checkpoint
 from rdcache.distillation.config import DistillConfig, config_from_options
+from rdcache.distillation.diverged import (
+    DIVERGED,
+    Diverged,
+    record_divergence,
+    recorded_divergence,
+)
 from rdcache.distillation.hardware import environment, threads, within_device_memory
 from rdcache.distillation.preparing import Job, Note, Sources, create_trainers
 from rdcache.distillation.residency import choose_shuffle
 from rdcache.distillation.result import finish
 from rdcache.distillation.run import CHECKPOINT, CONFIG, FILES, HISTORY, RESULT, Run
-from rdcache.distillation.source import choose_store, open_dataset
+from rdcache.distillation.source import Places, choose_store, open_dataset
 from rdcache.distillation.together import train_together
 from rdcache.distillation.training import Trainer
 from rdcache.errors import RunNotFoundError, TrainingError, UsageError
 from rdcache.files import write_text
 from rdcache.models import choose_device
 from rdcache.progress import Progress, ignore
-from rdcache.store import Store, folder_name
+from rdcache.store import Store, default_taps, folder_name
 
 # What configs that are trained from one store must have in common.
 OF_THE_STORE = (
@@ -53,7 +59,7 @@ def silently(note: str) -> None:
 
 
 def distill(
-    store: Store | str | Path | None = None,
+    store: Places = None,
     student: str = "shufflenet",
     method: str = "rd",
     *,
@@ -66,7 +72,8 @@ def distill(
     """Train a student from a store of cached tensors.
 
     Args:
-        store: a store or its folder; by default the newest complete one under the root.
+        store: a store or its folder, or several, which are read in step; by default the newest
+            complete one under the root.
         student: see `rdcache list students`.
         method: see `rdcache list methods`.
         resume: go on with a run that was interrupted.
@@ -96,7 +103,7 @@ def distill(
 
 
 def distill_seeds(
-    store: Store | str | Path | None,
+    store: Places,
     config: DistillConfig,
     *,
     resume: bool = False,
@@ -120,7 +127,7 @@ def distill_seeds(
 
 
 def distill_many(
-    store: Store | str | Path | None,
+    store: Places,
     configs: Sequence[DistillConfig],
     *,
     resume: bool = False,
@@ -142,11 +149,47 @@ def distill_many(
         and how fast they run stand for the same run.
 
     Raises:
+        TrainingError: a loss became NaN or infinite; all other runs are finished then.
+        RdcacheError: see `distill_each`.
+    """
+    outcomes = distill_each(
+        store,
+        configs,
+        resume=resume,
+        overwrite=overwrite,
+        on_progress=on_progress,
+        on_note=on_note,
+    )
+    diverged = {it.path: it for it in outcomes if isinstance(it, Diverged)}
+    runs = [run for run in outcomes if isinstance(run, Run)]
+    if diverged:
+        finished = len({run.path for run in runs})
+        raise _in_one(list(diverged.values()), finished)
+    return runs
+
+
+def distill_each(
+    store: Places,
+    configs: Sequence[DistillConfig],
+    *,
+    side_by_side: int | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    on_progress: Progress = ignore,
+    on_note: Note = silently,
+) -> list[Run | Diverged]:
+    """Train as `distill_many` does, and say of each run what it came to.
+
+    Args:
+        side_by_side: how many runs are trained at once, at most (default: all that can share
+            batches). Each keeps its student, its method and their optimiser in memory.
+        resume: go on with runs that were interrupted, and train none again that has diverged.
+
+    Raises:
         StoreNotFoundError: there is no store that fits.
         StaleStoreError: the images are not those of the store.
         UsageError: options that do not go together, or an interrupted run without `resume`.
         UnknownNameError: no such student, method, option, or tap in the store.
-        TrainingError: a loss became NaN or infinite; all other runs are finished then.
         DeviceMemoryError: training does not fit into the memory of the GPU.
     """
     if resume and overwrite:
@@ -174,17 +217,16 @@ def distill_many(
             outcomes[folder] = Run(folder)
         elif overwrite:
             _clear(folder)
-    groups: dict[tuple[object, ...], dict[Path, Job]] = {}
-    for folder, job in jobs.items():
-        if folder not in outcomes:
-            groups.setdefault(_company(job), {})[folder] = job
+        elif resume and (error := recorded_divergence(folder)):
+            outcomes[folder] = error
+    waiting = {folder: job for folder, job in jobs.items() if folder not in outcomes}
 
     @cache
     def sources(device: str) -> Sources:
         dataset = open_dataset(opened, first.dataset, first.data_dir, first.uid_salt)
         return Sources(opened, dataset, choose_device(device), on_note)
 
-    for group in groups.values():
+    for group in _groups(waiting, side_by_side):
         config = next(iter(group.values())).config
         with (
             threads(config.num_threads),
@@ -192,11 +234,25 @@ def distill_many(
             within_device_memory(),
         ):
             outcomes |= _train(sources(config.device), group, on_progress)
-    runs = {folder: run for folder, run in outcomes.items() if isinstance(run, Run)}
-    if len(runs) < len(jobs):
-        errors = [(jobs[at], it) for at, it in outcomes.items() if isinstance(it, TrainingError)]
-        raise _in_one(errors, finished=len(runs))
-    return [runs[folder] for folder in folders]
+    return [_outcome(folder, jobs[folder], outcomes[folder]) for folder in folders]
+
+
+def _groups(jobs: dict[Path, Job], most: int | None) -> list[dict[Path, Job]]:
+    """Jobs that are trained side by side, at most so many at once."""
+    companies: dict[tuple[object, ...], list[Path]] = {}
+    for folder, job in jobs.items():
+        companies.setdefault(_company(job), []).append(folder)
+    return [
+        {folder: jobs[folder] for folder in folders[first : first + (most or len(folders))]}
+        for folders in companies.values()
+        for first in range(0, len(folders), most or len(folders))
+    ]
+
+
+def _outcome(folder: Path, job: Job, outcome: Outcome) -> Run | Diverged:
+    if isinstance(outcome, Run):
+        return outcome
+    return Diverged(folder, job.config.student, job.config.method, job.seed, outcome)
 
 
 def _require_trainable_together(configs: Sequence[DistillConfig]) -> None:
@@ -234,12 +290,10 @@ def once_each(on_note: Note) -> Note:
     return note
 
 
-def _in_one(errors: Sequence[tuple[Job, TrainingError]], finished: int) -> TrainingError:
+def _in_one(diverged: Sequence[Diverged], finished: int) -> TrainingError:
     """What to say when some of the runs have diverged; of several, the first says how."""
-    names = "; ".join(
-        f"{job.config.student} by {job.config.method}, seed {job.seed}" for job, _ in errors
-    )
-    _, first = errors[0]
+    names = "; ".join(f"{it.student} by {it.method}, seed {it.seed}" for it in diverged)
+    first = diverged[0].error
     others = {"others": f"{finished} finished"} if finished else {}
     return TrainingError(f"training diverged: {names}.", why=first.summary, **first.facts, **others)
 
@@ -250,19 +304,20 @@ def _company(job: Job) -> tuple[object, ...]:
     order = job.seed if config.order_seed is None else config.order_seed
     place = (config.device, config.num_threads, config.resident, config.inputs_cache)
     images = (config.image_size, config.views, config.jitter, config.working_scale)
-    return (order, config.shuffle, config.batch_size, *images, *place)
+    subset = config.subset(job.seed)
+    return (order, config.shuffle, config.batch_size, subset, *images, *place)
 
 
 def run_folder(store: Store, config: DistillConfig, seed: int) -> Path:
     """Where a run of a resolved config lies; equal options on equal tensors share a folder."""
     parts = (
-        store.manifest["dataset"]["name"],
-        store.manifest["teacher"]["name"],
-        config.student,
-        config.method,
+        folder_name(store.manifest["dataset"]["name"]),
+        "+".join(folder_name(member.manifest["teacher"]["name"]) for member in store.members),
+        folder_name(config.student),
+        folder_name(config.method),
         config.digest(store.fingerprint.digest)[:8],
     )
-    return config.out / "-".join(folder_name(part) for part in parts) / f"seed{seed}"
+    return config.out / "-".join(parts) / f"seed{seed}"
 
 
 def _train(sources: Sources, jobs: dict[Path, Job], on_progress: Progress) -> dict[Path, Outcome]:
@@ -277,6 +332,7 @@ def _train(sources: Sources, jobs: dict[Path, Job], on_progress: Progress) -> di
         if (folder / CHECKPOINT).is_file():
             _restore(trainer, folder / CHECKPOINT, device)
             statuses[folder] = "resumed"
+        (folder / DIVERGED).unlink(missing_ok=True)  # by an earlier call that is not gone on with
         write_text(folder / CONFIG, _config_text(store, trainer.config, trainer.seed))
         _write_history(folder, trainer)
     steps = sum(trainer.steps for trainer in trainers.values())
@@ -308,13 +364,14 @@ def _train(sources: Sources, jobs: dict[Path, Job], on_progress: Progress) -> di
             outcomes[folder] = Run(folder, statuses[folder])
         else:
             (folder / CHECKPOINT).unlink(missing_ok=True)
+            record_divergence(folder, trainer.error)
             outcomes[folder] = trainer.error.with_traceback(None)  # which would hold the trainer
     return outcomes
 
 
 def _as_computed(config: DistillConfig, store: Store, on_note: Note) -> DistillConfig:
     """Settle what depends on this machine and this store, so that the run's digest has it."""
-    training = int((store.splits == "train").sum())
+    training = int(config.train_fraction * len(store.samples_of("train")))
     steps = config.epochs * (training // config.batch_size)
     amp, why = choose_amp(config, steps, choose_device(config.device))
     on_note(f"precision of {config.student}: {'bfloat16' if amp == 'bf16' else 'float32'} ({why})")
@@ -327,8 +384,9 @@ def _taps_read(config: DistillConfig, store: Store) -> list[str]:
     """The taps that a method reads, as far as its options and the store tell."""
     if "tap" not in config.method_options:
         return []
-    name = config.method_options["tap"] or store.manifest["teacher"]["default_tap"]
-    return [name] if name in store.taps else []
+    given = config.method_options["tap"]
+    names = given.split(",") if given else default_taps(store).values()
+    return [name.strip() for name in names if name.strip() in store.taps]
 
 
 def _restore(trainer: Trainer, checkpoint: Path, device: torch.device) -> None:
@@ -360,7 +418,7 @@ def _refuse_interrupted(folder: Path, resume: bool, overwrite: bool) -> None:
 
 def _clear(folder: Path) -> None:
     """Remove the files of an earlier run, and nothing else; the result first."""
-    for name in (RESULT, *FILES):
+    for name in (RESULT, DIVERGED, *FILES):
         (folder / name).unlink(missing_ok=True)
 
 
@@ -371,11 +429,18 @@ def _cuda_devices(config: DistillConfig) -> list[torch.device]:
 
 def _config_text(store: Store, config: DistillConfig, seed: int) -> str:
     content = {
-        "store": {"location": str(store.location), "fingerprint": store.fingerprint.digest},
+        "store": _identity(store),
         "seed": seed,
         "config": config.model_dump(mode="json"),
     }
     return yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
+
+
+def _identity(store: Store) -> dict[str, Any]:
+    """Which store a run is of; of several that were read in step, each."""
+    members = [str(member.location) for member in store.members]
+    several = {"members": members} if len(members) > 1 else {}
+    return {"location": store.where, "fingerprint": store.fingerprint.digest, **several}
 
 
 def _write_history(folder: Path, trainer: Trainer) -> None:
@@ -397,9 +462,10 @@ def _facts(store: Store, trainer: Trainer, device: torch.device) -> dict[str, An
         "teacher": {name: manifest["teacher"][name] for name in ("name", "weights")},
         "views": manifest["views"],
         "image_size": config.image_size,
-        "store": {"location": str(store.location), "fingerprint": store.fingerprint.digest},
+        "store": _identity(store),
         "training": {
             "samples": len(trainer.training),
+            "of": len(store.samples_of("train")),
             "left_out": trainer.training.left_out,
             "missing_views": trainer.training.missing_views,
             "steps": trainer.steps,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,13 +23,15 @@ from rdcache.errors import (
     UnsafeFileError,
     UsageError,
 )
-from rdcache.store import SPLITS, Location, Store, newest_store, open_store
+from rdcache.store import SPLITS, JointStore, Location, Store, newest_store, open_store
 
 SHOWN_UIDS = 3
+Place = Store | Location | str
+Places = Place | Sequence[Place] | None  # None: the newest that fits
 
 
 def choose_store(
-    location: Store | Location | str | None = None,
+    location: Places = None,
     *,
     root: Location | None = None,
     dataset: str | None = None,
@@ -36,16 +39,76 @@ def choose_store(
     require_signature: Path | None = None,
     verify_shards: bool = False,
 ) -> Store:
-    """Open the store that is given, or the newest complete one under the root that fits.
+    """Open the store that is given, or the newest complete one under the root that fits. Where
+    there are several, or `teacher` lists several, they are read in step as one.
 
     Args:
+        teacher: a name, or several with commas between them, in the order that they are to have.
         verify_shards: see `open_store`; a `Store` that is given stays as it was opened.
 
     Raises:
         StoreNotFoundError: there is none.
-        UsageError: the store that is given is of another dataset or teacher.
+        UsageError: the store that is given is of another dataset or teacher, or several do not go
+            together.
         SignatureError: it is not signed by the key that is required.
     """
+    places = _single_places(location)
+    teachers = _listed(teacher)
+    if len(places) < 2 and len(teachers) < 2:
+        return _choose_one(
+            places[0] if places else None, root, dataset, teacher, require_signature, verify_shards
+        )
+    if not places:
+        wanted: list[tuple[Place | None, str | None]] = [(None, name) for name in teachers]
+    else:
+        wanted = [(place, None) for place in places]
+    members: list[Store] = []
+    for place, name in wanted:
+        # Without a dataset's name the first store decides which one it is.
+        of = members[0].manifest["dataset"]["name"] if members and not dataset else dataset
+        members.append(_choose_one(place, root, of, name, require_signature, verify_shards))
+    found = [member.manifest["teacher"]["name"] for member in members]
+    if teachers and sorted(found) != sorted(teachers):
+        raise UsageError(
+            "these stores are of other teachers than those asked for.",
+            stores=", ".join(found),
+            asked_for=", ".join(teachers),
+        )
+    if teachers:
+        members.sort(key=lambda member: teachers.index(member.manifest["teacher"]["name"]))
+    return JointStore(members)
+
+
+def _single_places(location: Places) -> list[Place]:
+    """The stores that are given, a joint one as those that it is made of."""
+    if location is None:
+        return []
+    given = (
+        list(location)
+        if isinstance(location, Sequence) and not isinstance(location, str)
+        else [location]
+    )
+    places: list[Place] = []
+    for place in given:
+        places += place.members if isinstance(place, Store) else [place]
+    return places
+
+
+def _listed(teacher: str | None) -> list[str]:
+    names = [name.strip() for name in (teacher or "").split(",") if name.strip()]
+    if len(set(names)) < len(names):
+        raise UsageError("each teacher is to be named once.", got=teacher)
+    return names
+
+
+def _choose_one(
+    location: Place | None,
+    root: Location | None,
+    dataset: str | None,
+    teacher: str | None,
+    require_signature: Path | None,
+    verify_shards: bool,
+) -> Store:
     if location is not None:
         store = location
         if not isinstance(store, Store) or require_signature is not None:
@@ -171,12 +234,12 @@ def require_unchanged(store: Store, dataset: ImageDataset) -> None:
         return
     raise StaleStoreError(
         "this store was extracted from another version of the dataset.",
-        store=f"{store.location}  dataset digest {recorded['digest'][:8]}…, "
-        f"{store.samples} samples",
+        store=f"{store.where}  dataset digest {recorded['digest'][:8]}…, {store.samples} samples",
         now=f"{dataset.name}  dataset digest {dataset.digest[:8]}…, {len(dataset)} samples",
         changed=_changes(store, dataset),
-        next=f"rdcache extract --teacher {store.manifest['teacher']['name']} "
-        f"--dataset {dataset.name}",
+        next=f"rdcache extract --teacher {store.members[0].manifest['teacher']['name']} "
+        f"--dataset {dataset.name}"
+        + (", and the same for the others" if len(store.members) > 1 else ""),
     )
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 
+from rdcache.distillation.subset import EVERYTHING, Subset
 from rdcache.methods import ChannelStatistics
 from rdcache.store import Store, TapSpec
 
@@ -12,13 +12,16 @@ SAMPLES_AT_ONCE = 64
 CLEAN_VIEW = 0
 
 
-def channel_statistics(store: Store, tap: str) -> ChannelStatistics:
-    """Read the clean view of all training samples once and describe the tap's channels.
+def channel_statistics(store: Store, tap: str, subset: Subset = EVERYTHING) -> ChannelStatistics:
+    """Read the clean view of the training samples once and describe the tap's channels.
 
     Sums are kept in float64. Samples without tensors (NaN or Inf from the teacher) do not count.
+
+    Args:
+        subset: which part of the training samples.
     """
-    train = np.flatnonzero(store.splits == "train")
-    rows = train[store.available(train.tolist(), CLEAN_VIEW)]
+    train = subset.of_training(store)
+    rows = train[store.available(train, CLEAN_VIEW)]
     spec = store.taps[tap]
     total = torch.zeros(channels_of(spec), dtype=torch.float64)
     squares, count = torch.zeros_like(total), 0

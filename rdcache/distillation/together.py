@@ -57,7 +57,8 @@ def _stream(trainer: Trainer) -> tuple[object, ...]:
     """
     config = trainer.config
     order = (config.batch_size, config.views, config.shuffle, trainer.order_seed)
-    return (trainer.now.name, trainer.epoch, order, id(trainer.source))
+    images = (trainer.training.subset, trainer.method.views_each)
+    return (trainer.now.name, trainer.epoch, order, images, id(trainer.source))
 
 
 def _batches(group: Sequence[Trainer]) -> Iterator[TrainingBatch]:

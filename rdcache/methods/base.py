@@ -6,8 +6,8 @@ logs each under its name, and trains what `trainable_parameters` lists beside th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 import torch
@@ -16,7 +16,7 @@ from torch import nn
 
 from rdcache.errors import UnknownNameError, UsageError
 from rdcache.methods.task_losses import TaskLoss
-from rdcache.models import StudentOutput
+from rdcache.models import Student, StudentOutput
 from rdcache.store import TapSpec
 
 Terms = dict[str, torch.Tensor]
@@ -26,6 +26,8 @@ StageName = Literal["teacher", "student"]
 @dataclass(frozen=True)
 class CachedBatch:
     """What the teacher's side and the labels say about a batch; its images go to the student.
+
+    For a method with `views_each = 2` row B/2 + i is another view of the sample of row i.
 
     Attributes:
         samples: int64 (B,), sample numbers in the store.
@@ -84,39 +86,69 @@ class MethodContext:
         taps: taps that the store holds.
         default_tap: the tap that a method reads unless told otherwise.
         feature_dim: width D of the student's features.
+        student_stages: the student's maps: stage name → (channels, stride).
         num_classes: number of classes.
         classifier: the student's own linear layer, for methods that share it.
         task_loss: what the labels ask for.
         statistics: reads the channel statistics of a tap, by its name, from the store.
+        probe: fits a linear classifier to the mean over positions of a tap, by its name, on the
+            clean views of the training samples: weight (C, channels) and bias (C,).
         folds: deals the training samples out to so many folds: int64 (N,), a fold for each sample
             of the store, -1 where it does not train.
+        labels: int64 (N,), the class of each sample of the store, -1 where it does not train.
+        views: views of a training sample that are trained on.
         epochs: epochs of the co-training.
         batch_size: samples a batch.
+        teachers: teacher → its default tap; several where their stores are read in step.
     """
 
     taps: Mapping[str, TapSpec]
     default_tap: str
     feature_dim: int
+    student_stages: Mapping[str, tuple[int, int]]
     num_classes: int
     classifier: nn.Linear
     task_loss: TaskLoss
     statistics: Callable[[str], ChannelStatistics]
+    probe: Callable[[str], tuple[torch.Tensor, torch.Tensor]]
     folds: Callable[[int], torch.Tensor]
+    labels: torch.Tensor
+    views: int
     epochs: int
     batch_size: int
+    teachers: Mapping[str, str] = field(default_factory=dict)
+
+    def taps_asked_for(self, names: str | None) -> tuple[str, ...]:
+        """Names of taps as an option lists them, with commas; by default that of each teacher."""
+        if names:
+            return tuple(name.strip() for name in names.split(","))
+        return tuple(self.teachers.values()) or (self.default_tap,)
 
     def tap(self, name: str | None) -> TapSpec:
         """Look up a tap, by default the teacher's own default.
 
         Raises:
             UnknownNameError: the store does not hold it.
+            UsageError: there are several teachers, and none is named.
         """
+        if name is None and len(self.teachers) > 1:
+            raise one_tap_only(self.taps_asked_for(None))
         name = name or self.default_tap
         if name not in self.taps:
             error = UnknownNameError.of("tap in this store", name, self.taps)
-            error.facts["next"] = f"rdcache extract … --taps {','.join([*self.taps, name])}"
+            if len(self.teachers) < 2:
+                error.facts["next"] = f"rdcache extract … --taps {','.join([*self.taps, name])}"
             raise error
         return self.taps[name]
+
+
+def one_tap_only(taps: Sequence[str]) -> UsageError:
+    """What to say where one tap is read and several are given."""
+    return UsageError(
+        "this method reads one tap, and there are several.",
+        taps=", ".join(taps),
+        next=f"--set tap={taps[0]} to read one of them, a single --teacher, or --method rd",
+    )
 
 
 class MethodConfig(BaseModel):
@@ -141,9 +173,13 @@ class Method(nn.Module):
         task_loss: what the labels ask for.
         taps: the taps that a batch must bring.
         student_stages: the student's maps that its output must bring.
+        views_each: views of every sample that a batch must bring; see `CachedBatch`.
+        tuned: the options, weights of its terms, that a comparison scales together to tune it.
     """
 
     Config: ClassVar[type[MethodConfig]] = MethodConfig
+    tuned: ClassVar[tuple[str, ...]] = ()
+    views_each: ClassVar[int] = 1
     taps: tuple[str, ...] = ()
     student_stages: tuple[str, ...] = ()
 
@@ -185,6 +221,16 @@ class Method(nn.Module):
 
     def after_step(self) -> None:
         """Take note that the optimiser has made a step."""
+
+    def deployed(self, student: Student) -> Student:
+        """The student that is evaluated and saved: itself, unless the method leaves something in
+        it that has to be merged into its weights; then a copy.
+        """
+        return student
+
+    def numbers(self) -> dict[str, float]:
+        """What the line of an epoch should say beside the terms."""
+        return {}
 
 
 def require_batch_size(batch_size: int, least: int, why: str) -> None:

@@ -46,12 +46,14 @@ class DirectConfig(ReprogrammerConfig):
     "direct",
     title="Direct reprogramming: a frozen teacher branch, then logit distillation",
     needs="one tap: a map, tokens or a vector",
-    paper="Zhou et al., MICCAI 2024 (ablation)",
+    paper="Zhou et al., MICCAI (ablation)",
+    year=2024,
 )
 class DirectReprogramming(Method):
     """Terms: `teacher_ce` in the first stage; `ce` and `kl` (β) in the second."""
 
     Config: ClassVar[type[MethodConfig]] = DirectConfig
+    tuned = ("beta",)
     config: DirectConfig
 
     def __init__(self, config: DirectConfig, context: MethodContext) -> None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from rdcache.methods.base import CachedBatch, Method, Terms, TrainingProgress
-from rdcache.methods.registry import register
+from rdcache.methods.registry import for_several_taps, register
 from rdcache.models import StudentOutput
 
 
+@for_several_taps()
 @register("none", title="Plain student, trained from the labels alone")
 class PlainStudent(Method):
     """Term: `ce`."""

@@ -17,10 +17,11 @@ from collections.abc import Iterator, Mapping
 from typing import ClassVar, Literal
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 from torch import nn
 
 from rdcache import losses
+from rdcache.errors import UsageError
 from rdcache.methods.averaging import MovingAverage
 from rdcache.methods.base import (
     CachedBatch,
@@ -103,6 +104,19 @@ class RDConfig(ReprogrammerConfig):
         "branches of the folds, or, without folds, of the teacher branch.",
     )
 
+    teacher_weights: tuple[float, ...] | Literal["learned"] | None = Field(
+        default=None,
+        description="Of several teachers: the weight of each, summing to 1, as in 0.5,0.3,0.2, or "
+        "learned (default: equal).",
+    )
+
+    @field_validator("teacher_weights", mode="before")
+    @classmethod
+    def _listed(cls, weights: object) -> object:
+        """`0.5,0.3,0.2`, as the command line has it."""
+        listed = isinstance(weights, str) and weights != "learned"
+        return tuple(str(weights).split(",")) if listed else weights
+
     @model_validator(mode="after")
     def _options_go_together(self) -> RDConfig:
         if self.cka_target == "teacher" and self.cka_grad == "teacher":
@@ -111,6 +125,11 @@ class RDConfig(ReprogrammerConfig):
             raise ValueError("folds is 0, for none, or at least 2")
         if self.folds and not self.teacher_epochs:
             raise ValueError("the branches of folds need teacher_epochs of at least 1")
+        weights = self.teacher_weights
+        if isinstance(weights, tuple) and not (
+            all(weight > 0 for weight in weights) and math.isclose(sum(weights), 1, abs_tol=1e-6)
+        ):
+            raise ValueError("teacher_weights are to be positive and to sum to 1")
         return self
 
 
@@ -132,7 +151,8 @@ class TeacherBranch(nn.Module):
     "rd",
     title="Reprogramming distillation, recommended preset",
     needs="one tap: a map, tokens or a vector",
-    paper="Zhou et al., MICCAI 2024",
+    paper="Zhou et al., MICCAI",
+    year=2024,
 )
 class ReprogrammingDistillation(Method):
     """Student and reprogrammed teacher learn one task under one shared classifier (eqs. 1–3).
@@ -141,6 +161,7 @@ class ReprogrammingDistillation(Method):
     """
 
     Config: ClassVar[type[MethodConfig]] = RDConfig
+    tuned = ("beta", "cka_weight")
     config: RDConfig
 
     def __init__(self, config: RDConfig, context: MethodContext) -> None:
@@ -150,6 +171,11 @@ class ReprogrammingDistillation(Method):
                 context.batch_size,
                 config.cka_min_batch,
                 "CKA compares the samples of a batch (option cka_min_batch)",
+            )
+        if config.teacher_weights is not None:
+            raise UsageError(
+                "teacher_weights are for several teachers, and there is one.",
+                given=config.teacher_weights,
             )
         self.branch = teacher_branch(config, context, share=config.share_classifier)
         self.tap = context.tap(config.tap).name
@@ -177,15 +203,26 @@ class ReprogrammingDistillation(Method):
         self, batch: CachedBatch, student: StudentOutput, progress: TrainingProgress
     ) -> Terms:
         """Compute the weighted terms of eq. (3)."""
+        features, logits = self.branch(batch.taps[self.tap])
+        return self.terms(batch, student, progress, logits, self.targets(batch, features, logits))
+
+    def terms(
+        self,
+        batch: CachedBatch,
+        student: StudentOutput,
+        progress: TrainingProgress,
+        logits: torch.Tensor,
+        targets: tuple[torch.Tensor, torch.Tensor],
+    ) -> Terms:
+        """Compute the terms from the branch's logits (B, C) and what the student is to imitate."""
         config = self.config
         share = progress.by_epoch if config.decay_unit == "epoch" else progress.by_step
         decay = decayed(config.decay, share, config.decay_to)
-        features, logits = self.branch(batch.taps[self.tap])
         terms = {
             "ce": self.task_loss(student.logits, batch.target),
             "teacher_ce": config.alpha * decay * self.task_loss(logits, batch.target),
         }
-        features, logits = self._targets(batch, features, logits)
+        features, logits = targets
         if config.beta > 0:
             terms["kl"] = config.beta * decay * self._kl(student.logits, logits)
         if config.cka_weight > 0:
@@ -227,7 +264,7 @@ class ReprogrammingDistillation(Method):
         if self.average is not None:
             self.average.update(self.branch)
 
-    def _targets(
+    def targets(
         self, batch: CachedBatch, features: torch.Tensor, logits: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Features (B, ·) for CKA and logits (B, C) for KL; in the paper those of the branch."""
@@ -315,6 +352,7 @@ add_preset(
         "decay_to": 0.0,
         "teacher_epochs": 0,
         "teacher_ema": 0.0,
+        "teacher_weights": None,
     },
     training={
         "epochs": 240,

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
 from rdcache.errors import UnknownNameError, UsageError
-from rdcache.methods.base import Method, MethodConfig, MethodContext
+from rdcache.methods.base import Method, MethodConfig, MethodContext, one_tap_only
 
 MethodClass = TypeVar("MethodClass", bound=type[Method])
 
@@ -22,7 +22,8 @@ class MethodCard:
         name: as given to `--method`.
         title: what the student learns from, in one line.
         needs: what a store must hold.
-        paper: where it comes from.
+        paper: where it comes from: authors and venue.
+        year: of that paper.
         method: the class.
         options: the preset's values for options of the method.
         training: the preset's values for options of the training, such as `lr`.
@@ -32,6 +33,7 @@ class MethodCard:
     title: str
     needs: str
     paper: str
+    year: int | None
     method: type[Method]
     options: Mapping[str, Any] = field(default_factory=dict)
     training: Mapping[str, Any] = field(default_factory=dict)
@@ -53,27 +55,63 @@ class MethodCard:
 
 
 _CARDS: dict[str, MethodCard] = {}
+_FOR_SEVERAL_TAPS: dict[type[Method], type[Method]] = {}
 
 
 def register(
-    name: str, *, title: str, needs: str = "labels only", paper: str = "–"
+    name: str,
+    *,
+    title: str,
+    needs: str = "labels only",
+    paper: str = "–",
+    year: int | None = None,
 ) -> Callable[[MethodClass], MethodClass]:
     """Decorate a method's class to enter it into the catalogue."""
 
     def enter(method: MethodClass) -> MethodClass:
-        _CARDS[name] = MethodCard(name, title, needs, paper, method)
+        _CARDS[name] = MethodCard(name, title, needs, paper, year, method)
+        return method
+
+    return enter
+
+
+def for_several_taps(of: type[Method] | None = None) -> Callable[[MethodClass], MethodClass]:
+    """Decorate the class that is built where several taps are to be read, such as those of several
+    teachers; without it a method refuses them.
+
+    Args:
+        of: the registered class that it takes the place of; by default the decorated one itself.
+    """
+
+    def enter(method: MethodClass) -> MethodClass:
+        _FOR_SEVERAL_TAPS[of or method] = method
         return method
 
     return enter
 
 
 def add_preset(
-    name: str, of: str, *, title: str, options: Mapping[str, Any], training: Mapping[str, Any]
+    name: str,
+    of: str,
+    *,
+    title: str,
+    options: Mapping[str, Any],
+    training: Mapping[str, Any] | None = None,
+    paper: str | None = None,
+    year: int | None = None,
 ) -> None:
-    """Enter a method under another name with other defaults."""
+    """Enter a method under another name with other defaults; the paper is the method's unless
+    another is given.
+    """
     base = _CARDS[of]
-    _CARDS[name] = MethodCard(
-        name, title, base.needs, base.paper, base.method, dict(options), dict(training)
+    _CARDS[name] = replace(
+        base,
+        name=name,
+        title=title,
+        paper=paper or base.paper,
+        year=year or base.year,
+        options=dict(options),
+        training=dict(training or {}),
     )
 
 
@@ -98,7 +136,14 @@ def create_method(name: str, options: Mapping[str, Any], context: MethodContext)
 
     Raises:
         UnknownNameError: no such method, option, or tap in the store.
-        UsageError: options that do not go together or with the batch size.
+        UsageError: options that do not go together or with the batch size, or several taps for a
+            method that reads one.
     """
     card = find_method(name)
-    return card.method(card.config(options), context)
+    config, method = card.config(options), card.method
+    taps = context.taps_asked_for(getattr(config, "tap", None))
+    if len(taps) > 1:
+        if method not in _FOR_SEVERAL_TAPS:
+            raise one_tap_only(taps)
+        method = _FOR_SEVERAL_TAPS[method]
+    return method(config, context)

@@ -13,12 +13,11 @@ import torch
 from pydantic import Field
 from torch import nn
 
-from rdcache.errors import UsageError
 from rdcache.methods.base import ChannelStatistics, TeacherConfig
+from rdcache.methods.teacher_maps import TeacherMaps, map_shape
 from rdcache.store import TapSpec
 
 Norm = Literal["bn", "gn", "ln"]
-LEAST_SPREAD = 0.05  # smallest standard deviation divided by, in medians over varying channels
 
 
 class ReprogrammerConfig(TeacherConfig):
@@ -60,9 +59,6 @@ class Reprogrammer(nn.Module):
         statistics: of the tap's channels, where they are to be standardised.
     """
 
-    mean: torch.Tensor | None
-    scale: torch.Tensor | None
-
     def __init__(
         self,
         tap: TapSpec,
@@ -71,10 +67,9 @@ class Reprogrammer(nn.Module):
         statistics: ChannelStatistics | None = None,
     ) -> None:
         super().__init__()
-        self.kind = tap.kind
         self.pooled = config.spatial == "pooled"
-        channels, pixels = _map_shape(tap)
-        kernel = 1 if self.pooled or pixels == 1 or config.block == "mlp" else 3
+        channels, *sides = map_shape(tap)
+        kernel = 1 if self.pooled or sides == [1, 1] or config.block == "mlp" else 3
         width = config.width or feature_dim
         layers: list[nn.Module] = [_convolution(channels, width, 1, config.norm)]
         layers += [_block(config.block, width, kernel, config.norm) for _ in range(config.n_blocks)]
@@ -82,19 +77,11 @@ class Reprogrammer(nn.Module):
             layers.append(_convolution(width, feature_dim, 1, config.norm))
         self.layers = nn.Sequential(*layers)
         self.dropout = nn.Dropout(config.dropout)
-        mean = scale = None
-        if statistics is not None:
-            mean = statistics.mean.view(1, -1, 1, 1)
-            # A channel that hardly varies in training must not blow up what it says later.
-            varying = statistics.std[statistics.std > 0]
-            floor = LEAST_SPREAD * varying.median() if len(varying) else torch.ones(())
-            scale = 1 / statistics.std.clamp_min(floor).view(1, -1, 1, 1)
-        self.register_buffer("mean", mean)
-        self.register_buffer("scale", scale)
+        self.maps = TeacherMaps(tap, statistics)
 
     def forward(self, tap: torch.Tensor) -> torch.Tensor:
         """Map (B, *tap) in any floating dtype to float features (B, D)."""
-        maps = self._maps(tap)
+        maps = self.maps(tap)
         if self.pooled:
             maps = maps.mean(dim=(2, 3), keepdim=True)
         features: torch.Tensor = self.layers(maps).mean(dim=(2, 3))
@@ -102,14 +89,7 @@ class Reprogrammer(nn.Module):
 
     def own_features(self, tap: torch.Tensor) -> torch.Tensor:
         """Return what the teacher itself says: (B, *tap) averaged over positions, (B, C)."""
-        return self._maps(tap).mean(dim=(2, 3))
-
-    def _maps(self, tap: torch.Tensor) -> torch.Tensor:
-        """Fold a batch of taps to float maps (B, C, H, W), standardised if they are to be."""
-        maps = as_maps(tap.float(), self.kind)
-        if self.mean is not None and self.scale is not None:
-            maps = (maps - self.mean) * self.scale
-        return maps
+        return self.maps(tap).mean(dim=(2, 3))
 
 
 class ResidualBlock(nn.Module):
@@ -122,34 +102,6 @@ class ResidualBlock(nn.Module):
     def forward(self, maps: torch.Tensor) -> torch.Tensor:
         """Add the branch; the shape stays."""
         return torch.relu(maps + self.branch(maps))
-
-
-def as_maps(tap: torch.Tensor, kind: str) -> torch.Tensor:
-    """Fold a tap (B, *tap) to maps (B, C, H, W).
-
-    Patch tokens (B, L, C) go back to their square grid; a class token before them is dropped. Any
-    other number of tokens becomes a map of one column.
-    """
-    if kind == "map2d":
-        return tap
-    if kind == "tokens":
-        count = tap.shape[1]
-        side, side_without_class = math.isqrt(count), math.isqrt(count - 1)
-        if side**2 != count and side_without_class**2 == count - 1:
-            tap, side = tap[:, 1:], side_without_class
-        rows = side if side**2 == tap.shape[1] else tap.shape[1]
-        return tap.transpose(1, 2).unflatten(2, (rows, -1))
-    return tap[:, :, None, None]
-
-
-def _map_shape(tap: TapSpec) -> tuple[int, int]:
-    """Channels and positions of a tap once it is a map."""
-    if tap.kind == "map3d":
-        raise UsageError(
-            "the reprogrammer reads maps, tokens and vectors, not volumes.", tap=tap.name
-        )
-    folded = as_maps(torch.empty((1, *tap.shape), device="meta"), tap.kind)
-    return folded.shape[1], folded.shape[2] * folded.shape[3]
 
 
 def _norm(channels: int, norm: Norm) -> nn.Module:

@@ -20,6 +20,8 @@ class Row:
 
     Attributes:
         values: metric name → seed → value.
+        factor: what the method's reference weights were multiplied with, if they were tuned.
+        diverged: seeds with which training came to no student.
     """
 
     dataset: str
@@ -27,6 +29,8 @@ class Row:
     student: str
     method: str
     values: Mapping[str, Mapping[int, float]]
+    factor: float | None = None
+    diverged: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -57,7 +61,7 @@ def compare(
         base = bases.get((row.dataset, row.teacher, row.student))
         gain = None
         if base is not None and base is not row:
-            gain = paired_gain(row.values[metric], base.values[metric])
+            gain = paired_gain(row.values.get(metric, {}), base.values.get(metric, {}))
         comparisons.append(Comparison(row, gain))
     return comparisons
 
@@ -92,26 +96,47 @@ def in_percent(values: Sequence[float]) -> str:
     return f"{100 * fmean(values):.1f}{spread}"
 
 
+def columns(comparisons: Sequence[Comparison], metrics: Sequence[str]) -> list[str]:
+    """Headings of the lines that `cells` makes."""
+    tuned = ["weights"] if _any_tuned(comparisons) else []
+    gain = "gain (95 % interval)"
+    return ["dataset", "teacher", "student", "method", *tuned, *metrics, gain, "seeds"]
+
+
+def lines(comparisons: Sequence[Comparison], metrics: Sequence[str]) -> list[list[str]]:
+    """One table line each: names, factor where weights were tuned, metrics, gain, seeds."""
+    tuned = _any_tuned(comparisons)
+    return [_line(item, metrics, tuned) for item in comparisons]
+
+
 def markdown(comparisons: Sequence[Comparison], metrics: Sequence[str]) -> str:
     """A Markdown table: one line per dataset and method, metrics in per cent."""
-    columns = ["dataset", "teacher", "student", "method", *metrics, "gain (95 % interval)", "seeds"]
-    lines = ["| " + " | ".join(columns) + " |", "| " + " | ".join("---" for _ in columns) + " |"]
-    lines += ["| " + " | ".join(cells(item, metrics)) + " |" for item in comparisons]
-    return "\n".join(lines) + "\n"
+    headings = columns(comparisons, metrics)
+    table = [headings, ["---"] * len(headings), *lines(comparisons, metrics)]
+    return "".join(f"| {' | '.join(line)} |\n" for line in table)
 
 
-def cells(comparison: Comparison, metrics: Sequence[str]) -> list[str]:
-    """One table line: names, metrics, gain in points and number of seeds."""
+def _any_tuned(comparisons: Sequence[Comparison]) -> bool:
+    return any(item.row.factor is not None for item in comparisons)
+
+
+def _line(comparison: Comparison, metrics: Sequence[str], tuned: bool) -> list[str]:
     row, gain = comparison.row, comparison.gain
+    missing = "diverged" if row.diverged else "–"
     shown = [
-        in_percent(list(row.values[metric].values())) if row.values.get(metric) else "–"
+        in_percent(list(row.values[metric].values())) if row.values.get(metric) else missing
         for metric in metrics
     ]
-    seeds = max((len(values) for values in row.values.values()), default=0)
-    return [row.dataset, row.teacher, row.student, row.method, *shown, _in_points(gain), str(seeds)]
+    seeds = str(max((len(values) for values in row.values.values()), default=0))
+    if row.diverged:
+        seeds += f" ({', '.join(map(str, row.diverged))} diverged)"
+    factor = [] if not tuned else ["–" if row.factor is None else f"×{row.factor:g}"]
+    names = [row.dataset, row.teacher, row.student, row.method]
+    return [*names, *factor, *shown, in_points(gain), seeds]
 
 
-def _in_points(gain: Gain | None) -> str:
+def in_points(gain: Gain | None) -> str:
+    """A gain and its interval in percentage points; nothing where there is none."""
     if gain is None:
         return ""
     if gain.pairs == 1:

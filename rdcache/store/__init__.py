@@ -13,6 +13,7 @@ from rdcache.store.catalogue import (
 )
 from rdcache.store.claims import EXTRACTION, Worker, claims_beside
 from rdcache.store.creating import StoreContent, create_store, finished_store
+from rdcache.store.joint import JointStore, default_taps
 from rdcache.store.locations import Location, RemotePath, as_location
 from rdcache.store.manifest import read_manifest
 from rdcache.store.objects import write_error
@@ -37,6 +38,7 @@ __all__ = [
     "SPLITS",
     "STORED",
     "Fingerprint",
+    "JointStore",
     "Location",
     "Problem",
     "RemotePath",
@@ -53,6 +55,7 @@ __all__ = [
     "claims_beside",
     "create_store",
     "default_root",
+    "default_taps",
     "finished_store",
     "folder_name",
     "list_stores",

@@ -116,6 +116,11 @@ class Store:
             mapped.neighbours = list(self._mapped.values())
 
     @cached_property
+    def _laid_out(self) -> dict[str, TapSpec]:
+        """All taps, the scales of int8 ones included."""
+        return {tap.name: tap for tap in self.layout.taps}
+
+    @cached_property
     def uids(self) -> np.ndarray:
         """32 hexadecimal digits each, an array of str in sample order."""
         return np.frombuffer(self.uid_bytes.tobytes().hex().encode(), "S32").astype(str)
@@ -149,9 +154,19 @@ class Store:
         """Bytes of all tap tensors before compression."""
         return self.layout.nbytes()
 
+    @property
+    def members(self) -> tuple[Store, ...]:
+        """The stores that it is read from: this one, if it is not a `JointStore`."""
+        return (self,)
+
+    @property
+    def where(self) -> str:
+        """Where it lies, for messages."""
+        return str(self.location)
+
     def __repr__(self) -> str:
         taps = ", ".join(self.taps)
-        return f"Store({str(self.location)!r}: {self.samples} samples, {self.views} views, {taps})"
+        return f"Store({self.where!r}: {self.samples} samples, {self.views} views, {taps})"
 
     def array(self, tap: str) -> zarr.Array[Any]:
         """The tap's Zarr array, axes (view, sample, *tap); bfloat16 as its bits in uint16, int8 not
@@ -209,7 +224,7 @@ class Store:
         self, count: int, taps: Sequence[str] | None = None, *, pin: bool = False
     ) -> dict[str, torch.Tensor]:
         """Buffers for `read_stored(…, out=…)`; see `empty_batch`."""
-        specs = [self._mapped[name].tap for name in (self._mapped if taps is None else taps)]
+        specs = [self._laid_out[name] for name in (self._mapped if taps is None else taps)]
         return {
             it.name: empty_tensor((count, *it.shape), stored_dtype(it), pin=pin) for it in specs
         }
@@ -280,7 +295,7 @@ class Store:
         self._require_stored(rows, sides)
         if out is not None:
             for name in names:
-                tap = self._mapped[name].tap
+                tap = self._laid_out[name]
                 require_buffer(out, tap, stored_dtype(tap), len(rows))
         return {
             name: self._mapped[name].gather(
@@ -312,7 +327,7 @@ class Store:
             outside = numbers[(numbers < 0) | (numbers >= limit)]
             raise UsageError(
                 f"there is no {what} {outside[0]} in this store.",
-                store=self.location,
+                store=self.where,
                 has=f"{limit} {what}s, counted from 0",
             )
         return whole
@@ -333,7 +348,7 @@ class Store:
         else:
             why = "its shard is missing"
         raise UsageError(
-            f"sample {sample} has no tensors for view {view}: {why}.", store=self.location
+            f"sample {sample} has no tensors for view {view}: {why}.", store=self.where
         )
 
     def _tap(self, name: str) -> TapSpec:

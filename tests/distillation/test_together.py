@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 import torch
 
-from rdcache.distillation import DistillConfig, distill, distill_many
+from rdcache.distillation import DistillConfig, Diverged, Run, distill, distill_each, distill_many
 from rdcache.distillation.preparing import Sources
 from rdcache.distillation.statistics import channel_statistics
+from rdcache.distillation.subset import Subset
 from rdcache.distillation.training import Trainer
 from rdcache.errors import DeviceMemoryError, TrainingError, UsageError
 from rdcache.methods import ChannelStatistics
@@ -129,11 +130,26 @@ def test_one_that_diverges_is_set_aside_and_the_others_are_finished(
     assert len(list((tmp_path / "runs").rglob("result.json"))) == 3
     assert not list((tmp_path / "runs").rglob("*mobilenet*/seed4/result.json"))
 
+    # Gone on with, it is what it was; trained again without, it may come to something.
+    monkeypatch.setattr(Trainer, "_require_finite", original)
+    (known,) = distill_each(tiny.store, configs(options(epochs=3), failing), resume=True)
+    assert isinstance(known, Diverged)
+    assert (known.student, known.method, known.seed) == ("mobilenet", "none", 4)
+    assert known.error.summary == caught.value.facts["why"]
+    distill_many(tiny.store, configs(options(epochs=3), failing))
+    assert not list((tmp_path / "runs").rglob("diverged.json"))
+
     finished = distill_many(tiny.store, configs(options(epochs=3), first, *rest))
     assert [run.status for run in finished] == ["done before"] * 3
     alone = options(epochs=3, out=tmp_path / "alone")
     for run, config in zip(finished, configs(alone, first, *rest), strict=True):
         assert_same(run, distill_many(tiny.store, [config])[0])
+
+
+def test_no_more_are_trained_side_by_side_than_asked_for(tiny: Tiny, options: Options) -> None:
+    several = [{"method": "none", "lr": rate} for rate in (1e-3, 2e-3, 3e-3)]
+    runs = distill_each(tiny.store, configs(options(epochs=1), *several), side_by_side=2)
+    assert [run.result["side_by_side"] for run in runs if isinstance(run, Run)] == [2, 2, 1]
 
 
 def test_only_those_who_can_share_batches_are_trained_side_by_side(
@@ -170,9 +186,9 @@ def test_channels_of_a_tap_are_read_once_for_all(
 ) -> None:
     read: list[str] = []
 
-    def counting(store: Store, tap: str) -> ChannelStatistics:
+    def counting(store: Store, tap: str, subset: Subset) -> ChannelStatistics:
         read.append(tap)
-        return channel_statistics(store, tap)
+        return channel_statistics(store, tap, subset)
 
     monkeypatch.setattr("rdcache.distillation.preparing.channel_statistics", counting)
     several = (

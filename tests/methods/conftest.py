@@ -15,10 +15,13 @@ from rdcache.store import TapSpec
 
 FEATURE_DIM, CLASSES, BATCH = 12, 3, 8
 TAPS = {
+    "s3": TapSpec("s3", "map2d", (16, 6, 6)),
     "s4": TapSpec("s4", "map2d", (16, 3, 3)),
     "tokens": TapSpec("tokens", "tokens", (9, 16)),
     "pooled": TapSpec("pooled", "vector", (16,)),
 }
+STAGES = {"s3": (10, 16), "s4_pre": (6, 32), "s4": (FEATURE_DIM, 32)}
+SIDES = {"s3": 4, "s4_pre": 2, "s4": 2}  # of the student's maps
 
 
 @pytest.fixture
@@ -29,11 +32,15 @@ def context() -> Callable[..., MethodContext]:
             "taps": TAPS,
             "default_tap": "s4",
             "feature_dim": FEATURE_DIM,
+            "student_stages": STAGES,
             "num_classes": CLASSES,
             "classifier": nn.Linear(FEATURE_DIM, CLASSES),
             "task_loss": task_loss("multiclass", [4, 4, 4]),
             "statistics": lambda name: ChannelStatistics(torch.zeros(16), torch.ones(16)),
+            "probe": lambda name: (torch.randn(CLASSES, 16), torch.randn(CLASSES)),
+            "labels": torch.arange(BATCH) % CLASSES,
             "folds": lambda count: torch.arange(BATCH) % count,
+            "views": 4,
             "epochs": 10,
             "batch_size": BATCH,
         }
@@ -59,6 +66,12 @@ def student_output() -> Callable[[MethodContext], StudentOutput]:
     def compute(context: MethodContext) -> StudentOutput:
         generator = torch.Generator().manual_seed(2)
         features = torch.randn(BATCH, FEATURE_DIM, generator=generator, requires_grad=True)
-        return StudentOutput(features, context.classifier(features), {})
+        stages = {
+            name: torch.randn(BATCH, channels, SIDES[name], SIDES[name], generator=generator)
+            for name, (channels, _) in STAGES.items()
+        }
+        for maps in stages.values():
+            maps.requires_grad_()
+        return StudentOutput(features, context.classifier(features), stages)
 
     return compute

@@ -7,8 +7,9 @@ import torch
 
 from rdcache.errors import UsageError
 from rdcache.methods import ChannelStatistics
-from rdcache.methods.reprogrammer import Reprogrammer, ReprogrammerConfig, as_maps
+from rdcache.methods.reprogrammer import Reprogrammer, ReprogrammerConfig
 from rdcache.store import TapSpec
+from rdcache.store.tap_axes import as_maps
 
 
 def test_tokens_fold_back_to_their_grid() -> None:
@@ -52,12 +53,12 @@ def test_standardised_taps_do_not_depend_on_the_teachers_scale() -> None:
 def test_a_constant_channel_is_not_blown_up() -> None:
     statistics = ChannelStatistics(torch.zeros(3), torch.tensor([1.0, 0.0, 2.0]))
     module = Reprogrammer(TapSpec("p", "vector", (3,)), 4, ReprogrammerConfig(), statistics)
-    assert module.scale is not None
-    assert module.scale.flatten().tolist() == pytest.approx([1.0, 20.0, 0.5])
+    assert module.maps.scale is not None
+    assert module.maps.scale.flatten().tolist() == pytest.approx([1.0, 20.0, 0.5])
     mostly_dead = ChannelStatistics(torch.zeros(4), torch.tensor([0.0, 0.0, 2.0, 0.0]))
     module = Reprogrammer(TapSpec("p", "vector", (4,)), 4, ReprogrammerConfig(), mostly_dead)
-    assert module.scale is not None
-    assert module.scale.flatten().tolist() == pytest.approx([10.0, 10.0, 0.5, 10.0])
+    assert module.maps.scale is not None
+    assert module.maps.scale.flatten().tolist() == pytest.approx([10.0, 10.0, 0.5, 10.0])
 
 
 def test_a_three_layer_projector_is_three_convolutions() -> None:

@@ -1,0 +1,57 @@
+"""`rdcache curve`: how many training images a student needs, by method."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import click
+
+from rdcache.cli.output import json_option, print_json, print_note, print_table
+from rdcache.report.learning_curve import (
+    as_csv,
+    as_facts,
+    as_markdown,
+    headings,
+    learning_curve,
+    rows,
+    runs_below,
+)
+from rdcache.report.learning_curve_picture import save_picture
+
+FORMATS = ("table", "markdown", "csv")
+
+
+@click.command(epilog="Example:  rdcache curve runs --out curve.png")
+@click.argument("runs", type=click.Path(path_type=Path))
+@click.option("--metric", default="accuracy", show_default=True, help="A number of the test.")
+@click.option(
+    "--out", type=click.Path(path_type=Path), metavar="FILE", help="Draw it too: .png, .svg, .pdf."
+)
+@click.option(
+    "--format", "form", type=click.Choice(FORMATS), default="table", show_default=True, help="Print"
+)
+@json_option
+def command(
+    runs: Path,
+    metric: str,
+    out: Path | None,
+    form: Literal["table", "markdown", "csv"],
+    as_json: bool,
+) -> None:
+    """Tabulate accuracy against the number of training images, of all finished runs in RUNS.
+
+    The runs are those of `rdcache distill --train-fraction`, by several methods and seeds; the gain
+    is over the plain student (`--method none`) of the same seeds and images.
+    """
+    lines = learning_curve(runs_below(runs), metric)
+    if out is not None:
+        save_picture(lines, metric, out)
+        print_note(f"drawn as {out}")
+    if as_json:
+        print_json(as_facts(lines, metric))
+    elif form == "table":
+        title = "Test metrics by the number of training images, in per cent, mean ± std of seeds"
+        print_table(title, headings(metric), rows(lines))
+    else:
+        click.echo((as_markdown if form == "markdown" else as_csv)(lines, metric), nl=False)

@@ -1,0 +1,58 @@
+"""Hint (FitNets): a map of the student, led through a connector, equals a map of the teacher.
+
+    L = CE(z_s, y) + w·mean (r(m_s) − m_t)²
+
+with r a 1×1 convolution and batch norm. Romero et al., "FitNets: Hints for Thin Deep Nets", ICLR
+2015. They train up to the hint first and the rest after; like all later comparisons we train both
+terms together. The larger map is average-pooled to the smaller one's positions.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from pydantic import Field
+from torch.nn import functional as F
+
+from rdcache.methods.base import CachedBatch, MethodConfig, MethodContext, Terms, TrainingProgress
+from rdcache.methods.baseline import Baseline
+from rdcache.methods.registry import register
+from rdcache.methods.stage_pairs import MapConfig, connector, map_pair, teacher_maps
+from rdcache.methods.teacher_maps import with_equal_positions
+from rdcache.models import StudentOutput
+
+
+class HintConfig(MapConfig):
+    """Options of Hint."""
+
+    weight: float = Field(default=100.0, ge=0, description="Weight of the squared error.")
+
+
+@register(
+    "hint",
+    title="Hint (FitNets): the student's last map regresses the teacher's",
+    needs="one tap: a map, tokens or a vector",
+    paper="Romero et al., ICLR",
+    year=2015,
+)
+class Hint(Baseline):
+    """Terms: `ce` and `hint`."""
+
+    Config: ClassVar[type[MethodConfig]] = HintConfig
+    config: HintConfig
+
+    def __init__(self, config: HintConfig, context: MethodContext) -> None:
+        super().__init__(config, context)
+        self.pair = map_pair(config, context)
+        self.read(self.pair.tap.name)
+        self.student_stages = (self.pair.stage,)
+        self.maps = teacher_maps(self.pair, config.feature_norm, context)
+        self.connector = connector(self.pair.student_channels, self.pair.teacher_channels)
+
+    def own_terms(
+        self, batch: CachedBatch, student: StudentOutput, progress: TrainingProgress
+    ) -> Terms:
+        """Compute the squared error of the regressed map."""
+        regressed = self.connector(student.stages[self.pair.stage])
+        mine, theirs = with_equal_positions(regressed, self.maps(batch.taps[self.pair.tap.name]))
+        return {"hint": self.config.weight * F.mse_loss(mine.float(), theirs)}

@@ -1,0 +1,155 @@
+"""What a recipe may say, and the options of both phases that it comes to for a cell of its grid."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from rdcache.distillation import DistillConfig
+from rdcache.extraction import ExtractConfig
+from rdcache.recipes.places import Places
+
+GRID = {"teacher", "dataset", "student", "method", "seeds"}
+
+
+class Overrides(BaseModel):
+    """Options that differ for one dataset of the grid."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    extract: dict[str, Any] = {}
+    distill: dict[str, Any] = {}
+
+
+class Variant(BaseModel):
+    """A method with some options changed, under a name of its own: a row of the table.
+
+    Attributes:
+        method: name of the method or preset.
+        options: options of the method.
+        distill: options of the training, such as `views: 1`.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    method: str
+    options: dict[str, Any] = {}
+    distill: dict[str, Any] = {}
+
+
+class Tuning(BaseModel):
+    """How the weights of each method are chosen: the same small grid and budget for all of them.
+
+    Attributes:
+        factors: what a method's reference weights are multiplied with.
+        seeds: with which seeds each factor is tried.
+        distill: options of the training that differ while tuning, such as fewer `epochs`. Without
+            any, a tuning run that the grid wants too is one run.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    factors: tuple[float, ...] = (0.1, 1.0, 10.0)
+    seeds: tuple[int, ...] = Field(default=(0,), min_length=1)
+    distill: dict[str, Any] = {}
+
+    @field_validator("factors")
+    @classmethod
+    def _worth_a_choice(cls, factors: tuple[float, ...]) -> tuple[float, ...]:
+        if len(factors) < 2 or min(factors) <= 0:
+            raise ValueError("at least two factors, all above 0, are needed for a choice")
+        return factors
+
+
+class Recipe(BaseModel):
+    """A grid. Every list may hold one entry; every cell is trained with every seed.
+
+    Attributes:
+        methods: names of methods, of presets, or of `variants`.
+        variants: methods with some options changed, by the names that they get here.
+        tune: how weights are chosen before the grid is trained; not at all by default.
+        side_by_side: how many runs are trained at once, at most. They share images and batches, but
+            each keeps its student, its method and their optimiser in memory.
+        extract: options of `rdcache extract` for all cells, such as `views: 8`.
+        distill: options of `rdcache distill` for all cells, such as `epochs: 100`.
+        per_dataset: options that replace these for one dataset.
+        per_method: options of `rdcache distill` that replace both for one method and its variants.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    title: str
+    teachers: tuple[str, ...] = Field(min_length=1)
+    datasets: tuple[str, ...] = Field(min_length=1)
+    students: tuple[str, ...] = Field(min_length=1)
+    methods: tuple[str, ...] = Field(min_length=1)
+    variants: dict[str, Variant] = {}
+    seeds: tuple[int, ...] = Field(default=(0,), min_length=1)
+    tune: Tuning | None = None
+    side_by_side: int = Field(default=8, gt=0)
+    extract: dict[str, Any] = {}
+    distill: dict[str, Any] = {}
+    per_dataset: dict[str, Overrides] = {}
+    per_method: dict[str, dict[str, Any]] = {}
+
+    @field_validator("teachers", "datasets", "students", "methods", "seeds")
+    @classmethod
+    def _without_repetition(cls, names: tuple[Any, ...]) -> tuple[Any, ...]:
+        if len(set(names)) < len(names):
+            raise ValueError("an entry is listed twice")
+        return names
+
+    @field_validator("tune")
+    @classmethod
+    def _tried_once_each(cls, tune: Tuning | None) -> Tuning | None:
+        if tune and any(len(set(them)) < len(them) for them in (tune.factors, tune.seeds)):
+            raise ValueError("an entry is listed twice")
+        return tune
+
+    @model_validator(mode="after")
+    def _grid_is_given_once(self) -> Recipe:
+        parts = [part for own in self.per_dataset.values() for part in (own.extract, own.distill)]
+        parts += [variant.distill for variant in self.variants.values()]
+        parts += [self.tune.distill] if self.tune else []
+        for part in (self.extract, self.distill, *parts, *self.per_method.values()):
+            if own := GRID & part.keys():
+                raise ValueError(f"{min(own)} is given by the grid, not among the options")
+        return self
+
+    def variant(self, entry: str) -> Variant:
+        """What an entry of `methods` stands for; a method's own name for the method as it is."""
+        return self.variants.get(entry) or Variant(method=entry)
+
+    def extract_config(self, teacher: str, dataset: str, places: Places) -> ExtractConfig:
+        """The options of phase 1 for one teacher and dataset."""
+        own = self.per_dataset.get(dataset, Overrides())
+        options = {**self.extract, **own.extract, **places.for_extract()}
+        return ExtractConfig(
+            teacher=teacher, dataset=dataset, **{**options, "views": str(options.get("views", 8))}
+        )
+
+    def distill_config(
+        self, dataset: str, student: str, entry: str, places: Places, tuning: bool = False
+    ) -> DistillConfig:
+        """The options of phase 2 for one cell, with its seeds.
+
+        Args:
+            entry: of `methods`.
+            tuning: those of the runs that choose its weights.
+        """
+        own = self.per_dataset.get(dataset, Overrides())
+        variant = self.variant(entry)
+        tune = self.tune if tuning and self.tune else Tuning(seeds=self.seeds)
+        options = {
+            **self.distill,
+            **own.distill,
+            **self.per_method.get(variant.method, {}),
+            **variant.distill,
+            **tune.distill,
+            **places.for_distill(),
+        }
+        options["method_options"] = {**options.get("method_options", {}), **variant.options}
+        return DistillConfig(
+            dataset=dataset, student=student, method=variant.method, seeds=tune.seeds, **options
+        )

@@ -1,0 +1,153 @@
+"""Running a recipe: for each store and student, the tuning first, then all methods side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from rdcache.distillation import DistillConfig, Diverged, Run, distill_each
+from rdcache.distillation.session import once_each, silently
+from rdcache.extraction import plan_extraction, run_extraction
+from rdcache.progress import Progress, ignore
+from rdcache.recipes.places import Places
+from rdcache.recipes.recipe import Recipe
+from rdcache.recipes.tuning import (
+    Tuned,
+    about_few,
+    tuned_by,
+    tuned_options,
+    validation_images,
+    with_factor,
+)
+from rdcache.store import Store
+
+Note = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell of the grid and what its runs came to, one a seed.
+
+    Attributes:
+        method: the entry of the recipe's `methods`: a method, a preset, or a variant.
+        runs: those that are finished.
+        diverged: those that are not, and why.
+        tuned: how its weights were chosen, if they were.
+    """
+
+    dataset: str
+    teacher: str
+    student: str
+    method: str
+    runs: tuple[Run, ...]
+    diverged: tuple[Diverged, ...] = ()
+    tuned: Tuned | None = None
+
+
+def run_recipe(
+    recipe: Recipe,
+    places: Places,
+    on_progress: Progress = ignore,
+    on_note: Note = silently,
+) -> Iterator[Cell]:
+    """Run the grid and yield every cell, complete, when those of its store and student are done.
+
+    A run that diverges is part of its cell; the others go on.
+
+    Args:
+        on_note: told, in a sentence, what was chosen for this machine and a dataset.
+    """
+    tell = once_each(on_note)
+    for dataset in recipe.datasets:
+        for teacher in recipe.teachers:
+            store = _extracted(recipe, teacher, dataset, places, on_progress)
+            for student in recipe.students:
+                bench = _Bench(recipe, store, dataset, student, places, on_progress, tell)
+                yield from bench.cells(teacher)
+
+
+@dataclass(frozen=True)
+class _Bench:
+    """Where the methods of a recipe are compared: one store and one student."""
+
+    recipe: Recipe
+    store: Store
+    dataset: str
+    student: str
+    places: Places
+    on_progress: Progress
+    on_note: Note
+
+    def cells(self, teacher: str) -> Iterator[Cell]:
+        """Tune, train, and yield method by method."""
+        tuned = self._tune()
+        entries = self.recipe.methods
+        configs = [
+            with_factor(self._config(entry), tuned[entry].factor if entry in tuned else 1)
+            for entry in entries
+        ]
+        outcomes = self._trained(configs, "training")
+        for entry, config in zip(entries, configs, strict=True):
+            own = [next(outcomes) for _ in config.seeds]
+            yield Cell(
+                self.dataset,
+                teacher,
+                self.student,
+                entry,
+                tuple(it for it in own if isinstance(it, Run)),
+                tuple(it for it in own if isinstance(it, Diverged)),
+                tuned.get(entry),
+            )
+
+    def _tune(self) -> dict[str, Tuned]:
+        """Choose a factor for each method that has weights to tune, by the name of its entry."""
+        tune = self.recipe.tune
+        configs = {entry: self._config(entry, tuning=True) for entry in self.recipe.methods}
+        configs = {entry: config for entry, config in configs.items() if tuned_options(config)}
+        if tune is None or not configs:
+            return {}
+        images = validation_images(self.store)
+        if few := about_few(images):
+            self.on_note(f"on {self.dataset}, {few}")
+        tried = [with_factor(it, factor) for it in configs.values() for factor in tune.factors]
+        outcomes = self._trained(tried, "tuning")
+        return {
+            entry: tuned_by(
+                config,
+                tune.factors,
+                [next(outcomes) for _ in tune.factors for _ in config.seeds],
+                images,
+            )
+            for entry, config in configs.items()
+        }
+
+    def _config(self, entry: str, tuning: bool = False) -> DistillConfig:
+        return self.recipe.distill_config(self.dataset, self.student, entry, self.places, tuning)
+
+    def _trained(self, configs: Sequence[DistillConfig], what: str) -> Iterator[Run | Diverged]:
+        """What configs come to, config by config, in the order of their seeds."""
+
+        def report(done: int, total: int, note: str = "") -> None:
+            self.on_progress(done, total, f"{self.dataset} {self.student} {what} {note}".strip())
+
+        return iter(
+            distill_each(
+                self.store,
+                configs,
+                side_by_side=self.recipe.side_by_side,
+                resume=True,
+                on_progress=report,
+                on_note=lambda note: self.on_note(f"on {self.dataset}, {note}"),
+            )
+        )
+
+
+def _extracted(
+    recipe: Recipe, teacher: str, dataset: str, places: Places, on_progress: Progress
+) -> Store:
+    config = recipe.extract_config(teacher, dataset, places)
+    plan = plan_extraction(config, on_progress)
+    return run_extraction(
+        plan,
+        lambda done, total, note="": on_progress(done, total, f"{dataset} {teacher} {note}"),
+    ).store

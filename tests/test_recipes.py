@@ -1,0 +1,195 @@
+"""Grids: variants, weights tuned on validation, side by side, and what diverges in them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from small_inputs import Pooling
+from torch import nn
+
+from rdcache.distillation import DistillConfig, Diverged
+from rdcache.distillation.training import Trainer
+from rdcache.errors import UsageError
+from rdcache.recipes import Cell, Places, Recipe, Trial, load_recipe, run_recipe, shipped_recipe
+from rdcache.recipes.tuning import about_few, chosen, tuned_options, with_factor
+
+GRID = """
+title: x
+teachers: [efficientnet-lite0]
+datasets: [phantom]
+students: [shufflenet]
+methods: [none, mine]
+"""
+CO_TRAINING = {"method": "rd", "options": {"beta": 0, "cka_weight": 0}}
+PIPELINES = shipped_recipe("demo.yaml").parent
+
+
+@pytest.fixture
+def grid(script: Callable[[nn.Module], str], folder: Path) -> Callable[..., Recipe]:
+    """A small grid on forty images, with changes."""
+
+    def build(**changes: Any) -> Recipe:
+        parts: dict[str, Any] = {
+            "title": "A small grid",
+            "teachers": [script(Pooling(1.0))],
+            "datasets": [f"folder:{folder}"],
+            "students": ["shufflenet-x0.5"],
+            "methods": ["none", "rd"],
+            "extract": {"views": 2},
+            "distill": {"epochs": 1, "image_size": 32, "batch_size": 8, "device": "cpu"},
+            "per_method": {"rd": {"method_options": {"width": 16}}},
+        }
+        return Recipe(**{**parts, **changes})
+
+    return build
+
+
+@pytest.fixture
+def places(tmp_path: Path) -> Places:
+    return Places(out=tmp_path / "runs")
+
+
+def trained(monkeypatch: pytest.MonkeyPatch) -> list[Trainer]:
+    """The trainers that begin an epoch from now on."""
+    seen: list[Trainer] = []
+    begin = Trainer.begin_epoch
+
+    def watched(trainer: Trainer) -> None:
+        seen.append(trainer)
+        begin(trainer)
+
+    monkeypatch.setattr(Trainer, "begin_epoch", watched)
+    return seen
+
+
+def trial(factor: float, *values: float | None) -> Trial:
+    return Trial(factor, dict(enumerate(values)))
+
+
+def test_weights_are_tuned_on_validation_and_tuning_runs_are_runs_of_the_grid(
+    grid: Callable[..., Recipe], places: Places, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = grid(
+        methods=["none", "co-training", "rd"],
+        variants={"co-training": CO_TRAINING},
+        seeds=[0, 1],
+        tune={"factors": [0.5, 1, 2], "seeds": [0]},
+        side_by_side=3,
+    )
+    notes: list[str] = []
+    seen = trained(monkeypatch)
+    none, co_training, rd = run_recipe(recipe, places, on_note=notes.append)
+    assert [cell.method for cell in (none, co_training, rd)] == list(recipe.methods)
+    assert none.tuned is co_training.tuned is None, "they have no weights above 0"
+    assert rd.tuned is not None
+    assert rd.tuned.options == ("beta", "cka_weight")
+    assert rd.tuned.factor == chosen(rd.tuned.trials)
+    assert [run.seed for cell in (none, co_training, rd) for run in cell.runs] == [0, 1] * 3
+    # Three factors with seed 0, one of which is the grid's; then two methods and the other seed.
+    assert len(seen) == 3 + 2 + 3
+    assert any("validation images" in note for note in notes)
+    for run in rd.runs:
+        options = run.config["config"]["method_options"]
+        assert options["beta"] == options["cka_weight"] == rd.tuned.factor
+        assert options["width"] == 16
+    (tested,) = [each for each in rd.tuned.trials if each.factor == rd.tuned.factor]
+    assert tested.values == {0: rd.runs[0].result["val"]["accuracy"]}
+    assert co_training.runs[0].config["config"]["method_options"]["width"] == 16
+    assert {run.result["side_by_side"] for cell in (none, rd) for run in cell.runs} <= {1, 2, 3}
+
+    seen.clear()
+    again = list(run_recipe(recipe, places))
+    assert not seen, "what is finished is not trained again"
+    assert [cell.tuned for cell in again] == [None, None, rd.tuned]
+
+
+def test_a_run_that_diverges_is_reported_in_its_cell_and_the_others_go_on(
+    grid: Callable[..., Recipe], places: Places, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = grid(
+        methods=["none", "blows up"],
+        variants={"blows up": {"method": "none", "distill": {"lr": 1e30, "clip": 0}}},
+    )
+
+    def run() -> tuple[Cell, Cell]:
+        none, wild = run_recipe(recipe, places)
+        return none, wild
+
+    none, wild = run()
+    assert len(none.runs) == 1
+    assert wild.runs == ()
+    (diverged,) = wild.diverged
+    assert isinstance(diverged, Diverged)
+    assert diverged.seed == 0
+    seen = trained(monkeypatch)
+    assert run()[1].diverged[0].path == diverged.path
+    assert not seen, "it would diverge again"
+
+
+def test_tuning_needs_validation_images(grid: Callable[..., Recipe], places: Places) -> None:
+    recipe = grid(tune={"factors": [1, 2]}, extract={"views": "clean", "val_fraction": 0.01})
+    with pytest.raises(UsageError, match="no validation split"):
+        list(run_recipe(recipe, places))
+
+
+@pytest.mark.parametrize(
+    ("trials", "factor"),
+    [
+        ((trial(0.1, 0.5), trial(1, 0.6), trial(10, 0.7)), 10),
+        ((trial(0.1, 0.7), trial(1, 0.7), trial(10, 0.7)), 1),
+        ((trial(0.1, 0.7), trial(1, 0.6), trial(10, 0.7)), 0.1),
+        ((trial(0.1, 0.5, 0.7), trial(1, 0.6, 0.5), trial(10, 0.9, None)), 0.1),
+        ((trial(0.1, None), trial(1, None)), 1),
+    ],
+)
+def test_the_best_mean_is_chosen_and_of_equal_ones_that_nearest_to_the_reference(
+    trials: tuple[Trial, ...], factor: float
+) -> None:
+    assert chosen(trials) == factor
+
+
+def test_a_factor_multiplies_the_weights_that_are_not_zero_and_nothing_else() -> None:
+    config = DistillConfig(method="rd-paper", method_options={"beta": 2.0})
+    assert tuned_options(config) == ("beta", "cka_weight")
+    assert with_factor(config, 1) is config
+    before, after = config.resolved(), with_factor(config, 0.1).resolved()
+    changed = {"beta": pytest.approx(0.2), "cka_weight": pytest.approx(0.1)}
+    assert after.method_options == {**before.method_options, **changed}
+    assert tuned_options(DistillConfig(method="none")) == ()
+    assert tuned_options(DistillConfig(method="rd", method_options={"beta": 0})) == ("cka_weight",)
+
+
+def test_a_small_validation_split_is_said_to_be_one() -> None:
+    assert "1.1 points" in str(about_few(92))
+    assert about_few(1000) is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        ("variants: {mine: {method: rdd}}", "no method named 'rdd'"),
+        ("variants: {mine: {method: rd, options: {bets: 0}}}", "option of rd named 'bets'"),
+        ("variants: {mine: {method: rd, distill: {seeds: [1]}}}", "seeds is given by the grid"),
+        ("variants: {mine: {method: rd}, other: {method: rd}}", "named 'other'"),
+        ("variants: {mine: {method: rd}, none: {method: rd}}", "a name of its own"),
+        ("variants: {mine: {method: rd}}\ntune: {factors: [1]}", "at least two factors"),
+        ("variants: {mine: {method: rd}}\ntune: {factors: [1, 1]}", "listed twice"),
+        ("variants: {mine: {method: rd}}\ntune: {distill: {epochs: 0}}", "greater than 0"),
+        ("variants: {mine: {method: rd}}\nside_by_side: 0", "greater than 0"),
+    ],
+)
+def test_slips_in_variants_and_tuning_are_found_before_anything_runs(
+    tmp_path: Path, changes: str, complaint: str
+) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(f"{GRID}{changes}\n")
+    with pytest.raises(UsageError, match=complaint):
+        load_recipe(recipe)
+
+
+@pytest.mark.parametrize("name", sorted(path.name for path in PIPELINES.glob("*.yaml")))
+def test_every_recipe_that_travels_with_the_package_is_valid(name: str) -> None:
+    assert load_recipe(shipped_recipe(name)).title
