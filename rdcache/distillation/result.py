@@ -71,7 +71,7 @@ def _select(trainer: Trainer) -> int | None:
         return None
     if best.epoch == trainer.config.epochs - 1:
         return None
-    trainer.evaluated.load_state_dict(best.weights)
+    trainer.select(best.weights)
     return best.epoch
 
 

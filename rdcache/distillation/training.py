@@ -98,6 +98,7 @@ class Trainer:
         self.optimiser: torch.optim.Optimizer | None = None
         self.trained: list[nn.Parameter] = []
         self.average = MovingAverage(student, config.ema) if config.ema else None
+        self._selected: Student | None = None
         self.forward_student: Callable[..., StudentOutput] = student
         self.ways: dict[str, str] = {}
 
@@ -119,9 +120,19 @@ class Trainer:
 
     @property
     def evaluated(self) -> Student:
-        """The student that counts: its moving average where there is one."""
+        """The student that counts: its moving average where there is one, as the method deploys
+        it; the selected one after `select`.
+        """
+        if self._selected is not None:
+            return self._selected
         averaged: Any = self.student if self.average is None else self.average.averaged
-        return averaged
+        return self.method.deployed(averaged)
+
+    def select(self, weights: dict[str, torch.Tensor]) -> None:
+        """Let weights of an earlier epoch count from now on; training is over then."""
+        selected = self.evaluated
+        selected.load_state_dict(weights)
+        self._selected = selected
 
     @property
     def done(self) -> bool:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import torch
-from torch.nn import functional as F
 
-from rdcache.errors import UsageError
+from rdcache.losses.softening import log_softened, require_comparable
 
 
 def kl(
@@ -28,17 +27,15 @@ def kl(
     Raises:
         UsageError: the shapes differ, or the temperature is not positive.
     """
-    if student_logits.shape != teacher_logits.shape or student_logits.ndim != 2:
-        raise UsageError(
-            "kl compares two (batch, class) tensors of one shape.",
-            student=tuple(student_logits.shape),
-            teacher=tuple(teacher_logits.shape),
-        )
-    if not temperature > 0:
-        raise UsageError("the temperature must be positive.", temperature=temperature)
-    dtype = torch.promote_types(student_logits.dtype, torch.float32)
+    return kl_each(student_logits, teacher_logits, temperature).mean()
+
+
+def kl_each(
+    student_logits: torch.Tensor, teacher_logits: torch.Tensor, temperature: float = 1.0
+) -> torch.Tensor:
+    """As `kl`, of each row by itself: (B,)."""
+    require_comparable("kl", student_logits, teacher_logits, temperature)
     with torch.autocast(student_logits.device.type, enabled=False):
-        log_student = F.log_softmax(student_logits.to(dtype) / temperature, dim=1)
-        log_teacher = F.log_softmax(teacher_logits.to(dtype) / temperature, dim=1)
-        divergence = F.kl_div(log_student, log_teacher, reduction="batchmean", log_target=True)
-    return divergence * temperature**2
+        log_student = log_softened(student_logits, temperature)
+        log_teacher = log_softened(teacher_logits, temperature)
+        return temperature**2 * (log_teacher.exp() * (log_teacher - log_student)).sum(dim=1)

@@ -4,6 +4,7 @@ To add a method, write one file in this folder, decorate its class with `registe
 below; nothing else has to change.
 """
 
+from rdcache.methods.at import AttentionTransfer
 from rdcache.methods.base import (
     CachedBatch,
     ChannelStatistics,
@@ -14,10 +15,19 @@ from rdcache.methods.base import (
     Terms,
     TrainingProgress,
 )
+from rdcache.methods.cc import CorrelationCongruence
+from rdcache.methods.crd import ContrastiveRepresentationDistillation
 from rdcache.methods.direct import DirectReprogramming
+from rdcache.methods.dist import CorrelationDistillation
+from rdcache.methods.dkd import DecoupledDistillation
 from rdcache.methods.hint import Hint
 from rdcache.methods.kd import KnowledgeDistillation
+from rdcache.methods.logit_standardisation import StandardisedDistillation
+from rdcache.methods.mgd import MaskedGenerativeDistillation
+from rdcache.methods.mlkd import MultiLevelDistillation
 from rdcache.methods.none import PlainStudent
+from rdcache.methods.norm import ManyToOneMatching
+from rdcache.methods.pkt import ProbabilisticTransfer
 from rdcache.methods.rd import ReprogrammingDistillation
 from rdcache.methods.rd_of_several import RDOfSeveralTeachers
 from rdcache.methods.registry import (
@@ -28,29 +38,57 @@ from rdcache.methods.registry import (
     list_methods,
     register,
 )
+from rdcache.methods.reviewkd import KnowledgeReview
+from rdcache.methods.rkd import RelationalDistillation
+from rdcache.methods.scalekd import ScaleKD
+from rdcache.methods.sdd import ScaleDecoupledDistillation
+from rdcache.methods.semckd import SemanticCalibration
+from rdcache.methods.sp import SimilarityPreserving
+from rdcache.methods.srrl import SoftmaxRegression
 from rdcache.methods.task_losses import ClassWeights, MulticlassLoss, TaskLoss, task_loss
 from rdcache.methods.teacher_logits import TeacherHeadName
+from rdcache.methods.vid import VariationalInformationDistillation
+from rdcache.methods.vkd import OrthogonalProjectionDistillation
 
 __all__ = [
+    "AttentionTransfer",
     "CachedBatch",
     "ChannelStatistics",
     "ClassWeights",
+    "ContrastiveRepresentationDistillation",
+    "CorrelationCongruence",
+    "CorrelationDistillation",
+    "DecoupledDistillation",
     "DirectReprogramming",
     "Hint",
     "KnowledgeDistillation",
+    "KnowledgeReview",
+    "ManyToOneMatching",
+    "MaskedGenerativeDistillation",
     "Method",
     "MethodCard",
     "MethodConfig",
     "MethodContext",
+    "MultiLevelDistillation",
     "MulticlassLoss",
+    "OrthogonalProjectionDistillation",
     "PlainStudent",
+    "ProbabilisticTransfer",
     "RDOfSeveralTeachers",
+    "RelationalDistillation",
     "ReprogrammingDistillation",
+    "ScaleDecoupledDistillation",
+    "ScaleKD",
+    "SemanticCalibration",
+    "SimilarityPreserving",
+    "SoftmaxRegression",
     "StageName",
+    "StandardisedDistillation",
     "TaskLoss",
     "TeacherHeadName",
     "Terms",
     "TrainingProgress",
+    "VariationalInformationDistillation",
     "add_preset",
     "create_method",
     "find_method",

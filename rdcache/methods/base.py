@@ -16,7 +16,7 @@ from torch import nn
 
 from rdcache.errors import UnknownNameError, UsageError
 from rdcache.methods.task_losses import TaskLoss
-from rdcache.models import StudentOutput
+from rdcache.models import Student, StudentOutput
 from rdcache.store import TapSpec
 
 Terms = dict[str, torch.Tensor]
@@ -221,6 +221,12 @@ class Method(nn.Module):
 
     def after_step(self) -> None:
         """Take note that the optimiser has made a step."""
+
+    def deployed(self, student: Student) -> Student:
+        """The student that is evaluated and saved: itself, unless the method leaves something in
+        it that has to be merged into its weights; then a copy.
+        """
+        return student
 
     def numbers(self) -> dict[str, float]:
         """What the line of an epoch should say beside the terms."""

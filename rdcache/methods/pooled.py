@@ -1,0 +1,49 @@
+"""What methods share that compare the student's pooled features with the teacher's."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from pydantic import Field
+
+from rdcache.methods.base import CachedBatch, MethodConfig, MethodContext
+from rdcache.methods.baseline import Baseline
+from rdcache.methods.stage_pairs import FeatureConfig
+from rdcache.methods.teacher_maps import TeacherMaps, map_shape
+
+
+class PooledConfig(FeatureConfig):
+    """Options of methods that compare pooled features."""
+
+    tap: str | None = Field(
+        default=None,
+        description="Tap that is read and averaged over its positions (default: the teacher's "
+        "default tap).",
+    )
+
+
+class PooledBaseline(Baseline):
+    """Base of methods that read one tap, averaged over its positions.
+
+    Attributes:
+        student_dim: width D of the student's features.
+        teacher_dim: channels of the tap.
+    """
+
+    Config: ClassVar[type[MethodConfig]] = PooledConfig
+    config: PooledConfig
+
+    def __init__(self, config: PooledConfig, context: MethodContext) -> None:
+        super().__init__(config, context)
+        tap = context.tap(config.tap)
+        self.pooled_tap = tap.name
+        self.student_dim, self.teacher_dim = context.feature_dim, map_shape(tap)[0]
+        self.read(tap.name)
+        statistics = context.statistics(tap.name) if config.feature_norm == "channel" else None
+        self.maps = TeacherMaps(tap, statistics)
+
+    def teacher_features(self, batch: CachedBatch) -> torch.Tensor:
+        """Average the tap over its positions: float (B, channels)."""
+        features: torch.Tensor = self.maps(batch.taps[self.pooled_tap]).mean(dim=(2, 3))
+        return features

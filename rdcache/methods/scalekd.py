@@ -1,0 +1,159 @@
+"""ScaleKD: the student's maps are asked, by cross-attention, for what the teacher has everywhere.
+
+    L = CE(z_s, y) + Σ_l [w·D(A_l(m_s,l), m_t,l) + w_f·D(C·B_l(m_s,l), C·m_t,l)]
+
+D is the squared difference of the directions of all positions (`losses.direction_error`); C takes
+away what is constant over positions, which outweighs all other frequencies of a large teacher's
+maps; A and B are two projectors a stage, in which learned queries, one for each position of the
+teacher, attend to the positions of the student. Fan et al., "ScaleKD: Strong Vision Transformers
+Could Be Excellent Teachers", NeurIPS 2024; weights 0.08 and 0.06 at s3 and s4.
+
+What differs: their third part, which leads the projected maps of s3 through the teacher's own last
+stage and asks with the result at s4, needs the live teacher and is not there: the maps of s3 are
+compared at s3, and both stages have learned queries. Projectors are `width` channels wide with one
+linear layer up to the teacher's at the end, where theirs have the teacher's own width (at 1280
+channels some 50 million weights a stage), and the teacher's maps are averaged down to a grid of 7 × 7.
+Their KD beside it is --set kd_weight=0.5 --set temperature=1.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from pydantic import Field
+from torch import nn
+from torch.nn import functional as F
+
+from rdcache import losses
+from rdcache.methods.base import CachedBatch, MethodConfig, MethodContext, Terms, TrainingProgress
+from rdcache.methods.baseline import Baseline
+from rdcache.methods.registry import register
+from rdcache.methods.stage_pairs import StagesConfig, stage_pairs, teacher_maps
+from rdcache.models import StudentOutput
+
+PUBLISHED_STAGES = ("s3", "s4")
+HEAD = 64  # channels of an attention head
+SHARPNESS = 5.0  # factor on the attention's logits, beside 1/√HEAD
+
+
+class ScaleKDConfig(StagesConfig):
+    """Options of ScaleKD."""
+
+    weight: float = Field(default=0.08, ge=0, description="Weight of the maps' directions.")
+    frequency_weight: float = Field(
+        default=0.06, ge=0, description="Weight of the directions without the constant part."
+    )
+    stages: tuple[str, ...] | None = Field(
+        default=None,
+        min_length=1,
+        description="Stages that are compared (default: s3 and s4, those that the store holds and "
+        "the student has).",
+    )
+    width: int = Field(
+        default=256, ge=HEAD, multiple_of=HEAD, description="Channels inside the projectors."
+    )
+    grid: int = Field(
+        default=7, ge=1, description="Positions a side; larger maps of the teacher are averaged."
+    )
+
+
+class AttentionProjector(nn.Module):
+    """Student maps (B, inputs, h, w) → maps (B, outputs, *sides) by learned queries.
+
+    Args:
+        inputs, outputs: channels of student and teacher.
+        sides: height and width of the grid of queries.
+        width: channels in between, a multiple of 64.
+    """
+
+    def __init__(self, inputs: int, outputs: int, sides: tuple[int, int], width: int) -> None:
+        super().__init__()
+        self.sides = sides
+        self.enter = nn.Sequential(
+            nn.Conv2d(inputs, width, 3, padding=1), nn.BatchNorm2d(width), nn.ReLU()
+        )
+        self.places = nn.Parameter(nn.init.trunc_normal_(torch.empty(1, width, *sides), std=0.02))
+        self.queries = nn.Parameter(torch.randn(sides[0] * sides[1], width))
+        self.ask = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, width))
+        self.key = nn.Linear(width, width)
+        self.value = nn.Linear(width, width)
+        self.answer = nn.Sequential(nn.Linear(width, width), nn.LayerNorm(width))
+        self.think = nn.Sequential(
+            nn.Linear(width, 4 * width), nn.ReLU(), nn.Linear(4 * width, width)
+        )
+        self.leave = nn.Linear(width, outputs)
+
+    def forward(self, maps: torch.Tensor) -> torch.Tensor:
+        """Let each query attend to all positions of the student."""
+        entered = self.enter(maps)
+        # The student's side is not known before its first batch; its places are a stretched table.
+        places = F.interpolate(self.places, entered.shape[2:], mode="bilinear")
+        tokens = (entered + places).flatten(2).transpose(1, 2)
+        asked = self.ask(self.queries).expand(len(maps), -1, -1)
+        heads = [_by_head(part) for part in (asked, self.key(tokens), self.value(tokens))]
+        attended = F.scaled_dot_product_attention(*heads, scale=SHARPNESS / HEAD**0.5)
+        answer = self.answer(attended.transpose(1, 2).flatten(2))
+        projected: torch.Tensor = self.leave(answer + self.think(answer))
+        return projected.transpose(1, 2).unflatten(2, self.sides)
+
+
+def _by_head(tokens: torch.Tensor) -> torch.Tensor:
+    """(B, positions, channels) → (B, heads, positions, 64)."""
+    return tokens.unflatten(2, (-1, HEAD)).transpose(1, 2)
+
+
+@register(
+    "scalekd",
+    title="ScaleKD: attention projectors, with and without the constant part",
+    needs="taps of stages s3 and s4 (one will do)",
+    paper="Fan et al., NeurIPS",
+    year=2024,
+)
+class ScaleKD(Baseline):
+    """Terms: `ce`, `spatial` and `frequency`."""
+
+    Config: ClassVar[type[MethodConfig]] = ScaleKDConfig
+    tuned = ("weight", "frequency_weight")
+    config: ScaleKDConfig
+
+    def __init__(self, config: ScaleKDConfig, context: MethodContext) -> None:
+        super().__init__(config, context)
+        both = context.taps.keys() & context.student_stages.keys()
+        published = tuple(stage for stage in PUBLISHED_STAGES if stage in both)
+        stages = config.stages or published or None
+        self.pairs = stage_pairs(config.model_copy(update={"stages": stages}), context)
+        self.read(*(pair.tap.name for pair in self.pairs))
+        self.student_stages = tuple(pair.stage for pair in self.pairs)
+        self.maps = nn.ModuleList(
+            teacher_maps(pair, config.feature_norm, context) for pair in self.pairs
+        )
+        self.sides = [
+            (min(pair.teacher_height, config.grid), min(pair.teacher_width, config.grid))
+            for pair in self.pairs
+        ]
+        self.spatial, self.frequency = (
+            nn.ModuleList(
+                AttentionProjector(
+                    pair.student_channels, pair.teacher_channels, sides, config.width
+                )
+                for pair, sides in zip(self.pairs, self.sides, strict=True)
+            )
+            for _ in range(2)
+        )
+
+    def own_terms(
+        self, batch: CachedBatch, student: StudentOutput, progress: TrainingProgress
+    ) -> Terms:
+        """Compute the error of directions, with and without the constant part, of all stages."""
+        spatial = frequency = torch.zeros((), device=student.features.device)
+        for i, pair in enumerate(self.pairs):
+            own = student.stages[pair.stage]
+            theirs = F.adaptive_avg_pool2d(self.maps[i](batch.taps[pair.tap.name]), self.sides[i])
+            spatial = spatial + losses.direction_error(self.spatial[i](own), theirs)
+            varying = losses.without_dc(self.frequency[i](own).float()), losses.without_dc(theirs)
+            frequency = frequency + losses.direction_error(*varying)
+        return {
+            "spatial": self.config.weight * spatial,
+            "frequency": self.config.frequency_weight * frequency,
+        }
