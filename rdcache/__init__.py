@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from rdcache.errors import RdcacheError
     from rdcache.extraction import extract
     from rdcache.store import Store, open_store
+    from rdcache.transferability import rank
 
 __version__ = "0.1.0"
 
@@ -24,11 +25,22 @@ _HOMES = {
     "load_run": "rdcache.distillation",
     "Run": "rdcache.distillation",
     "open_store": "rdcache.store",
+    "rank": "rdcache.transferability",
     "Store": "rdcache.store",
     "RdcacheError": "rdcache.errors",
 }
 
-__all__ = ["RdcacheError", "Run", "Store", "distill", "extract", "load_run", "losses", "open_store"]
+__all__ = [
+    "RdcacheError",
+    "Run",
+    "Store",
+    "distill",
+    "extract",
+    "load_run",
+    "losses",
+    "open_store",
+    "rank",
+]
 
 
 def __getattr__(name: str) -> Any:

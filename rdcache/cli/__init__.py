@@ -20,8 +20,11 @@ from rdcache.errors import RdcacheError
 # name → what it does; the command itself is the function `command` in rdcache/cli/NAME.py.
 COMMANDS = {
     "extract": "Run a frozen teacher once over a dataset and keep its tensors.",
+    "rank": "Say which cached teacher suits a dataset, from the stores alone.",
     "distill": "Train a student from a store of cached tensors.",
     "evaluate": "Compute a finished run's metrics again from its saved student.",
+    "cost": "Say what teachers and students cost: parameters, operations, time, bytes.",
+    "boundaries": "Draw how runs divide a plane of images into classes, and how far they agree.",
     "run": "Run a recipe: both phases for a grid of methods and seeds.",
     "curve": "Tabulate or draw accuracy against the number of training images.",
     "demo": "Run both phases on embedded data and print the result.",

@@ -142,7 +142,7 @@ def create_trainers(sources: Sources, jobs: Sequence[Job]) -> list[Trainer]:
         UsageError: the store does not suffice for what the config asks.
     """
     store, device = sources.store, sources.device
-    built = [_build(sources, job) for job in jobs]
+    built = [build_untrained(sources, job) for job in jobs]
     names = list(dict.fromkeys(tap for _, method, _ in built for tap in method.taps))
     trainers = []
     for job, (student, method, training) in zip(jobs, built, strict=True):
@@ -171,7 +171,8 @@ def create_trainer(
     ]
 
 
-def _build(sources: Sources, job: Job) -> tuple[Student, Method, TrainingSamples]:
+def build_untrained(sources: Sources, job: Job) -> tuple[Student, Method, TrainingSamples]:
+    """Student and method of a run before its first step, and the samples that it trains on."""
     store, device = sources.store, sources.device
     config, seed = job.config, job.seed
     order = seed if config.order_seed is None else config.order_seed

@@ -11,6 +11,7 @@ import torch
 
 from rdcache.data import (
     DatasetSpec,
+    ImageDataset,
     StudentInputs,
     ViewSpec,
     load_dataset,
@@ -48,6 +49,35 @@ def evaluate_run(
         StaleStoreError: the dataset has changed since.
         UsageError: the split is empty, or the uids are salted and no salt is given.
     """
+    loaded = dataset_of(run, dataset, data_dir, salt)
+    samples = np.flatnonzero(loaded.splits == split)
+    if not len(samples):
+        raise UsageError(f"there are no {split} images in {loaded.name}.")
+    place = choose_device(device)
+    student = run.student.to(place, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    inputs = StudentInputs(
+        loaded, clean_views(run, loaded), run.result["image_size"], student.mean, student.std
+    )
+    images = (
+        inputs.batch(samples[start : start + EVALUATION_BATCH], CLEAN_VIEW).to(place)
+        for start in range(0, len(samples), EVALUATION_BATCH)
+    )
+    autocast = autocast_for(place, run.config["config"]["amp"])
+    predictions = predict(student, images, samples, loaded.labels[samples], autocast())
+    return classification_metrics(
+        predictions.labels, predictions.probabilities, tuple(run.result["dataset"]["classes"])
+    )
+
+
+def dataset_of(
+    run: Run, dataset: str | None, data_dir: Path | None, salt: str | None
+) -> ImageDataset:
+    """The images that a run was made with; the arguments are those of `evaluate_run`.
+
+    Raises:
+        StaleStoreError: the dataset has changed since.
+        UsageError: the uids are salted and no salt is given.
+    """
     recorded = run.result["dataset"]
     spec = DatasetSpec.from_dict(recorded["spec"])
     salt = salt_as_recorded(recorded, salt, run.path)
@@ -58,21 +88,11 @@ def evaluate_run(
             run=f"{run.path}  dataset digest {recorded['digest'][:8]}…",
             now=f"{loaded.name}  dataset digest {loaded.digest[:8]}…, {len(loaded)} samples",
         )
-    samples = np.flatnonzero(loaded.splits == split)
-    if not len(samples):
-        raise UsageError(f"there are no {split} images in {loaded.name}.")
-    place = choose_device(device)
-    student = run.student.to(place, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return loaded
+
+
+def clean_views(run: Run, dataset: ImageDataset) -> np.ndarray:
+    """Parameters of the clean view, as the run saw it: float64 (1, samples, 6)."""
     views = run.result["views"]
     clean = ViewSpec.parse("clean", symmetry=views["symmetry"], fit=views["fit"])
-    parameters = view_parameters(clean, loaded.uids, [sample.size for sample in loaded.samples])
-    inputs = StudentInputs(loaded, parameters, run.result["image_size"], student.mean, student.std)
-    images = (
-        inputs.batch(samples[start : start + EVALUATION_BATCH], CLEAN_VIEW).to(place)
-        for start in range(0, len(samples), EVALUATION_BATCH)
-    )
-    autocast = autocast_for(place, run.config["config"]["amp"])
-    predictions = predict(student, images, samples, loaded.labels[samples], autocast())
-    return classification_metrics(
-        predictions.labels, predictions.probabilities, tuple(recorded["classes"])
-    )
+    return view_parameters(clean, dataset.uids, [sample.size for sample in dataset.samples])

@@ -10,7 +10,15 @@ import numpy as np
 
 from rdcache.distillation.evaluation import Predictions, as_csv, similarity
 from rdcache.distillation.metrics import classification_metrics
-from rdcache.distillation.run import CHECKPOINT, PREDICTIONS, RESULT, SCHEMA, STUDENT
+from rdcache.distillation.run import (
+    CHECKPOINT,
+    PREDICTIONS,
+    RESULT,
+    SCHEMA,
+    STUDENT,
+    TEACHER_BRANCH,
+)
+from rdcache.distillation.teacher_branch import save_teacher_branch
 from rdcache.distillation.training import Trainer
 from rdcache.files import write_text
 from rdcache.models import save_student
@@ -47,6 +55,8 @@ def finish(trainer: Trainer, folder: Path, facts: dict[str, Any]) -> None:
     _add_leak_free(result, final["test"], store, classes)
     result["test"] |= _also(result)
     save_student(trainer.evaluated, folder / STUDENT)
+    if trainer.method.has_teacher_branch:
+        save_teacher_branch(trainer.method, folder / TEACHER_BRANCH)
     if final["test"] is not None:
         uids = [str(uid) for uid in store.uids]
         write_text(folder / PREDICTIONS, as_csv(final["test"], uids, classes))

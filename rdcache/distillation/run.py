@@ -3,6 +3,7 @@
 config.yaml           the resolved options, the store, and the seed
 metrics.jsonl         one line of numbers an epoch
 student.safetensors   the student of the selected epoch
+teacher_branch.safetensors   the teacher branch, where the method has one
 predictions.csv       its probabilities on the test images
 result.json           metrics, counts, environment; written last
 checkpoint.safetensors   only while the run is not finished
@@ -26,8 +27,9 @@ from rdcache.models import Student, load_student
 
 CONFIG, HISTORY, STUDENT = "config.yaml", "metrics.jsonl", "student.safetensors"
 PREDICTIONS, RESULT, CHECKPOINT = "predictions.csv", "result.json", "checkpoint.safetensors"
+TEACHER_BRANCH = "teacher_branch.safetensors"
 SCHEMA = 1
-FILES = (CONFIG, HISTORY, STUDENT, PREDICTIONS, RESULT, CHECKPOINT)
+FILES = (CONFIG, HISTORY, STUDENT, TEACHER_BRANCH, PREDICTIONS, RESULT, CHECKPOINT)
 
 
 @dataclass(frozen=True)

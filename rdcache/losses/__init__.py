@@ -15,7 +15,7 @@ from rdcache.losses.likelihood import gaussian_nll
 from rdcache.losses.matching import many_to_one
 from rdcache.losses.relations import cc, pkt, rkd_angle, rkd_distance, sp
 from rdcache.losses.scales import scale_decoupled_kl
-from rdcache.losses.similarity import MIN_SAMPLES, cka, hsic
+from rdcache.losses.similarity import MIN_SAMPLES, cka, cka_each, hsic
 from rdcache.losses.spatial import direction_error, hcl, without_dc
 from rdcache.losses.standardising import standardised_logits
 
@@ -26,6 +26,7 @@ __all__ = [
     "batch_alignment",
     "cc",
     "cka",
+    "cka_each",
     "class_alignment",
     "decoupled_kl",
     "direction_error",

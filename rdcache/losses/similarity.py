@@ -70,6 +70,30 @@ def cka(x: torch.Tensor, y: torch.Tensor, unbiased: bool = True, eps: float = 1e
         return torch.where(defined, cross / norms, torch.zeros_like(cross))
 
 
+def cka_each(x: torch.Tensor, y: torch.Tensor, unbiased: bool = True) -> torch.Tensor:
+    """Compute the CKA of each of k pairs of features, at once.
+
+    Args:
+        x: (k, n, d_x) features; row i of both belongs to the same sample.
+        y: (k, n, d_y).
+        unbiased: as for `cka`, like all else.
+
+    Returns:
+        (k,).
+
+    Raises:
+        UsageError: other shapes, or fewer than 4 samples.
+    """
+    if x.ndim != 3 or y.ndim != 3 or len(x) != len(y):
+        raise UsageError(
+            "pairs of features are two (pair, sample, feature) tensors of equally many pairs.",
+            x=tuple(x.shape),
+            y=tuple(y.shape),
+        )
+    each: torch.Tensor = torch.vmap(lambda a, b: cka(a, b, unbiased))(x, y)
+    return each
+
+
 def _check(x: torch.Tensor, y: torch.Tensor) -> None:
     if x.ndim != 2 or y.ndim != 2 or len(x) != len(y):
         raise UsageError(

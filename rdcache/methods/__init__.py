@@ -27,7 +27,9 @@ from rdcache.methods.mgd import MaskedGenerativeDistillation
 from rdcache.methods.mlkd import MultiLevelDistillation
 from rdcache.methods.none import PlainStudent
 from rdcache.methods.norm import ManyToOneMatching
+from rdcache.methods.pcka import PatchAlignment
 from rdcache.methods.pkt import ProbabilisticTransfer
+from rdcache.methods.rcka import RelationAlignment
 from rdcache.methods.rd import ReprogrammingDistillation
 from rdcache.methods.rd_of_several import RDOfSeveralTeachers
 from rdcache.methods.registry import (
@@ -72,9 +74,11 @@ __all__ = [
     "MultiLevelDistillation",
     "MulticlassLoss",
     "OrthogonalProjectionDistillation",
+    "PatchAlignment",
     "PlainStudent",
     "ProbabilisticTransfer",
     "RDOfSeveralTeachers",
+    "RelationAlignment",
     "RelationalDistillation",
     "ReprogrammingDistillation",
     "ScaleDecoupledDistillation",

@@ -12,8 +12,8 @@ What differs: their third part, which leads the projected maps of s3 through the
 stage and asks with the result at s4, needs the live teacher and is not there: the maps of s3 are
 compared at s3, and both stages have learned queries. Projectors are `width` channels wide with one
 linear layer up to the teacher's at the end, where theirs have the teacher's own width (at 1280
-channels some 50 million weights a stage), and the teacher's maps are averaged down to a grid of 7 × 7.
-Their KD beside it is --set kd_weight=0.5 --set temperature=1.
+channels some 50 million weights a stage), and the teacher's maps are averaged down to a grid of
+7 × 7. Their KD beside it is --set kd_weight=0.5 --set temperature=1.
 """
 
 from __future__ import annotations

@@ -8,9 +8,9 @@ al., "Scale Decoupled Distillation", CVPR 2024. With scale 1 alone it is `kd`, w
 A linear classifier of the mean over positions classifies each position as well, and the mean of
 what it says there is what it says of the image. The teacher's is a linear probe, fitted on the mean
 of the map that is read; the student's is its own, on the map that it pools. Scales finer than
-either map are left out: of a student whose last map is 2×2, as at 64 px, 1 and 2 remain. Their code
-pools to 4×4 first and to the coarser scales from there; we pool every scale from the map, so that
-the coarsest is the image's prediction exactly.
+either map are left out: of a student whose last map is 2×2, as at 64 px, 1 and 2 remain, and at
+32 px nothing but `kd`. Their code pools to 4×4 first and to the coarser scales from there; we pool
+every scale from the map, so that the coarsest is the image's prediction exactly.
 """
 
 from __future__ import annotations

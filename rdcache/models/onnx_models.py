@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Collection, Iterable, Iterator
 from importlib import import_module
 from pathlib import Path
@@ -159,6 +160,20 @@ def _digest(path: Path) -> str:
             )
         digest.update(file_digest(data).encode())
     return digest.hexdigest()
+
+
+def count_numbers(path: Path) -> tuple[int, int]:
+    """How many floating-point numbers the initialisers of an ONNX file hold, and how many bytes the
+    file and those of its external data have.
+    """
+    onnx = _require("onnx")
+    model = onnx.load(str(path), load_external_data=False)
+    floating = {onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16}
+    numbers = sum(
+        math.prod(tensor.dims) for tensor in model.graph.initializer if tensor.data_type in floating
+    )
+    files = [path, *(path.parent / location for location in _external_files(onnx, model))]
+    return numbers, sum(file.stat().st_size for file in files)
 
 
 def _external_files(onnx: Any, model: Any) -> set[str]:

@@ -14,12 +14,8 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from rdcache.errors import UsageError
-from rdcache.transferability.logistic_regression import (
-    COMPARABLE,
-    PrincipalAxes,
-    Solution,
-    minimise,
-)
+from rdcache.transferability.logistic_regression import COMPARABLE, Solution, minimise
+from rdcache.transferability.principal_axes import PrincipalAxes
 from rdcache.transferability.standardising import divisors
 
 # From strong to weak, each fit starting from the last; l2 = 1 / (n · C) in scikit-learn's terms.

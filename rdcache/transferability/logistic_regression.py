@@ -2,9 +2,8 @@
 
     minimise over A, b:   (1/n) Σᵢ CE(zᵢAᵀ + b, yᵢ) + l2/2 · ‖A‖²
 
-A solution lies in the span of the samples, and the penalty does not change under rotation: so the
-features are first brought to their principal axes, min(n, D) of them at most. There the curvature
-is nearly diagonal, and L-BFGS on axes rescaled by it needs few steps. One decomposition serves all
+The features z are coordinates along principal axes (`principal_axes.py`). There the curvature is
+nearly diagonal, and L-BFGS on axes rescaled by it needs few steps. One decomposition serves all
 strengths of the penalty, and all folds.
 """
 
@@ -21,37 +20,7 @@ from scipy import optimize
 CONVERGED = 1e-6
 COMPARABLE = 1e-4
 MOST_STEPS = 500
-# Axes whose share of the largest axis's variance is below this are rounding errors of the product.
-LEAST_VARIANCE = 1e-12
 CURVATURE = 0.25  # of the cross-entropy in a logit, at most
-
-
-@dataclass(frozen=True)
-class PrincipalAxes:
-    """Samples in coordinates along their own principal axes.
-
-    Attributes:
-        axes: float64 (D, r), orthonormal.
-        coordinates: float64 (n, r), the samples times the axes.
-        variances: float64 (r,), mean square of each coordinate.
-    """
-
-    axes: torch.Tensor
-    coordinates: torch.Tensor
-    variances: torch.Tensor
-
-    @classmethod
-    def of(cls, samples: torch.Tensor) -> PrincipalAxes:
-        """Decompose centred samples, float64 (n, D), through the smaller of the two products."""
-        n, dimension = samples.shape
-        narrow = n > dimension
-        squares, vectors = torch.linalg.eigh(samples.T @ samples if narrow else samples @ samples.T)
-        kept = squares > LEAST_VARIANCE * squares[-1].clamp_min(torch.finfo(squares.dtype).tiny)
-        squares, vectors = squares[kept], vectors[:, kept]
-        if narrow:
-            return cls(vectors, samples @ vectors, squares / n)
-        coordinates = vectors * squares.sqrt()
-        return cls(samples.T @ (vectors / squares.sqrt()), coordinates, squares / n)
 
 
 @dataclass(frozen=True)

@@ -66,6 +66,7 @@ def test_every_method_trains_from_a_store_and_leaves_a_whole_folder(
         "config.yaml",
         "metrics.jsonl",
         "student.safetensors",
+        *(["teacher_branch.safetensors"] if method != "none" else []),
         "predictions.csv",
         "result.json",
     }

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rdcache.errors import UsageError
-from rdcache.losses import cka, hsic
+from rdcache.losses import cka, cka_each, hsic
 
 EITHER = pytest.mark.parametrize("unbiased", [True, False])
 SHAPES = pytest.mark.parametrize(("n", "d_x", "d_y"), [(4, 3, 5), (9, 64, 7), (40, 6, 3)])
@@ -139,3 +139,21 @@ def test_maps_and_unequal_batches_are_refused() -> None:
         cka(features(8, 4, 0), features(9, 4, 1))
     with pytest.raises(UsageError, match="equally many samples"):
         cka(torch.zeros(8, 4, 7, 7), features(8, 4, 1))
+
+
+@EITHER
+@pytest.mark.parametrize("widths", [(3, 2), (12, 9)])
+def test_many_pairs_at_once_are_each_pair_alone(widths: tuple[int, int], unbiased: bool) -> None:
+    x, y = (
+        torch.stack([features(8, width, seed + width) for seed in range(5)]) for width in widths
+    )
+    x[0] = 1  # without structure
+    x.requires_grad_()
+    at_once = cka_each(x, y, unbiased)
+    alone = torch.stack([cka(a, b, unbiased) for a, b in zip(x, y, strict=True)])
+    torch.testing.assert_close(at_once, alone)
+    weights = torch.arange(1, 6, dtype=torch.float64)
+    (expected,) = torch.autograd.grad(weights @ alone, x)
+    torch.testing.assert_close(torch.autograd.grad(weights @ at_once, x)[0], expected)
+    with pytest.raises(UsageError, match="equally many pairs"):
+        cka_each(x, y[:4], unbiased)

@@ -1,3 +1,5 @@
+"""The probe against scikit-learn, and how it chooses its penalty."""
+
 from __future__ import annotations
 
 import numpy as np
@@ -5,6 +7,7 @@ import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
 
+from rdcache.errors import UsageError
 from rdcache.transferability import fit_linear_probe
 
 
@@ -42,3 +45,63 @@ def test_a_probe_is_the_logistic_regression_that_scikit_learn_finds(
     torch.testing.assert_close(found.double(), torch.from_numpy(expected), rtol=1e-4, atol=1e-4)
     accuracy = reference.score((validation[0].numpy() - mean) / std, validation[1].numpy())
     assert probe.validation_accuracy == pytest.approx(accuracy)
+
+
+def test_the_penalty_is_the_one_that_validation_samples_prefer() -> None:
+    features, labels = blobs(60, 20, 3)
+    easy = fit_linear_probe(features, labels, 3, validation=(features, labels))
+    guesses = labels[torch.randperm(60, generator=torch.Generator().manual_seed(0))]
+    hard = fit_linear_probe(features, labels, 3, validation=(features, guesses))
+    assert easy.l2 < 0.01 < 1 < hard.l2
+    assert easy.validation_accuracy == 1
+
+
+def test_without_validation_samples_folds_choose_and_judge() -> None:
+    features, labels = blobs(120, 10, 3)
+    probe = fit_linear_probe(features, labels, 3)
+    unseen, truth = blobs(2000, 10, 3, seed=1)
+    accuracy = float((probe.logits(unseen).argmax(1) == truth).double().mean())
+    assert probe.validation_accuracy == pytest.approx(accuracy, abs=0.1)
+    guesses = labels[torch.randperm(120, generator=torch.Generator().manual_seed(0))]
+    by_chance = fit_linear_probe(features, guesses, 3)
+    assert by_chance.validation_accuracy < 0.5, "the folds are judged by who has not seen them"
+
+
+def test_the_same_samples_give_the_same_probe() -> None:
+    features, labels = blobs(50, 10, 3)
+    first, second = (fit_linear_probe(features, labels, 3) for _ in range(2))
+    assert torch.equal(first.weight, second.weight)
+    assert (first.l2, first.validation_accuracy) == (second.l2, second.validation_accuracy)
+
+
+def test_constant_channels_and_missing_classes_do_no_harm() -> None:
+    features, labels = blobs(60, 5, 3)
+    features[:, 2] = 7.25
+    probe = fit_linear_probe(features, labels, 4)
+    logits = probe.logits(features + torch.tensor([0, 0, 1e-6, 0, 0]))
+    assert torch.isfinite(logits).all()
+    assert (logits.argmax(1) < 3).all()
+    torch.testing.assert_close(logits, probe.logits(features), atol=1e-3, rtol=0)
+
+
+def test_features_that_say_nothing_give_the_frequencies_of_the_classes() -> None:
+    labels = torch.tensor([0] * 6 + [1] * 2)
+    probe = fit_linear_probe(torch.full((8, 3), 2.0), labels, 2)
+    p = probe.logits(torch.full((1, 3), 2.0)).softmax(1)
+    torch.testing.assert_close(p, torch.tensor([[0.75, 0.25]]), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("features", "labels"),
+    [
+        (torch.zeros(4, 3, 2), torch.zeros(4, dtype=torch.long)),
+        (torch.zeros(4, 3), torch.zeros(5, dtype=torch.long)),
+        (torch.zeros(4, 3), torch.full((4,), 2)),
+        (torch.full((4, 3), torch.nan), torch.zeros(4, dtype=torch.long)),
+        (torch.zeros(1, 3), torch.zeros(1, dtype=torch.long)),
+    ],
+    ids=["map", "count", "label", "nan", "one"],
+)
+def test_what_cannot_be_probed_is_refused(features: torch.Tensor, labels: torch.Tensor) -> None:
+    with pytest.raises(UsageError):
+        fit_linear_probe(features, labels, 2)

@@ -1,0 +1,117 @@
+"""The taps that a store would hold of images that it does not hold: its teacher, run now.
+
+Whatever the store's options did to the teacher's tensors (bfloat16 arithmetic, pooling, projection,
+rounding) is done here too, so that what was trained on the store can go on with the result.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from pathlib import Path
+
+import torch
+
+from rdcache.data import portable_name
+from rdcache.errors import StaleStoreError, StoreFormatError, TeacherOutputError, UsageError
+from rdcache.extraction.checking import FILES
+from rdcache.extraction.reduction import as_laid_out, pooled
+from rdcache.models import Teacher, load_teacher
+from rdcache.store import Store
+from rdcache.store.quantisation import dequantise
+
+
+class LiveTaps:
+    """A store's teacher, for other images.
+
+    Raises:
+        StoreFormatError: the store does not say how it was extracted.
+        StaleStoreError: the teacher is not the one that the store was extracted with.
+    """
+
+    def __init__(self, store: Store, teacher: Teacher) -> None:
+        parts = store.fingerprint.parts
+        if not {"teacher", "weights", "preprocessing", "precision"} <= parts.keys():
+            raise StoreFormatError(
+                "this store does not say how it was extracted.", store=store.location
+            )
+        now = {
+            "teacher": teacher.architecture,
+            "weights": teacher.weights.sha256,
+            "preprocessing": teacher.preprocessing.to_dict(),
+        }
+        if differing := [name for name, value in now.items() if parts[name] != value]:
+            raise StaleStoreError(
+                "this is not the teacher that the store was extracted with.",
+                teacher=teacher.name,
+                store=store.location,
+                differs_in=", ".join(differing),
+            )
+        self.store, self.teacher = store, teacher
+        self._bfloat16 = parts["precision"] == "bfloat16"
+        self._pools = {
+            name: tuple(int(side) for side in str(text).split("x"))
+            for name, text in dict(parts.get("pool", {})).items()
+        }
+
+    @torch.no_grad()
+    def of(self, images: torch.Tensor, names: Collection[str]) -> dict[str, torch.Tensor]:
+        """Compute taps of a batch.
+
+        Args:
+            images: float32 (B, S, S, 3), RGB in 0–255, where S is the teacher's input size.
+            names: taps of the store.
+
+        Returns:
+            Tap name → (B, *tap) on the CPU, as numbers that a method takes.
+
+        Raises:
+            TeacherOutputError: the teacher gives NaN or Inf.
+        """
+        device = self.teacher.device
+        inputs = self.teacher.preprocessing.normalise(images.to(device))
+        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=self._bfloat16):
+            outputs = self.teacher.forward_taps(inputs, names)
+        whole = {
+            name: pooled(value.float(), self._pools.get(name)).cpu()
+            for name, value in outputs.items()
+        }
+        taps = [self.store.taps[name] for name in names]
+        kept = as_laid_out(whole, taps, self.store.projections)
+        numbers = {
+            tap.name: kept[tap.name].to(getattr(torch, tap.dtype))
+            if tap.scales is None
+            else dequantise(kept[tap.name], kept[tap.scales.name], tap)
+            for tap in taps
+        }
+        if not all(torch.isfinite(value).all() for value in numbers.values()):
+            raise TeacherOutputError(f"{self.teacher.name} gives NaN or Inf for these images.")
+        return numbers
+
+
+def load_live_taps(
+    store: Store,
+    given: Sequence[str] = (),
+    weights: str | None = None,
+    data_dir: Path | None = None,
+    device: torch.device | str = "cpu",
+) -> LiveTaps:
+    """Load the teacher of a store.
+
+    Args:
+        given: names of teachers with the folders of this machine, as in `torchscript:FILE`: a store
+            does not know these, and none decides what program is run.
+        weights: the teacher's weight file, if it was given by name.
+
+    Raises:
+        UsageError: its name goes on with a path, and is not among those given.
+        RdcacheError: see `load_teacher` and `LiveTaps`.
+    """
+    recorded = str(store.manifest["teacher"]["name"])
+    name = next((each for each in given if portable_name(each) == recorded), recorded)
+    if name == recorded and name.partition(":")[0] in FILES and name not in given:
+        raise UsageError(
+            "a store does not know where the file of its teacher lies on this machine.",
+            was_made_of=recorded,
+            next="say it: --teacher torchscript:FILE or onnx:FILE",
+        )
+    return LiveTaps(store, load_teacher(name, weights, data_dir, device))

@@ -1,0 +1,82 @@
+"""Runs on planes of test images, end to end: a black box extracted, distilled, and run again."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from PIL import Image
+from small_inputs import Pooling
+from torch import nn
+
+import rdcache
+from rdcache.cli import cli
+from rdcache.data import cut_view, load_dataset
+from rdcache.distillation import Run
+from rdcache.errors import UnknownNameError, UsageError
+from rdcache.extraction.live_taps import load_live_taps
+from rdcache.report.classified_planes import classify_planes
+from rdcache.store import Store
+
+QUICK: dict[str, Any] = {"student": "shufflenet-x0.5", "image_size": 32, "batch_size": 8}
+
+
+def test_runs_are_drawn_and_compared_on_planes_of_test_images(
+    script: Callable[[nn.Module], str], few: Path, tmp_path: Path
+) -> None:
+    teacher, dataset = script(Pooling(1.0)), f"folder:{few}"
+    store = rdcache.extract(
+        teacher=teacher, dataset=dataset, views="clean", pool=("out0=2",), dtype=("int8",)
+    )
+    assert_live_taps_are_those_of_the_store(store, teacher, few)
+    places = {"dataset": dataset, "out": tmp_path / "runs", "device": "cpu"}
+    plain = rdcache.distill(store, method="none", epochs=1, **QUICK, **places)
+    rd = rdcache.distill(store, method="rd", epochs=1, width=16, **QUICK, **places)
+
+    picture = tmp_path / "plane.png"
+    command = ["boundaries", str(plain.path), str(rd.path), "--dataset", dataset]
+    command += ["--resolution", "4", "--triplets", "2", "--out", str(picture), "--device", "cpu"]
+    result = CliRunner().invoke(cli, [*command, "--teacher", teacher, "--json"])
+    assert result.exit_code == 0, result.output
+    facts = json.loads(result.stdout)
+    titles = [each["title"] for each in facts["classifiers"]]
+    assert titles == ["rd teacher branch", "plain student", "rd student"]
+    assert len(facts["planes"]) == 2
+    assert len(facts["agreement"]) == 3
+    assert all(0 <= each["mean"] <= 1 for each in facts["agreement"])
+    with Image.open(picture) as drawn:
+        assert drawn.format == "PNG"
+
+    # Without its file the teacher cannot be run; the picture is of the students.
+    images = ",".join(uid[:12] for uid in facts["planes"][0])
+    result = CliRunner().invoke(cli, [*command, "--images", images])
+    assert result.exit_code == 0, result.output
+    assert "left out: rd teacher branch. a store does not know" in result.stderr.lower()
+    assert "one plane" in result.stdout
+    assert "teacher branch" not in result.stdout
+    assert_other_images_are_refused([plain, rd], dataset)
+
+
+def assert_live_taps_are_those_of_the_store(store: Store, teacher: str, folder: Path) -> None:
+    """Pooled and rounded to int8 like those."""
+    live, dataset, rows = load_live_taps(store, [teacher]), load_dataset(f"folder:{folder}"), [0, 5]
+    cuts = [cut_view(dataset.decode(row), store.view_parameters[0, row], 224) for row in rows]
+    now = live.of(torch.from_numpy(np.stack(cuts)).float(), ["out0"])["out0"]
+    torch.testing.assert_close(now, store.read(rows, 0, ["out0"])["out0"], atol=1e-5, rtol=0)
+
+
+def assert_other_images_are_refused(runs: list[Run], dataset: str) -> None:
+    with pytest.raises(UsageError, match="through three images"):
+        classify_planes(runs, images=("a", "b"), dataset=dataset)
+    with pytest.raises(UnknownNameError, match="no test image"):
+        classify_planes(runs, images=("x", "y", "z"), dataset=dataset)
+    other = Run(runs[0].path)
+    vars(other)["result"] = {**runs[0].result, "views": {"fit": "center"}}
+    with pytest.raises(UsageError, match="not of the same images"):
+        classify_planes([runs[1], other], dataset=dataset)
