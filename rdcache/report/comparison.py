@@ -10,10 +10,9 @@ from typing import Any
 
 from rdcache.errors import UnknownNameError
 from rdcache.report.predictions import in_step
-from rdcache.report.rows import LEAK_FREE, Row
+from rdcache.report.rows import LEAK_FREE, PLAIN, Row
 from rdcache.report.significance import Gain, ImageTest, image_test, paired_gain
 
-PLAIN = "none"
 OF_IMAGES = ("accuracy", LEAK_FREE)  # metrics that are means over test images
 
 
