@@ -27,6 +27,7 @@ COMMANDS = {
     "cost": "Say what teachers and students cost: parameters, operations, time, bytes.",
     "boundaries": "Draw how runs divide a plane of images into classes, and how far they agree.",
     "run": "Run a recipe: both phases for a grid of methods and seeds.",
+    "compare": "Lay out a grid or finished runs as a table, with paired tests.",
     "curve": "Tabulate or draw accuracy against the number of training images.",
     "demo": "Run both phases on embedded data and print the result.",
     "check": "Say what is wrong with a dataset before it is used.",

@@ -42,7 +42,8 @@ def command(kind: str, root: Location | None, data_dir: Path | None, as_json: bo
 
 
 def _details(kind: str, row: dict[str, object]) -> dict[str, object]:
-    """What only the JSON form says: a method's options, with the preset's values as defaults."""
+    """What only the JSON form says: a method's options, with the preset's values as defaults,
+    and those that a recipe tunes."""
     if kind != "methods":
         return {}
     from rdcache.methods import find_method
@@ -51,6 +52,7 @@ def _details(kind: str, row: dict[str, object]) -> dict[str, object]:
     defaults = card.config({}).model_dump()
     fields = card.method.Config.model_fields
     return {
+        "tuned": list(card.method.tuned),
         "options": {
             name: {"default": defaults[name], "meaning": field.description}
             for name, field in fields.items()

@@ -332,8 +332,8 @@ def _train(sources: Sources, jobs: dict[Path, Job], on_progress: Progress) -> di
         if (folder / CHECKPOINT).is_file():
             _restore(trainer, folder / CHECKPOINT, device)
             statuses[folder] = "resumed"
-        (folder / DIVERGED).unlink(missing_ok=True)  # by an earlier call that is not gone on with
         write_text(folder / CONFIG, _config_text(store, trainer.config, trainer.seed))
+        (folder / DIVERGED).unlink(missing_ok=True)  # by an earlier call that is not gone on with
         _write_history(folder, trainer)
     steps = sum(trainer.steps for trainer in trainers.values())
     note = ", ".join(dict.fromkeys(f"seed {job.seed}" for job in jobs.values()))
