@@ -9,7 +9,7 @@ import click
 from rdcache.cli import options
 from rdcache.cli.output import json_option, print_json, print_note, print_table, progress
 from rdcache.distillation import load_run
-from rdcache.report.boundary_picture import FORMATS, draw_boundaries, require_matplotlib
+from rdcache.report.boundary_picture import FORMATS, draw_boundaries, require_drawable
 from rdcache.report.classified_planes import ClassifiedPlanes, classify_planes
 from rdcache.report.plane_classifiers import TeachersHere
 from rdcache.store.locations import Location
@@ -86,7 +86,7 @@ def command(
     """Draw how the students and teacher branches of RUNs divide the plane through three test images
     into classes, and say how often each two of them agree.
     """
-    require_matplotlib()
+    require_drawable(out)
     with progress("Classifying planes") as bar:
         planes = classify_planes(
             [load_run(run) for run in runs],

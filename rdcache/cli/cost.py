@@ -9,7 +9,7 @@ import click
 import torch
 
 from rdcache.cli import options
-from rdcache.cli.output import json_option, print_json, print_note, print_table, progress
+from rdcache.cli.output import json_option, print_json, print_table, progress
 from rdcache.probing import machine
 from rdcache.report.cost_tables import as_csv, cells, columns, latex, markdown, notes
 from rdcache.report.costs import Cost, CostConfig, measure_costs
@@ -48,7 +48,7 @@ def command(
         table = markdown if form == "markdown" else latex
         click.echo(table(costs, config.classes), nl=False)
     for note in [] if as_json else [*notes(costs), f"Measured on {_place(config)}."]:
-        print_note(note)
+        click.echo(note, err=True)
 
 
 def _as_facts(costs: Sequence[Cost], config: CostConfig) -> dict[str, object]:

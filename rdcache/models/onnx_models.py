@@ -50,6 +50,11 @@ class OnnxTaps(TapNetwork):
         self.input = session.get_inputs()[0].name
         self.outputs = tap_names(output.name for output in session.get_outputs())
 
+    @property
+    def provider(self) -> str:
+        """What onnxruntime computes with, such as `CPUExecutionProvider`."""
+        return str(self.session.get_providers()[0])
+
     def taps(self, images: torch.Tensor) -> Iterator[tuple[str, torch.Tensor]]:
         """See `TapNetwork.taps`."""
         yield from self._run(images, list(self.outputs)).items()

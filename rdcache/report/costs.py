@@ -20,7 +20,7 @@ from rdcache.distillation.hardware import threads
 from rdcache.errors import UsageError, WeightsNotFoundError, reason_of
 from rdcache.extraction.shared_options import DataDirOption
 from rdcache.models import Student, Teacher, create_student, load_teacher, save_student
-from rdcache.models.onnx_models import count_numbers
+from rdcache.models.onnx_models import OnnxTaps, count_numbers
 from rdcache.models.weight_files import weight_tensors
 from rdcache.progress import Progress, ignore
 from rdcache.report.latencies import (
@@ -116,7 +116,7 @@ def measure_costs(config: CostConfig, on_progress: Progress = ignore) -> list[Co
         raise UsageError("a batch is of at least one image.", given=config.batch)
     devices = timed_on(config.device)
     total = len(config.teacher) + len(config.student)
-    costs = []
+    costs: list[Cost] = []
     with threads(config.threads):
         for name in (*config.teacher, *config.student):
             on_progress(len(costs), total)
@@ -132,7 +132,7 @@ def cost_of_student(name: str, config: CostConfig, devices: Sequence[torch.devic
         torch.manual_seed(0)
         student = create_student(name, config.classes).eval()
     size = config.image_size or student.input_size
-    student.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    student.to(memory_format=torch.channels_last)
     try:
         operations = count_operations(lambda: student(random_images(1, size)))
     except (RuntimeError, AssertionError, ValueError) as error:
@@ -167,7 +167,9 @@ def cost_of_teacher(name: str, config: CostConfig, devices: Sequence[torch.devic
     if family == "onnx":
         parameters, file_bytes = count_numbers(Path(file))
         operations = Operations(None)
+        assert isinstance(teacher.network, OnnxTaps)
         notes.append("operations of an ONNX file are not seen by PyTorch's counter")
+        notes.append(f"onnxruntime's {teacher.network.provider} runs it, whatever PyTorch does")
     else:
         parameters = _count(teacher.network) - _count(_own_classifier(teacher))
         operations = count_operations(lambda: teacher.forward_taps(random_images(1, size), wanted))

@@ -79,8 +79,8 @@ def time_passes(forward: Forward, images: torch.Tensor, seconds: float) -> Laten
         ):
             start = time.perf_counter()
             forward(images)
-            if device.type == "cuda":
-                torch.cuda.synchronize(device)
+            if device.type != "cpu":
+                torch.accelerator.synchronize(device)
             taken.append((time.perf_counter() - start) * MILLISECONDS)
     counted = taken[WARM_UP:]
     median, p90 = (float(each) for each in np.percentile(counted, (50, 90)))
