@@ -196,6 +196,7 @@ def build_untrained(sources: Sources, job: Job) -> tuple[Student, Method, Traini
         taps=store.taps,
         default_tap=next(iter(teachers.values())),
         teachers=teachers,
+        foreign_logits=store.manifest["teacher"].get("logits_classes", classes) != classes,
         feature_dim=student.feature_dim,
         student_stages=student.stages,
         num_classes=len(classes),

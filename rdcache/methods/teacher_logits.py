@@ -110,7 +110,8 @@ def create_teacher_head(
         UsageError: `own` is asked for and the store has no logits of these classes.
         UnknownNameError: no such tap in the store.
     """
-    has_own = OWN in context.taps and context.taps[OWN].shape == (context.num_classes,)
+    fitting = OWN in context.taps and context.taps[OWN].shape == (context.num_classes,)
+    has_own = fitting and not context.foreign_logits
     if name == "auto":
         name = "own" if has_own else "linear-probe"
     if name == "none":
