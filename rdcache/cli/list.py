@@ -56,7 +56,7 @@ def _details(kind: str, row: dict[str, object]) -> dict[str, object]:
         "options": {
             name: {"default": defaults[name], "meaning": field.description}
             for name, field in fields.items()
-        }
+        },
     }
 
 
