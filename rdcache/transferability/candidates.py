@@ -9,6 +9,8 @@ from typing import Any
 
 from rdcache.data import portable_name
 from rdcache.errors import StoreFormatError, StoreNotFoundError, UnknownNameError
+from rdcache.models import corpus_overlap, list_teachers
+from rdcache.models.teacher import RANDOM
 from rdcache.store import Store, StoreSummary, default_root, list_stores, open_store, read_manifest
 from rdcache.transferability.config import RankConfig
 
@@ -118,6 +120,30 @@ def leak_notes(store: Store) -> list[str]:
                 "that recognise single images look too good here"
             )
     return notes
+
+
+def overlap_notes(candidates: Sequence[Candidate], dataset: str) -> list[str]:
+    """Which teachers have seen images of the dataset in their own training, as far as is known."""
+    cards = {card.name: card for card in list_teachers()}
+    seen = [
+        candidate.teacher
+        for candidate in candidates
+        if candidate.teacher in cards
+        and not _untrained(candidate.store)
+        and corpus_overlap(cards[candidate.teacher], dataset)
+    ]
+    if not seen:
+        return []
+    return [
+        f"trained on images of {dataset}, perhaps on those that are held out, so that their "
+        f"features may look too good: {', '.join(seen)}"
+    ]
+
+
+def _untrained(store: Store) -> bool:
+    teacher = store.manifest.get("teacher")
+    weights = teacher.get("weights") if isinstance(teacher, dict) else None
+    return isinstance(weights, dict) and weights.get("source") == RANDOM
 
 
 def _complete_stores(config: RankConfig) -> tuple[list[StoreSummary], list[str]]:

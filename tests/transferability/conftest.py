@@ -77,6 +77,7 @@ class Images:
         features: Mapping[TapSpec | str, np.ndarray],
         lacking: Sequence[int] = (),
         version: str = "",
+        weights: str = "file",
         commit: bool = True,
         **facts: Any,
     ) -> Store:
@@ -86,6 +87,7 @@ class Images:
             features: tap → float (n, *tap); a name alone is a float32 vector.
             lacking: samples that are marked as NaN or Inf.
             version: to tell several stores of one teacher apart.
+            weights: where the teacher's come from.
             commit: whether it is finished; its features are not written otherwise.
             facts: to replace entries of the manifest.
         """
@@ -110,7 +112,7 @@ class Images:
                     "classes": list(CLASSES),
                     "leaks": dict(self.leaks),
                 },
-                "teacher": {"name": teacher},
+                "teacher": {"name": teacher, "weights": {"source": weights}},
                 **facts,
             },
         )

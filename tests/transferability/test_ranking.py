@@ -15,7 +15,7 @@ from rdcache.store.transfer import Part, copy_store
 from rdcache.transferability import Ranking
 from rdcache.transferability.compared_samples import choose_samples
 
-from .conftest import Images, vectors
+from .conftest import CLASSES, Images, vectors
 
 
 def ranked(images: Images, **options: Any) -> Ranking:
@@ -227,6 +227,17 @@ def test_leaks_of_the_dataset_are_told(images: Images) -> None:
     leaked, crossing = ranked(images).notes
     assert leaked.startswith("2 test images also occur in train or val")
     assert crossing.startswith("3 pairs of duplicates lie in more than one split")
+
+
+def test_teachers_that_were_trained_on_the_images_are_named(images: Images) -> None:
+    features = {"pooled": vectors(images.labels, 1.0)}
+    dataset = {"name": "isic", "digest": "d1", "classes": list(CLASSES)}
+    images.store("pmc-clip", features, dataset=dataset)
+    images.store("lvm-med", features, dataset=dataset)
+    images.store("lvm-med-resnet50", features, dataset=dataset, weights="random")
+    (note,) = rdcache.rank(dataset="isic", root=images.root).notes
+    assert note.startswith("trained on images of isic")
+    assert note.endswith(": lvm-med")
 
 
 def test_a_tap_is_read_in_its_stored_dtype_and_judged_the_same(images: Images) -> None:
