@@ -13,17 +13,19 @@ MOMENTUM = 0.9
 
 
 def create_optimiser(
-    trained: dict[str, nn.Parameter], config: AdaptConfig
+    trained: dict[str, nn.Parameter], config: AdaptConfig, layer_decay: float
 ) -> torch.optim.Optimizer:
     """AdamW or SGD; vectors (biases, norms) without weight decay, and each depth of a transformer
-    with a rate of its own where `layer_decay` says so.
+    with a rate of its own. A group's `largest` is the rate at the peak of the schedule.
 
-    A group's `largest` is the rate at the peak of the schedule.
+    Args:
+        trained: by their names in the adapted network.
+        layer_decay: factor of the rate from each block to the one before it; 1 in other networks.
     """
     assert config.lr is not None
     depths = {name: _depth(name) for name in trained}
     deepest = max(depths.values()) + 1
-    decay, lr = config.layer_decay or 1.0, config.lr
+    lr = config.lr
     groups: dict[tuple[int, bool], list[nn.Parameter]] = {}
     for name, parameter in trained.items():
         depth = deepest if depths[name] < 0 else depths[name]
@@ -31,7 +33,7 @@ def create_optimiser(
     described = [
         {
             "params": parameters,
-            "largest": lr * decay ** (deepest - depth),
+            "largest": lr * layer_decay ** (deepest - depth),
             "weight_decay": config.weight_decay if matrix else 0.0,
         }
         for (depth, matrix), parameters in groups.items()

@@ -89,7 +89,7 @@ def adapt_seeds(
             (folder / CHECKPOINT).unlink(missing_ok=True)  # a kill between the two left it
             runs.append(AdaptRun(folder))
             continue
-        if overwrite:
+        if overwrite and folder.is_dir():
             for name in FILES:
                 (folder / name).unlink(missing_ok=True)
         fresh, spare = spare or _load(config), None

@@ -197,8 +197,13 @@ class AdaptTrainer:
             trained |= {f"base.{name}": it for name, it in named}
         for parameter in trained.values():
             parameter.requires_grad_(True)
-        self.optimiser = create_optimiser(trained, self.config)
+        self.optimiser = create_optimiser(trained, self.config, self._layer_decay())
         return self.optimiser
+
+    def _layer_decay(self) -> float:
+        """Of transformers alone: blocks of convolutional networks are of other kinds."""
+        equal = getattr(self.network.base, "isotropic", False)
+        return (self.config.layer_decay or 1.0) if equal else 1.0
 
     def _train_mode(self) -> None:
         """Only what is trained behaves as in training: a frozen network keeps its statistics."""

@@ -42,8 +42,9 @@ def command(kind: str, root: Location | None, data_dir: Path | None, as_json: bo
 
 
 def _details(kind: str, row: dict[str, object]) -> dict[str, object]:
-    """What only the JSON form says: a method's options, with the preset's values as defaults,
-    and those that a recipe tunes."""
+    """What only the JSON form says: a method's options, with the preset's values as defaults, and
+    which of them a recipe tunes.
+    """
     if kind != "methods":
         return {}
     from rdcache.methods import find_method

@@ -459,7 +459,11 @@ def _facts(store: Store, trainer: Trainer, device: torch.device) -> dict[str, An
             for name in ("name", "spec", "digest", "classes", CHECK)
             if name in manifest["dataset"]
         },
-        "teacher": {name: manifest["teacher"][name] for name in ("name", "weights")},
+        "teacher": {
+            name: manifest["teacher"][name]
+            for name in ("name", "weights", "adapted")
+            if name in manifest["teacher"]
+        },
         "views": manifest["views"],
         "image_size": config.image_size,
         "store": _identity(store),

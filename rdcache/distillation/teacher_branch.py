@@ -1,7 +1,7 @@
 """Teacher branches of finished runs: what a run keeps of them, and how they are made ready again.
 
-The file holds every tensor of the method under its name, the classifier included, as it was when
-the run's `test_teacher_branch` was measured. The teacher itself is not in it.
+The file holds every tensor that the branch needs, under its name in the method and the classifier
+included, as it was when the run's `test_teacher_branch` was measured. The teacher is not in it.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from rdcache.distillation.config import validated
 from rdcache.distillation.preparing import Job, Sources, build_untrained
 from rdcache.distillation.run import TEACHER_BRANCH, Run
 from rdcache.distillation.statistics import channels_of
+from rdcache.distillation.subset import EVERYTHING, Subset
 from rdcache.errors import RunNotFoundError, StaleStoreError, reason_of
 from rdcache.files import write_whole
 from rdcache.methods import ChannelStatistics, Method
@@ -35,7 +36,7 @@ def save_teacher_branch(method: Method, path: Path) -> None:
     """
     tensors = {
         name: value.detach().cpu().contiguous().clone()  # safetensors holds no tensor twice
-        for name, value in method.state_dict().items()
+        for name, value in method.teacher_state().items()
         if isinstance(value, torch.Tensor)
     }
     # Not `save_file`, which makes files that only their owner may read.
@@ -62,7 +63,7 @@ def load_teacher_branch(run: Run, store: Store, dataset: ImageDataset) -> Method
         raise StaleStoreError(
             "this store is not the one that the run was made from.",
             run=run.path,
-            store=store.location,
+            store=store.where,
         )
     path = run.path / TEACHER_BRANCH
     if not path.is_file():
@@ -76,22 +77,30 @@ def load_teacher_branch(run: Run, store: Store, dataset: ImageDataset) -> Method
     sources = _WithoutReading(store, dataset, torch.device("cpu"), lambda note: None)
     with torch.random.fork_rng(devices=[]):
         _, method, _ = build_untrained(sources, Job(config, run.seed))
+    expected = {name for name in method.teacher_state() if not name.endswith(COUNTERS)}
     try:
-        loaded = method.load_state_dict(load_file(path), strict=False)
+        tensors = load_file(path)
+        method.load_state_dict(tensors, strict=False)
     except (SafetensorError, RuntimeError, OSError) as error:
         raise _unfitting(path, reason_of(error)) from error
-    lacking = [name for name in loaded.missing_keys if not name.endswith(COUNTERS)]
-    if lacking or loaded.unexpected_keys:
-        raise _unfitting(path, ", ".join([*lacking, *loaded.unexpected_keys][:3]))
+    if differing := expected ^ tensors.keys():
+        raise _unfitting(path, f"not in both: {', '.join(sorted(differing)[:3])}")
     return method.eval().requires_grad_(False)
 
 
 class _WithoutReading(Sources):
-    """Sources of a method whose numbers are loaded from a file: statistics are not read."""
+    """Sources of a method whose numbers are loaded from a file: what was once computed from tensors
+    has its shape only.
+    """
 
-    def statistics(self, tap: str, *others: object) -> ChannelStatistics:
+    def statistics(self, tap: str, subset: Subset = EVERYTHING) -> ChannelStatistics:
         channels = channels_of(self.store.taps[tap])
         return ChannelStatistics(torch.zeros(channels), torch.ones(channels))
+
+    def probe(self, tap: str, subset: Subset = EVERYTHING) -> tuple[torch.Tensor, torch.Tensor]:
+        classes = len(self.store.manifest["dataset"]["classes"])
+        weight = torch.zeros(classes, channels_of(self.store.taps[tap]))
+        return weight, torch.zeros(classes)
 
 
 def _unfitting(path: Path, why: str) -> RunNotFoundError:

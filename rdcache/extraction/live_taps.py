@@ -16,19 +16,22 @@ from rdcache.errors import StaleStoreError, StoreFormatError, TeacherOutputError
 from rdcache.extraction.checking import FILES
 from rdcache.extraction.reduction import as_laid_out, pooled
 from rdcache.models import Teacher, load_teacher
-from rdcache.store import Store
+from rdcache.store import Store, folder_name
 from rdcache.store.quantisation import dequantise
 
 
 class LiveTaps:
     """A store's teacher, for other images.
 
+    Args:
+        prefix: what the names of its taps begin with where several stores are read in step.
+
     Raises:
         StoreFormatError: the store does not say how it was extracted.
         StaleStoreError: the teacher is not the one that the store was extracted with.
     """
 
-    def __init__(self, store: Store, teacher: Teacher) -> None:
+    def __init__(self, store: Store, teacher: Teacher, prefix: str = "") -> None:
         parts = store.fingerprint.parts
         if not {"teacher", "weights", "preprocessing", "precision"} <= parts.keys():
             raise StoreFormatError(
@@ -47,6 +50,7 @@ class LiveTaps:
                 differs_in=", ".join(differing),
             )
         self.store, self.teacher = store, teacher
+        self._own = {f"{prefix}{name}": name for name in store.taps}
         self._bfloat16 = parts["precision"] == "bfloat16"
         self._pools = {
             name: tuple(int(side) for side in str(text).split("x"))
@@ -59,7 +63,7 @@ class LiveTaps:
 
         Args:
             images: float32 (B, S, S, 3), RGB in 0–255, where S is the teacher's input size.
-            names: taps of the store.
+            names: taps; those that are of other stores are passed over.
 
         Returns:
             Tap name → (B, *tap) on the CPU, as numbers that a method takes.
@@ -67,18 +71,19 @@ class LiveTaps:
         Raises:
             TeacherOutputError: the teacher gives NaN or Inf.
         """
+        own = {self._own[name]: name for name in names if name in self._own}
         device = self.teacher.device
         inputs = self.teacher.preprocessing.normalise(images.to(device))
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=self._bfloat16):
-            outputs = self.teacher.forward_taps(inputs, names)
+            outputs = self.teacher.forward_taps(inputs, list(own))
         whole = {
             name: pooled(value.float(), self._pools.get(name)).cpu()
             for name, value in outputs.items()
         }
-        taps = [self.store.taps[name] for name in names]
+        taps = [self.store.taps[name] for name in own]
         kept = as_laid_out(whole, taps, self.store.projections)
         numbers = {
-            tap.name: kept[tap.name].to(getattr(torch, tap.dtype))
+            own[tap.name]: kept[tap.name].to(getattr(torch, tap.dtype))
             if tap.scales is None
             else dequantise(kept[tap.name], kept[tap.scales.name], tap)
             for tap in taps
@@ -94,8 +99,8 @@ def load_live_taps(
     weights: str | None = None,
     data_dir: Path | None = None,
     device: torch.device | str = "cpu",
-) -> LiveTaps:
-    """Load the teacher of a store.
+) -> list[LiveTaps]:
+    """Load the teacher of a store; of stores that are read in step, each one's.
 
     Args:
         given: names of teachers with the folders of this machine, as in `torchscript:FILE`: a store
@@ -106,12 +111,23 @@ def load_live_taps(
         UsageError: its name goes on with a path, and is not among those given.
         RdcacheError: see `load_teacher` and `LiveTaps`.
     """
+    members = store.members
+    loaded = []
+    for member in members:
+        name = _name_here(member, given)
+        prefix = "" if len(members) == 1 else f"{folder_name(member.manifest['teacher']['name'])}."
+        loaded.append(LiveTaps(member, load_teacher(name, weights, data_dir, device), prefix))
+    return loaded
+
+
+def _name_here(store: Store, given: Sequence[str]) -> str:
+    """The name of a store's teacher on this machine."""
     recorded = str(store.manifest["teacher"]["name"])
     name = next((each for each in given if portable_name(each) == recorded), recorded)
-    if name == recorded and name.partition(":")[0] in FILES and name not in given:
+    if name.partition(":")[0] in FILES and name not in given:
         raise UsageError(
             "a store does not know where the file of its teacher lies on this machine.",
             was_made_of=recorded,
             next="say it: --teacher torchscript:FILE or onnx:FILE",
         )
-    return LiveTaps(store, load_teacher(name, weights, data_dir, device))
+    return name

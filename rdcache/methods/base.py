@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
@@ -197,6 +197,10 @@ class Method(nn.Module):
     def has_teacher_branch(self) -> bool:
         """Whether `teacher_branch` can classify."""
         return False
+
+    def teacher_state(self) -> dict[str, Any]:
+        """The part of the state dict that `teacher_branch` depends on."""
+        return self.state_dict()
 
     def forward(
         self, batch: CachedBatch, student: StudentOutput, progress: TrainingProgress

@@ -9,7 +9,7 @@ Teacher logits come from a head (`teacher_logits.py`) that is frozen while the s
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from pydantic import Field
@@ -117,6 +117,10 @@ class Baseline(Method):
     def has_teacher_branch(self) -> bool:
         """Whether there are logits of the teacher to be judged."""
         return self.head is not None
+
+    def teacher_state(self) -> dict[str, Any]:
+        """The head's part of the state dict, without what the method adds to it."""
+        return {name: it for name, it in self.state_dict().items() if name.startswith("head.")}
 
     def teacher_terms(self, batch: CachedBatch, progress: TrainingProgress) -> Terms:
         """Compute the head's cross-entropy."""

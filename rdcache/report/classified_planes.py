@@ -237,9 +237,9 @@ def _classified(
     """What some classifiers say of the grid: int64 (classifiers, resolution, resolution)."""
     points, _ = plane.plane.grid(resolution)
     weights = torch.from_numpy(plane.plane.weights(points)).float().reshape(-1, CORNERS)
-    corners = torch.from_numpy(cutter.cut(plane.samples, group.look)).float()
+    corners = [torch.from_numpy(cutter.cut(plane.samples, look)).float() for look in group.looks]
     found = [
-        group.classify(torch.einsum("nk,khwc->nhwc", part, corners))
+        group.classify([torch.einsum("nk,khwc->nhwc", part, each) for each in corners])
         for part in weights.split(POINTS_AT_ONCE)
     ]
     return torch.cat(found, dim=1).reshape(-1, resolution, resolution).numpy()

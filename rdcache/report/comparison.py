@@ -10,10 +10,9 @@ from typing import Any
 
 from rdcache.errors import UnknownNameError
 from rdcache.report.predictions import in_step
-from rdcache.report.rows import LEAK_FREE, Row
+from rdcache.report.rows import LEAK_FREE, PLAIN, Row
 from rdcache.report.significance import Gain, ImageTest, image_test, paired_gain
 
-PLAIN = "none"
 OF_IMAGES = ("accuracy", LEAK_FREE)  # metrics that are means over test images
 
 
@@ -64,12 +63,26 @@ class Comparison:
 def compare(
     rows: Sequence[Row], metric: str = "accuracy", baseline: str = PLAIN
 ) -> list[Comparison]:
-    """Pair every row with the baseline method's row of the same dataset, teacher and student."""
+    """Pair every row with the baseline method's row of the same dataset, teacher and student.
+
+    Where a teacher has no plain student beside it, that of another teacher does, if it was trained
+    alike on the same images: it reads no teacher.
+    """
     bases = {row.place: row for row in rows if row.method == baseline}
-    return [
-        Comparison(row, None if bases.get(row.place) is row else bases.get(row.place), metric)
-        for row in rows
-    ]
+    plain = [row for row in bases.values() if baseline == PLAIN]
+
+    def base_of(row: Row) -> Row | None:
+        if row.place in bases:
+            return bases[row.place] if bases[row.place] is not row else None
+        return next((other for other in plain if _alike(row, other)), None)
+
+    return [Comparison(row, base_of(row), metric) for row in rows]
+
+
+def _alike(row: Row, other: Row) -> bool:
+    """Whether two rows differ in nothing but teacher and method."""
+    own = (row.dataset, row.student, row.training, row.sizes, row.leaked)
+    return own == (other.dataset, other.student, other.training, other.sizes, other.leaked)
 
 
 def require_names(rows: Sequence[Row], metric: str, baseline: str) -> None:

@@ -5,6 +5,7 @@ branches that taught them, with the live teacher before them.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -15,11 +16,11 @@ from rdcache.data import ImageDataset
 from rdcache.distillation.hardware import autocast_for
 from rdcache.distillation.run import Run
 from rdcache.distillation.teacher_branch import load_teacher_branch
-from rdcache.errors import RdcacheError
+from rdcache.errors import RdcacheError, UsageError
 from rdcache.extraction.live_taps import LiveTaps, load_live_taps
 from rdcache.methods import Method
 from rdcache.models import Preprocessing
-from rdcache.store import Location, Store, open_store
+from rdcache.store import JointStore, Location, Store, open_store
 
 PLAIN = "none"  # the method of students that learn from labels alone
 Note = Callable[[str], None]
@@ -44,13 +45,14 @@ class Classifiers:
     """Classifiers that look at the same images, and share what they compute of them first.
 
     Attributes:
-        look: size, interpolation and normalisation of their input.
-        classify: from float32 (B, S, S, 3), RGB in 0–255, to int64 (classifiers, B) on the CPU.
+        looks: size, interpolation and normalisation of their input; one for each teacher.
+        classify: from float32 (B, S, S, 3), RGB in 0–255, for each of the looks, to int64
+            (classifiers, B) on the CPU.
     """
 
     panels: tuple[Panel, ...]
-    look: Preprocessing
-    classify: Callable[[torch.Tensor], torch.Tensor]
+    looks: tuple[Preprocessing, ...]
+    classify: Callable[[Sequence[torch.Tensor]], torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -80,13 +82,13 @@ def _student(run: Run, title: str, device: torch.device) -> Classifiers:
     autocast = autocast_for(device, run.config["config"]["amp"])
 
     @torch.no_grad()
-    def classify(images: torch.Tensor) -> torch.Tensor:
-        inputs = look.normalise(images.to(device)).contiguous(memory_format=torch.channels_last)
+    def classify(images: Sequence[torch.Tensor]) -> torch.Tensor:
+        inputs = look.normalise(images[0].to(device)).contiguous(memory_format=torch.channels_last)
         with autocast():
             return student(inputs).logits.argmax(dim=1).cpu()[None]
 
     title = "plain student" + title.removeprefix(PLAIN) if _is_plain(run) else f"{title} student"
-    return Classifiers((Panel(title, "student", run),), look, classify)
+    return Classifiers((Panel(title, "student", run),), (look,), classify)
 
 
 def branches_of(
@@ -102,26 +104,27 @@ def branches_of(
         on_note: told, in a sentence, which are left out, and why: their teacher or their store
             cannot be had here.
     """
-    given = [open_store(location) for location in here.stores]
-    at_hand = {store.fingerprint.digest: store for store in given}
+    at_hand = {store.fingerprint.digest: store for store in _given(here.stores)}
     of_store: dict[str, list[tuple[Panel, Method]]] = {}
     for run, title in zip(runs, titles(runs), strict=True):
         if not run.result.get("test_teacher_branch"):
             continue
         panel = Panel(f"{title} teacher branch", "teacher branch", run)
-        recorded = run.result["store"]
+        fingerprint = run.result["store"]["fingerprint"]
         try:
-            if recorded["fingerprint"] not in at_hand:
-                at_hand[recorded["fingerprint"]] = open_store(recorded["location"])
-            method = load_teacher_branch(run, at_hand[recorded["fingerprint"]], dataset)
+            if fingerprint not in at_hand:
+                at_hand[fingerprint] = _recorded(run)
+            method = load_teacher_branch(run, at_hand[fingerprint], dataset)
         except RdcacheError as error:
             on_note(_left_out([panel], error))
             continue
-        of_store.setdefault(recorded["fingerprint"], []).append((panel, method.to(device)))
+        of_store.setdefault(fingerprint, []).append((panel, method.to(device)))
     groups = []
     for fingerprint, members in of_store.items():
         try:
-            live = _live(at_hand[fingerprint], here, device)
+            live = load_live_taps(
+                at_hand[fingerprint], here.names, here.weights, here.data_dir, device
+            )
         except RdcacheError as error:
             on_note(_left_out([panel for panel, _ in members], error))
             continue
@@ -129,24 +132,38 @@ def branches_of(
     return groups
 
 
-def _live(store: Store, here: TeachersHere, device: torch.device) -> LiveTaps:
-    return load_live_taps(store, here.names, here.weights, here.data_dir, device)
+def _given(locations: Sequence[Location]) -> list[Store]:
+    """The stores there, and all of them read in step if they can be."""
+    stores = [open_store(location) for location in locations]
+    if len(stores) > 1:
+        with suppress(UsageError):
+            return [*stores, JointStore(stores)]
+    return stores
+
+
+def _recorded(run: Run) -> Store:
+    """The store that a run was made from, or the stores, where it then lay."""
+    recorded = run.result["store"]
+    members = [open_store(place) for place in recorded.get("members", [recorded["location"]])]
+    return members[0] if len(members) == 1 else JointStore(members)
 
 
 def _branches(
-    live: LiveTaps, members: Sequence[tuple[Panel, Method]], device: torch.device
+    live: Sequence[LiveTaps], members: Sequence[tuple[Panel, Method]], device: torch.device
 ) -> Classifiers:
     names = list(dict.fromkeys(tap for _, method in members for tap in method.taps))
 
     @torch.no_grad()
-    def classify(images: torch.Tensor) -> torch.Tensor:
-        taps = {name: tap.to(device) for name, tap in live.of(images, names).items()}
+    def classify(images: Sequence[torch.Tensor]) -> torch.Tensor:
+        taps: dict[str, torch.Tensor] = {}
+        for each, seen in zip(live, images, strict=True):
+            taps |= {name: tap.to(device) for name, tap in each.of(seen, names).items()}
         return torch.stack(
             [method.teacher_branch(taps)[1].argmax(dim=1).cpu() for _, method in members]
         )
 
     panels = tuple(panel for panel, _ in members)
-    return Classifiers(panels, live.teacher.preprocessing, classify)
+    return Classifiers(panels, tuple(each.teacher.preprocessing for each in live), classify)
 
 
 def titles(runs: Sequence[Run]) -> list[str]:

@@ -16,6 +16,7 @@ from rdcache.errors import RunNotFoundError
 
 METRICS = ("accuracy", "balanced_accuracy", "macro_f1", "auroc")
 LEAK_FREE = "accuracy_without_leaks"
+PLAIN = "none"  # reads no teacher
 # What a comparison is about, or what follows from the store and the machine.
 OF_THE_ROW = {"student", "method", "method_options", "teacher_head", "amp", "shuffle"}
 
@@ -61,12 +62,16 @@ def row_of(
     factor: float | None = None,
     diverged: tuple[int, ...] = (),
 ) -> Row:
-    """Collect what the runs of a row have measured.
+    """Collect what the runs of a row have measured. Of a teacher that `rdcache adapt` has made of
+    another, the row is of that other one, and its method `lora + kd`.
 
     Args:
         place: dataset, teacher, student.
         method: what the row is called.
     """
+    if runs and (adapted := runs[0].result["teacher"].get("adapted")):
+        place = (place[0], adapted["teacher"], place[2])
+        method = method if method == PLAIN else f"{adapted['method']} + {method}"
     values: dict[str, dict[int, float]] = {}
     for run in runs:
         for name in (*METRICS, LEAK_FREE):
@@ -109,7 +114,7 @@ def rows_of_folders(folders: Sequence[Path]) -> list[Row]:
         row_of(_place(runs[0]), labels[group], runs, diverged=_diverged_in(group))
         for group, runs in groups.items()
     ]
-    return sorted(rows, key=lambda row: (row.place, not row.method.startswith("none"), row.method))
+    return sorted(rows, key=lambda row: (row.place, not row.method.startswith(PLAIN), row.method))
 
 
 def _place(run: Run) -> tuple[str, str, str]:
@@ -121,7 +126,9 @@ def _labels(groups: Mapping[Path, Sequence[Run]]) -> dict[Path, str]:
     """A name for each group of runs: its method, and what tells it from others of its method."""
     alike: dict[tuple[str, ...], list[Path]] = defaultdict(list)
     for group, (first, *_) in groups.items():
-        alike[(*_place(first), first.result["method"])].append(group)
+        adapted = first.result["teacher"].get("adapted", {"teacher": _place(first)[1]})
+        kind = (_place(first)[0], adapted["teacher"], _place(first)[2], adapted.get("method", ""))
+        alike[(*kind, first.result["method"])].append(group)
     labels = {}
     for (*_, method), members in alike.items():
         options = {group: _options(groups[group][0]) for group in members}

@@ -13,7 +13,13 @@ from rdcache.methods import list_methods
 from rdcache.store import Store
 
 METHODS = [card.name for card in list_methods()]
-OPTIONS = {"rd": {"width": 16}, "rd-paper": {"width": 16}, "direct": {"teacher_epochs": 1}}
+OPTIONS = {
+    "rd": {"width": 16},
+    "rd-paper": {"width": 16},
+    "direct": {"teacher_epochs": 1},
+    "reviewkd": {"width": 32},
+    "scalekd": {"width": 64, "grid": 3},
+}
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,10 +15,21 @@ from rdcache.distillation.teacher_branch import load_teacher_branch
 from rdcache.errors import RunNotFoundError, StaleStoreError
 from rdcache.store import Store
 
-from .conftest import Tiny, write_store
+from .conftest import QUICK, Tiny, write_store
 
-Options = Callable[..., dict[str, Any]]
 EVERYTHING = {"folds": 2, "teacher_epochs": 1, "teacher_ema": 0.9, "ema": 0.5, "width": 8}
+FILE = "teacher_branch.safetensors"
+
+
+@pytest.fixture(
+    scope="module",
+    params=[("rd", EVERYTHING), ("direct", {"tap": "tokens"}), ("kd", {})],
+    ids=["rd", "direct", "kd"],
+)
+def run(request: Any, tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    method, changes = request.param
+    places = {"data_dir": tiny.data_dir, "out": tmp_path_factory.mktemp("runs")}
+    return distill(tiny.store, method=method, **{**QUICK, "epochs": 1, **places, **changes})
 
 
 def metrics_of(run: Run, store: Store, tiny: Tiny) -> dict[str, Any]:
@@ -30,11 +41,7 @@ def metrics_of(run: Run, store: Store, tiny: Tiny) -> dict[str, Any]:
     return classification_metrics(store.labels[test], probabilities, tiny.dataset.classes)
 
 
-@pytest.mark.parametrize(("method", "changes"), [("rd", EVERYTHING), ("direct", {"tap": "tokens"})])
-def test_a_kept_teacher_branch_gives_its_test_metrics_again(
-    tiny: Tiny, options: Options, method: str, changes: dict[str, Any]
-) -> None:
-    run = distill(tiny.store, method=method, **options(epochs=2, **changes))
+def test_a_kept_teacher_branch_gives_its_test_metrics_again(tiny: Tiny, run: Run) -> None:
     state = torch.random.get_rng_state()
     again = metrics_of(run, tiny.store, tiny)
     assert torch.equal(state, torch.random.get_rng_state())
@@ -43,17 +50,19 @@ def test_a_kept_teacher_branch_gives_its_test_metrics_again(
     assert again["nll"] == pytest.approx(recorded["nll"])
 
 
-def test_a_branch_is_refused_without_its_file_or_with_another_store(
-    tiny: Tiny, options: Options, tmp_path: Any
+def test_a_branch_is_refused_if_its_file_is_damaged_or_of_another_run(
+    tiny: Tiny, run: Run, tmp_path: Path
 ) -> None:
-    run = distill(tiny.store, **options(epochs=1, width=8))
+    content = (run.path / FILE).read_bytes()
+    try:
+        (run.path / FILE).write_bytes(content[:-9])
+        with pytest.raises(RunNotFoundError, match="damaged"):
+            load_teacher_branch(run, tiny.store, tiny.dataset)
+        (run.path / FILE).unlink()
+        with pytest.raises(RunNotFoundError, match="kept no teacher branch"):
+            load_teacher_branch(run, tiny.store, tiny.dataset)
+    finally:
+        (run.path / FILE).write_bytes(content)
     other = write_store(tmp_path / "other", tiny.dataset, not_finite=((0, 1),))
     with pytest.raises(StaleStoreError, match="not the one"):
         load_teacher_branch(run, other, tiny.dataset)
-    file = run.path / "teacher_branch.safetensors"
-    file.write_bytes(file.read_bytes()[:-9])
-    with pytest.raises(RunNotFoundError, match="damaged"):
-        load_teacher_branch(run, tiny.store, tiny.dataset)
-    file.unlink()
-    with pytest.raises(RunNotFoundError, match="kept no teacher branch"):
-        load_teacher_branch(run, tiny.store, tiny.dataset)

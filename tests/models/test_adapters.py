@@ -311,6 +311,26 @@ def test_groups_join_the_shared_prompts_in_the_last_half() -> None:
     torch.testing.assert_close(found, x[1:].float(), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("kind", TEACHERS)
+@pytest.mark.parametrize("name", IN_TRANSFORMERS)
+def test_every_tensor_that_is_trained_gets_a_gradient(kind: str, name: str) -> None:
+    teacher = TEACHERS[kind]()
+    network = stirred(adapted(teacher, name, **({"pool": 2} if name == "lpt" else {})))
+    adapter = network.adapter
+    assert adapter is not None
+    trained = set()
+    for stage in adapter.stages:
+        network.zero_grad()
+        parameters = adapter.begin_stage(stage)
+        output = network.classify(images_for(teacher))
+        similarity = 0 if output.similarity is None else output.similarity.sum()
+        (F.cross_entropy(output.logits, torch.tensor([0, 1])) + similarity).backward()
+        assert all(p.grad is not None and p.grad.any() for p in parameters), stage
+        trained |= set(parameters)
+    assert trained == set(adapter.parameters())
+    assert all(p.grad is None for p in network.base.parameters()), "the teacher stays frozen"
+
+
 # Where they do not apply.
 
 

@@ -27,6 +27,8 @@ def finished(tmp_path: Path) -> Callable[..., Path]:
         leaked: Sequence[int] = (),
         digest: str = "",
         method_options: dict[str, Any] | None = None,
+        adapted: dict[str, str] | None = None,
+        store: str = "f",
         **options: Any,
     ) -> Path:
         folder = tmp_path / "runs" / "-".join((dataset, teacher, student, method, digest))
@@ -35,7 +37,7 @@ def finished(tmp_path: Path) -> Callable[..., Path]:
         config = {"method": method, "epochs": 3, "out": "x", **options}
         config["method_options"] = method_options or {}
         (folder / "config.yaml").write_text(
-            yaml.safe_dump({"config": config, "store": {"fingerprint": "f" * 64}, "seed": seed})
+            yaml.safe_dump({"config": config, "store": {"fingerprint": store * 64}, "seed": seed})
         )
         lines = ["uid,label,predicted,p_benign,p_malignant"]
         for number, right in enumerate(correct):
@@ -51,7 +53,7 @@ def finished(tmp_path: Path) -> Callable[..., Path]:
             "student": student,
             "method": method,
             "dataset": {"name": dataset, "classes": CLASSES},
-            "teacher": {"name": teacher},
+            "teacher": {"name": teacher, **({"adapted": adapted} if adapted else {})},
             "training": {"samples": 20},
             "val": {"n": 5},
             "test": test,

@@ -97,9 +97,7 @@ def classified(images: np.ndarray, names: int, classes: int) -> ClassifiedPlanes
 def test_a_picture_has_every_panel_in_the_colours_of_the_classes(
     images: np.ndarray, tmp_path: Path, names: int, classes: int
 ) -> None:
-    for file in ("one.png", "two.png"):
-        draw_boundaries(classified(images, names, classes), tmp_path / file)
-    assert (tmp_path / "one.png").read_bytes() == (tmp_path / "two.png").read_bytes()
+    draw_boundaries(classified(images, names, classes), tmp_path / "one.png")
     with Image.open(tmp_path / "one.png") as picture:
         pixels = np.asarray(picture.convert("RGB")).reshape(-1, 3)
     if classes <= len(COLOURS):
@@ -107,6 +105,8 @@ def test_a_picture_has_every_panel_in_the_colours_of_the_classes(
             wanted = [int(colour[at : at + 2], 16) for at in (1, 3, 5)]
             share = (pixels == wanted).all(axis=1).mean()
             assert share > 0.4 / classes, colour
+        draw_boundaries(classified(images, names, classes), tmp_path / "two.png")
+        assert (tmp_path / "one.png").read_bytes() == (tmp_path / "two.png").read_bytes()
 
 
 def test_a_picture_of_another_format_is_refused(images: np.ndarray, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 from PIL import Image
-from small_inputs import Pooling
+from small_inputs import LargeOnBright, Pooling
 from torch import nn
 
 import rdcache
@@ -30,19 +30,20 @@ QUICK: dict[str, Any] = {"student": "shufflenet-x0.5", "image_size": 32, "batch_
 def test_runs_are_drawn_and_compared_on_planes_of_test_images(
     script: Callable[[nn.Module], str], few: Path, tmp_path: Path
 ) -> None:
-    teacher, dataset = script(Pooling(1.0)), f"folder:{few}"
+    teacher, other, dataset = script(Pooling(1.0)), script(LargeOnBright()), f"folder:{few}"
     store = rdcache.extract(
         teacher=teacher, dataset=dataset, views="clean", pool=("out0=2",), dtype=("int8",)
     )
     assert_live_taps_are_those_of_the_store(store, teacher, few)
+    second = rdcache.extract(teacher=other, dataset=dataset, views="clean")
     places = {"dataset": dataset, "out": tmp_path / "runs", "device": "cpu"}
     plain = rdcache.distill(store, method="none", epochs=1, **QUICK, **places)
-    rd = rdcache.distill(store, method="rd", epochs=1, width=16, **QUICK, **places)
+    rd = rdcache.distill([store, second], method="rd", epochs=1, width=16, **QUICK, **places)
 
     picture = tmp_path / "plane.png"
     command = ["boundaries", str(plain.path), str(rd.path), "--dataset", dataset]
     command += ["--resolution", "4", "--triplets", "2", "--out", str(picture), "--device", "cpu"]
-    result = CliRunner().invoke(cli, [*command, "--teacher", teacher, "--json"])
+    result = CliRunner().invoke(cli, [*command, "--teacher", teacher, "--teacher", other, "--json"])
     assert result.exit_code == 0, result.output
     facts = json.loads(result.stdout)
     titles = [each["title"] for each in facts["classifiers"]]
@@ -65,7 +66,11 @@ def test_runs_are_drawn_and_compared_on_planes_of_test_images(
 
 def assert_live_taps_are_those_of_the_store(store: Store, teacher: str, folder: Path) -> None:
     """Pooled and rounded to int8 like those."""
-    live, dataset, rows = load_live_taps(store, [teacher]), load_dataset(f"folder:{folder}"), [0, 5]
+    (live,), dataset, rows = (
+        load_live_taps(store, [teacher]),
+        load_dataset(f"folder:{folder}"),
+        [0, 5],
+    )
     cuts = [cut_view(dataset.decode(row), store.view_parameters[0, row], 224) for row in rows]
     now = live.of(torch.from_numpy(np.stack(cuts)).float(), ["out0"])["out0"]
     torch.testing.assert_close(now, store.read(rows, 0, ["out0"])["out0"], atol=1e-5, rtol=0)

@@ -48,6 +48,26 @@ def test_rows_of_one_method_are_called_by_what_differs(
     assert compare(rows)[3].unequal == {"epochs": (5, 3)}, "not the same budget"
 
 
+def test_rows_of_an_adapted_teacher_stand_beside_those_of_the_teacher_itself(
+    finished: Callable[..., Path], tmp_path: Path
+) -> None:
+    finished("none", 0, FAIR, teacher="lvm-med")
+    for method in ("lora", "vpt"):
+        name = f"adapted:{method}-lvm-med-busi-0f1e"
+        finished("kd", 0, GOOD, teacher=name, adapted={"method": method, "teacher": "lvm-med"})
+    rows = rows_of_folders([tmp_path / "runs"])
+    assert [(row.teacher, row.method) for row in rows] == [
+        ("lvm-med", "none"),
+        ("lvm-med", "lora + kd"),
+        ("lvm-med", "vpt + kd"),
+    ]
+    assert all(item.gain is not None for item in compare(rows)[1:])
+    other = {"method": "vpt", "teacher": "lvm-med"}
+    finished("kd", 0, FAIR, teacher="adapted:vpt-lvm-med-busi-77aa", adapted=other, store="e")
+    names = [row.method for row in rows_of_folders([tmp_path / "runs"])]
+    assert names[2:] == ["vpt + kd (store=eeeeeeee)", "vpt + kd (store=ffffffff)"]
+
+
 def test_leaked_images_are_left_out_where_the_metric_leaves_them_out(
     finished: Callable[..., Path], tmp_path: Path
 ) -> None:
