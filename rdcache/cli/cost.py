@@ -79,4 +79,4 @@ def _machine(config: CostConfig) -> dict[str, object]:
 def _place(config: CostConfig) -> str:
     facts = _machine(config)
     gpu = f", {facts['gpu']}" if "gpu" in facts else ""
-    return f"{facts['cpu']}, {facts['threads']} threads, PyTorch {facts['torch']}{gpu}"
+    return f"{facts['cpu']}, threads: {facts['threads']}, PyTorch {facts['torch']}{gpu}"

@@ -27,7 +27,7 @@ def columns(costs: Sequence[Cost], classes: int) -> list[str]:
         f"with {classes} classes",
         "MACs",
         "FLOPs",
-        *(f"{device} ×{batch}" for device, batch in _timed(costs)),
+        *(f"{device} ×{batch}, ms" for device, batch in _timed(costs)),
         "file",
     ]
 
@@ -106,7 +106,7 @@ def notes(costs: Sequence[Cost]) -> list[str]:
         "Parameters: without a classifier; then with one linear layer on the pooled features.",
         "MACs and FLOPs: of one image; convolutions and matrix products, attention among them. One "
         "MAC is two FLOPs.",
-        "Times: milliseconds a batch, median (90th percentile); float32, evaluation mode.",
+        "Times: a whole batch, median (90th percentile); float32, evaluation mode.",
         "File: students as safetensors; teachers the bytes of their tensors, black boxes of their "
         "files.",
     ]

@@ -147,7 +147,7 @@ def test_tables_have_every_number_and_dashes_where_there_is_none(costs: list[Cos
     lines = markdown(costs, 3).splitlines()
     assert len(lines) == 4
     assert "| with 3 classes |" in lines[0]
-    assert "| cpu ×1 | cpu ×32 |" in lines[0]
+    assert "| cpu ×1, ms | cpu ×32, ms |" in lines[0]
     text = latex(costs, 3)
     assert r"onnx:my\_box.onnx & teacher" in text
     assert text.count(r"\\") == 3
