@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rdcache import losses
+    from rdcache.adaptation import adapt
     from rdcache.distillation import Run, distill, load_run
     from rdcache.errors import RdcacheError
     from rdcache.extraction import extract
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
+    "adapt": "rdcache.adaptation",
     "extract": "rdcache.extraction",
     "distill": "rdcache.distillation",
     "load_run": "rdcache.distillation",
@@ -34,6 +36,7 @@ __all__ = [
     "RdcacheError",
     "Run",
     "Store",
+    "adapt",
     "distill",
     "extract",
     "load_run",

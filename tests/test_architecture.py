@@ -19,6 +19,7 @@ ROOMS = [
     "transferability",
     "methods",
     "distillation",
+    "adaptation",
     "report",
     "cli",
 ]

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from small_inputs import Pooling
+from small_inputs import LargeOnBright, Pooling
 from torch import nn
 
 from rdcache.distillation import DistillConfig, Diverged
@@ -28,17 +28,17 @@ PIPELINES = shipped_recipe("demo.yaml").parent
 
 
 @pytest.fixture
-def grid(script: Callable[[nn.Module], str], folder: Path) -> Callable[..., Recipe]:
-    """A small grid on forty images, with changes."""
+def grid(script: Callable[[nn.Module], str], few: Path) -> Callable[..., Recipe]:
+    """A small grid on sixteen images, with changes."""
 
     def build(**changes: Any) -> Recipe:
         parts: dict[str, Any] = {
             "title": "A small grid",
             "teachers": [script(Pooling(1.0))],
-            "datasets": [f"folder:{folder}"],
+            "datasets": [f"folder:{few}"],
             "students": ["shufflenet-x0.5"],
             "methods": ["none", "rd"],
-            "extract": {"views": 2},
+            "extract": {"views": "clean", "val_fraction": 0.2},
             "distill": {"epochs": 1, "image_size": 32, "batch_size": 8, "device": "cpu"},
             "per_method": {"rd": {"method_options": {"width": 16}}},
         }
@@ -127,6 +127,15 @@ def test_a_run_that_diverges_is_reported_in_its_cell_and_the_others_go_on(
     seen = trained(monkeypatch)
     assert run()[1].diverged[0].path == diverged.path
     assert not seen, "it would diverge again"
+
+
+def test_an_entry_of_several_teachers_is_read_in_step(
+    grid: Callable[..., Recipe], places: Places, script: Callable[[nn.Module], str]
+) -> None:
+    both = f"{script(Pooling(1.0))} + {script(LargeOnBright())}"
+    (cell,) = run_recipe(grid(teachers=[both], methods=["rd"]), places)
+    assert cell.teacher == both
+    assert len(cell.runs[0].result["teacher"]["name"].split("+")) == 2
 
 
 def test_tuning_needs_validation_images(grid: Callable[..., Recipe], places: Places) -> None:

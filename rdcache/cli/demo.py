@@ -7,9 +7,9 @@ from pathlib import Path
 import click
 
 from rdcache.cli.output import json_option, print_json
-from rdcache.cli.run import as_facts, print_comparisons, row_of, run_and_collect
+from rdcache.cli.run import as_facts, cell_row, print_laid_out, run_and_collect
 from rdcache.recipes import Places, load_recipe, shipped_recipe
-from rdcache.report import compare
+from rdcache.report import compare, plain_table
 
 EXPLANATION = """
 A frozen EfficientNet ran once over every view of drawn, ultrasound-like images. Its tensors are in
@@ -38,9 +38,9 @@ def command(folder: Path, as_json: bool) -> None:
     recipe = load_recipe(shipped_recipe("demo.yaml"))
     places = Places(root=folder / "stores", out=folder / "runs")
     finished = run_and_collect(recipe, places)
-    comparisons = compare([row_of(cell) for cell in finished])
+    comparisons = compare([cell_row(cell) for cell in finished])
     if as_json:
         print_json(as_facts(recipe, finished, comparisons))
     else:
-        print_comparisons(recipe.title, comparisons)
+        print_laid_out(plain_table(recipe.title, comparisons))
         click.echo(EXPLANATION.format(stores=places.root, runs=places.out))

@@ -13,7 +13,7 @@ from rdcache.cli.output import in_age, in_bytes, json_option, print_json, print_
 if TYPE_CHECKING:
     from rdcache.store import Location
 
-KINDS = ("stores", "teachers", "datasets", "students", "methods")
+KINDS = ("stores", "teachers", "datasets", "students", "methods", "adapters")
 
 
 @click.command(epilog="Example:  rdcache list teachers")
@@ -29,6 +29,7 @@ def command(kind: str, root: Location | None, data_dir: Path | None, as_json: bo
         "datasets": lambda: _datasets(data_dir),
         "students": _students,
         "methods": _methods,
+        "adapters": _adapters,
     }[kind]()
     if as_json:
         print_json({kind: [{**row, **_details(kind, row)} for row in rows]})
@@ -41,7 +42,9 @@ def command(kind: str, root: Location | None, data_dir: Path | None, as_json: bo
 
 
 def _details(kind: str, row: dict[str, object]) -> dict[str, object]:
-    """What only the JSON form says: a method's options, with the preset's values as defaults."""
+    """What only the JSON form says: a method's options, with the preset's values as defaults, and
+    which of them a recipe tunes.
+    """
     if kind != "methods":
         return {}
     from rdcache.methods import find_method
@@ -50,10 +53,11 @@ def _details(kind: str, row: dict[str, object]) -> dict[str, object]:
     defaults = card.config({}).model_dump()
     fields = card.method.Config.model_fields
     return {
+        "tuned": list(card.method.tuned),
         "options": {
             name: {"default": defaults[name], "meaning": field.description}
             for name, field in fields.items()
-        }
+        },
     }
 
 
@@ -148,4 +152,21 @@ def _methods() -> list[dict[str, object]]:
             "year": card.year or "–",
         }
         for card in list_methods()
+    ]
+
+
+def _adapters() -> list[dict[str, object]]:
+    from rdcache.models.adapters import ADAPTERS
+
+    return [
+        {
+            "adapter": card.name,
+            "what": card.title,
+            "needs": card.needs,
+            "options": ", ".join(
+                f"{name}={field.default}" for name, field in card.options.model_fields.items()
+            ),
+            "source": card.paper,
+        }
+        for card in ADAPTERS.values()
     ]

@@ -76,7 +76,7 @@ def _print_scores(ranking: Ranking) -> None:
 def _print_similarity(similarity: TeacherSimilarity) -> None:
     numbered = list(enumerate(similarity.taps.items(), start=1))
     print_table(
-        f"CKA between teachers, each through its best tap, {similarity.samples} training images",
+        f"CKA between teachers, {similarity.samples} images",
         ["", "teacher", "tap", *(str(number) for number, _ in numbered)],
         [
             (number, teacher, tap, *(f"{value:.2f}" for value in row))

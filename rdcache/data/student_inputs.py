@@ -11,7 +11,7 @@ import copy
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Self
+from typing import Literal, Self
 
 import numpy as np
 import torch
@@ -40,6 +40,7 @@ class StudentInputs:
         working_scale: training images are kept at so many pixels for each of the student's (see
             `working_sizes`); 0: as they are, so that all cuts are those of the original image.
         cache: a folder to keep images in for later runs (see `open_pixel_file`).
+        interpolation: how views are resized, see `cut_view`.
 
     Attributes:
         images: the images that views are cut from.
@@ -57,12 +58,14 @@ class StudentInputs:
         *,
         working_scale: float = 0.0,
         cache: Path | None = None,
+        interpolation: Literal["bilinear", "bicubic"] = "bilinear",
     ) -> None:
         share = min(int(available_memory() * MEMORY_SHARE), MOST_MEMORY)
         limit = share if ram_limit is None else ram_limit
         self.dataset = dataset
         self.parameters = parameters
         self.size = size
+        self.interpolation: Literal["bilinear", "bicubic"] = interpolation
         self.images = WorkingImages(
             dataset, working_sizes(dataset, parameters, size, working_scale), limit, cache
         )
@@ -125,7 +128,9 @@ class StudentInputs:
 
         def cut(row: int) -> None:
             sample, view, slot = int(samples[row]), int(sides[row]), int(slots[row])
-            pixels[row] = cut_view(self.images[sample], self.parameters[view, sample], self.size)
+            pixels[row] = cut_view(
+                self.images[sample], self.parameters[view, sample], self.size, self.interpolation
+            )
             centres[row] = pixels[row].sum(dtype=np.uint64) / pixels[row].size
             if slot < len(self._filled) - 1:
                 self._cuts[slot], self._centres[slot] = pixels[row], centres[row]

@@ -130,7 +130,8 @@ class DistillConfig(BaseModel):
     )
     subset_seed: int | None = Field(
         default=None,
-        description="Seed of the choice of that part (default: each run's own seed).",
+        description="Seed of the choice of that part (default: each run's own seed). With one for "
+        "all, runs that have --order-seed in common are trained side by side.",
     )
     label_smoothing: float = Field(
         default=0.0, ge=0, lt=1, description="Share of the label spread over all classes."

@@ -15,7 +15,6 @@ from torch import nn
 from rdcache import losses
 from rdcache.errors import TrainingError
 from rdcache.methods import Method
-from rdcache.models import Student
 
 
 @dataclass(frozen=True)
@@ -57,13 +56,17 @@ class Predictions:
 
 @torch.no_grad()
 def predict(
-    student: Student,
+    student: nn.Module,
     images: Iterable[torch.Tensor],
     samples: np.ndarray,
     labels: np.ndarray,
     autocast: AbstractContextManager[object] | None = None,
 ) -> Predictions:
-    """Classify batches of images, given in the order of `samples`, in evaluation mode."""
+    """Classify batches of images, given in the order of `samples`, in evaluation mode.
+
+    Args:
+        student: gives `features` and `logits` for a batch.
+    """
     student.eval()
     outputs = []
     with autocast or nullcontext():

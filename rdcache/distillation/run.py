@@ -33,8 +33,8 @@ FILES = (CONFIG, HISTORY, STUDENT, TEACHER_BRANCH, PREDICTIONS, RESULT, CHECKPOI
 
 
 @dataclass(frozen=True)
-class Run:
-    """One student, trained with one seed.
+class FinishedRun:
+    """The folder of a training that is finished: a student's, or an adapted teacher's.
 
     Attributes:
         path: its folder.
@@ -43,11 +43,6 @@ class Run:
 
     path: Path
     status: Literal["trained", "resumed", "done before"] = "done before"
-
-    @cached_property
-    def config(self) -> dict[str, Any]:
-        """The resolved options (`config`), the `store`, and the `seed`."""
-        return _read(self.path / CONFIG, yaml.safe_load, {"config", "store", "seed"})
 
     @cached_property
     def result(self) -> dict[str, Any]:
@@ -73,18 +68,29 @@ class Run:
         lines = (self.path / HISTORY).read_text(encoding="utf-8").splitlines()
         return [json.loads(line) for line in lines]
 
-    @cached_property
-    def student(self) -> Student:
-        """The trained student, an ordinary `torch.nn.Module`, on the CPU in evaluation mode."""
-        return load_student(self.path / STUDENT)
-
     @property
     def seed(self) -> int:
         """The seed it was trained with."""
         return int(self.result["seed"])
 
     def __repr__(self) -> str:
-        return f"Run({str(self.path)!r}, accuracy {self.metrics['accuracy']:.3f})"
+        name = type(self).__name__
+        return f"{name}({str(self.path)!r}, accuracy {self.metrics['accuracy']:.3f})"
+
+
+@dataclass(frozen=True, repr=False)
+class Run(FinishedRun):
+    """One student, trained with one seed."""
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        """The resolved options (`config`), the `store`, and the `seed`."""
+        return _read(self.path / CONFIG, yaml.safe_load, {"config", "store", "seed"})
+
+    @cached_property
+    def student(self) -> Student:
+        """The trained student, an ordinary `torch.nn.Module`, on the CPU in evaluation mode."""
+        return load_student(self.path / STUDENT)
 
 
 def load_run(path: Path | str) -> Run:
@@ -133,7 +139,7 @@ def _read(path: Path, parse: Callable[[str], Any], entries: set[str]) -> dict[st
     return content
 
 
-def summarise(runs: Sequence[Run]) -> dict[str, dict[str, float]]:
+def summarise(runs: Sequence[FinishedRun]) -> dict[str, dict[str, float]]:
     """Mean and sample standard deviation of every number among the test metrics over runs.
 
     Returns:

@@ -332,8 +332,8 @@ def _train(sources: Sources, jobs: dict[Path, Job], on_progress: Progress) -> di
         if (folder / CHECKPOINT).is_file():
             _restore(trainer, folder / CHECKPOINT, device)
             statuses[folder] = "resumed"
-        (folder / DIVERGED).unlink(missing_ok=True)  # by an earlier call that is not gone on with
         write_text(folder / CONFIG, _config_text(store, trainer.config, trainer.seed))
+        (folder / DIVERGED).unlink(missing_ok=True)  # by an earlier call that is not gone on with
         _write_history(folder, trainer)
     steps = sum(trainer.steps for trainer in trainers.values())
     note = ", ".join(dict.fromkeys(f"seed {job.seed}" for job in jobs.values()))
@@ -459,7 +459,11 @@ def _facts(store: Store, trainer: Trainer, device: torch.device) -> dict[str, An
             for name in ("name", "spec", "digest", "classes", CHECK)
             if name in manifest["dataset"]
         },
-        "teacher": {name: manifest["teacher"][name] for name in ("name", "weights")},
+        "teacher": {
+            name: manifest["teacher"][name]
+            for name in ("name", "weights", "adapted")
+            if name in manifest["teacher"]
+        },
         "views": manifest["views"],
         "image_size": config.image_size,
         "store": _identity(store),

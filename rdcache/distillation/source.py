@@ -23,6 +23,7 @@ from rdcache.errors import (
     UnsafeFileError,
     UsageError,
 )
+from rdcache.models.adapters import name_of_run
 from rdcache.store import SPLITS, JointStore, Location, Store, newest_store, open_store
 
 SHOWN_UIDS = 3
@@ -56,7 +57,12 @@ def choose_store(
     teachers = _listed(teacher)
     if len(places) < 2 and len(teachers) < 2:
         return _choose_one(
-            places[0] if places else None, root, dataset, teacher, require_signature, verify_shards
+            places[0] if places else None,
+            root,
+            dataset,
+            teachers[0] if teachers else None,
+            require_signature,
+            verify_shards,
         )
     if not places:
         wanted: list[tuple[Place | None, str | None]] = [(None, name) for name in teachers]
@@ -95,7 +101,8 @@ def _single_places(location: Places) -> list[Place]:
 
 
 def _listed(teacher: str | None) -> list[str]:
-    names = [name.strip() for name in (teacher or "").split(",") if name.strip()]
+    given = [name.strip() for name in (teacher or "").split(",") if name.strip()]
+    names = [name_of_run(name) for name in given]  # stores know an adapted teacher by its name
     if len(set(names)) < len(names):
         raise UsageError("each teacher is to be named once.", got=teacher)
     return names

@@ -26,7 +26,8 @@ from rdcache.store.signatures import required_signature
 # and what another machine's order of sums makes of it.
 TOLERANCES = {"float32": 1e-3, "float16": 2e-3, "bfloat16": 1e-2, "int8": 1e-1}
 TOLERANCE_OF_BFLOAT16_ARITHMETIC = 5e-2
-FILES = ("torchscript", "onnx", "folder", "table")  # families whose names go on with a path
+# Families whose names go on with a path.
+FILES = ("torchscript", "onnx", "folder", "table", "adapted")
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,8 @@ def plan_again(
     """Work out the plan that a store was extracted by, from its manifest.
 
     Args:
-        teacher: its name, for `torchscript:` and `onnx:`, whose files a store does not know.
+        teacher: its name, for `torchscript:`, `onnx:` and `adapted:`, whose files a store does not
+            know.
         dataset: where its images lie now, for `folder:` and `table:`.
         require_signature: public key by which stores must be signed that tensors are copied from.
         weights: the teacher's weight file, if it was given by name.
@@ -89,7 +91,7 @@ def plan_again(
         _require_all_views(manifest["views"], location)
         views, parts = manifest["views"], manifest["fingerprint"]["parts"]
         name = teacher or str(manifest["teacher"]["name"])
-        _require_no_file(teacher, name, "--teacher torchscript:FILE or onnx:FILE")
+        _require_no_file(teacher, name, "--teacher torchscript:FILE, onnx:FILE or adapted:RUN")
         _require_no_file(dataset, spec.name, "--dataset folder:PATH or table:FILE")
         config = ExtractConfig(
             teacher=name,

@@ -7,7 +7,7 @@ the place of the store; `rdcache extract --dry-run` prints it. Running it is `ru
 from __future__ import annotations
 
 import shutil
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,7 @@ from rdcache.data import (
     load_dataset,
     view_parameters,
 )
-from rdcache.errors import StoreWriteError, UnknownNameError
+from rdcache.errors import StoreWriteError, UnknownNameError, UsageError
 from rdcache.extraction.basis import require_vectors
 from rdcache.extraction.config import ExtractConfig
 from rdcache.extraction.precision import PRECISIONS, chosen_precision, precision_of_store
@@ -124,6 +124,7 @@ class ExtractionPlan:
                 "weights": self.teacher.weights.to_dict(),
                 "preprocessing": self.teacher.preprocessing.to_dict(),
                 "default_tap": default_tap(self.teacher, tuple(it.kept.name for it in self.kept)),
+                **_adapted(self.teacher),
             },
             "views": self.view_spec.to_dict(),
         }
@@ -134,6 +135,7 @@ def plan_extraction(config: ExtractConfig, on_progress: Progress = ignore) -> Ex
 
     Raises:
         UnknownNameError: no such teacher, dataset or tap.
+        UsageError: an adapted teacher was trained on other splits of the dataset.
         DatasetNotFoundError, WeightsNotFoundError: files that are not there.
     """
     teacher = load_teacher(
@@ -153,6 +155,7 @@ def plan_extraction(config: ExtractConfig, on_progress: Progress = ignore) -> Ex
         salt=config.uid_salt,
         on_progress=on_progress,
     )
+    _require_same_splits(teacher, dataset)
     view_spec = ViewSpec.parse(config.views, symmetry=dataset.symmetry, fit=config.fit)
     training = int(np.count_nonzero(dataset.splits == "train"))
     require_vectors(kept, training)
@@ -198,9 +201,46 @@ def plan_extraction(config: ExtractConfig, on_progress: Progress = ignore) -> Ex
     )
 
 
+def _adapted(teacher: Teacher) -> dict[str, Any]:
+    """Of an adapted teacher: the classes of its logits, in their order, and how it was adapted."""
+    adaptation = teacher.adaptation
+    if adaptation is None:
+        return {}
+    names = ("method", "options", "teacher", "dataset", "dataset_digest")
+    facts = asdict(adaptation)
+    return {
+        "logits_classes": list(adaptation.classes),
+        "adapted": {name: facts[name] for name in names},
+    }
+
+
+def _require_same_splits(teacher: Teacher, dataset: ImageDataset) -> None:
+    """Refuse an adapted teacher on other splits of its dataset: it would have been trained on
+    images that are now for the test.
+
+    Raises:
+        UsageError: it is of this dataset, but of another version or other splits of it.
+    """
+    adaptation = teacher.adaptation
+    if adaptation is None or adaptation.dataset != dataset.name:
+        return
+    if adaptation.dataset_digest != dataset.digest:
+        raise UsageError(
+            "this teacher was adapted on another version of this dataset, or on other splits: it "
+            "may have been trained on what are test images now.",
+            teacher=teacher.name,
+            adapted_on=f"{dataset.name}  digest {adaptation.dataset_digest[:8]}…",
+            now=f"{dataset.name}  digest {dataset.digest[:8]}…",
+            next="the --seed, --val-fraction, --drop-leaks and --uid-salt of the adaptation, or "
+            "adapt again",
+        )
+
+
 def chosen_taps(teacher: Teacher, config: ExtractConfig) -> tuple[TapSpec, ...]:
     """The taps asked for, as the teacher gives them; by default what RD and a linear probe need."""
     usual = [teacher.default_tap, *(name for name in ("pooled",) if name in teacher.taps)]
+    if teacher.adaptation is not None:
+        usual.append("logits")
     names = tuple(dict.fromkeys(config.taps or usual))
     for name in names:
         if name not in teacher.taps:

@@ -91,8 +91,10 @@ class AttentionProjector(nn.Module):
         places = F.interpolate(self.places, entered.shape[2:], mode="bilinear")
         tokens = (entered + places).flatten(2).transpose(1, 2)
         asked = self.ask(self.queries).expand(len(maps), -1, -1)
-        heads = [_by_head(part) for part in (asked, self.key(tokens), self.value(tokens))]
-        attended = F.scaled_dot_product_attention(*heads, scale=SHARPNESS / HEAD**0.5)
+        query, key, value = (
+            _by_head(part) for part in (asked, self.key(tokens), self.value(tokens))
+        )
+        attended = F.scaled_dot_product_attention(query, key, value, scale=SHARPNESS / HEAD**0.5)
         answer = self.answer(attended.transpose(1, 2).flatten(2))
         projected: torch.Tensor = self.leave(answer + self.think(answer))
         return projected.transpose(1, 2).unflatten(2, self.sides)

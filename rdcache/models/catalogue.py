@@ -1,7 +1,7 @@
 """The catalogue of teachers: what there is, and a name in, a ready teacher out.
 
 A published model is one entry of `ENTRIES`, written in its own file. Open families (`timm:…`,
-`torchscript:…`, `onnx:…`) have one function each.
+`torchscript:…`, `onnx:…`, `adapted:…`) have one function each.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ import torch
 from rdcache.data import default_data_dir
 from rdcache.errors import UnknownNameError, WeightsMismatchError, WeightsNotFoundError
 from rdcache.models import efficientnet_lite, lvm_med, pmc_clip, torchvision_teachers
+from rdcache.models.adapters.adapted_teachers import FAMILY as ADAPTED
+from rdcache.models.adapters.adapted_teachers import load_adapted_teacher
 from rdcache.models.cards import TeacherCard, TeacherEntry
 from rdcache.models.devices import choose_device
 from rdcache.models.onnx_models import load_onnx_teacher
@@ -54,10 +56,12 @@ def load_teacher(
     """Build a teacher and load its weights.
 
     Args:
-        name: a name of `list_teachers`, or `timm:NAME`, `torchscript:FILE`, `onnx:FILE`.
-        weights: a weight file; None for the published one, looked for at
-            `<data_dir>/weights/<teacher>/<file>`, in an installed package, or (timm) on the hub;
-            `"random"` for an untrained network, the same one at every call.
+        name: a name of `list_teachers`, or `timm:NAME`, `torchscript:FILE`, `onnx:FILE`,
+            `adapted:RUN`.
+        weights: a weight file (of `adapted:`, the one of the teacher that was adapted); None for
+            the published one, looked for at `<data_dir>/weights/<teacher>/<file>`, in an installed
+            package, or (timm) on the hub; `"random"` for an untrained network, the same one at
+            every call.
         data_dir: see `rdcache.data.default_data_dir`.
         device: where the network runs; `"auto"` takes a GPU if there is one.
 
@@ -72,10 +76,17 @@ def load_teacher(
     family, _, member = name.partition(":")
     if member and family in FAMILIES:
         teacher = FAMILIES[family](member, None if weights is None else str(weights))
+    elif member and family == ADAPTED:
+        teacher = load_adapted_teacher(
+            member,
+            None if weights is None else str(weights),
+            lambda base, its: load_teacher(base, its, data_dir),
+        )
     elif name in ENTRIES:
         teacher = _load_entry(ENTRIES[name], weights, default_data_dir(data_dir))
     else:
-        raise UnknownNameError.of("teacher", name, [*ENTRIES, *(f"{f}:NAME" for f in FAMILIES)])
+        families = [f"{it}:NAME" for it in (*FAMILIES, ADAPTED)]
+        raise UnknownNameError.of("teacher", name, [*ENTRIES, *families])
     return teacher.to(place)
 
 

@@ -27,7 +27,7 @@ class WeightsInfo:
     """Where a teacher's numbers come from.
 
     Attributes:
-        source: `file`, `package`, `hub` or `random`.
+        source: `file`, `package`, `hub`, `random` or `adapted`.
         sha256: over the tensors (name, dtype, shape, bytes), so that one set of weights in two
             files is one teacher; over the file's bytes for TorchScript and ONNX.
         licence: class of the licence, such as `Apache-2.0` or `research/unclear`.
@@ -46,6 +46,31 @@ class WeightsInfo:
         return asdict(self)
 
 
+@dataclass(frozen=True)
+class Adaptation:
+    """What a teacher was adapted to, and how; see `rdcache.models.adapters`.
+
+    Attributes:
+        method: as `lora`.
+        options: of the method, settled.
+        teacher: name of the teacher that was adapted, without folders of this machine.
+        teacher_sha256: digest of its weights.
+        teacher_source: where they came from, see `WeightsInfo`.
+        dataset: name of the dataset, without folders of this machine.
+        dataset_digest: of its images, labels and splits.
+        classes: in the order of the logits.
+    """
+
+    method: str
+    options: Mapping[str, Any]
+    teacher: str
+    teacher_sha256: str
+    teacher_source: str
+    dataset: str
+    dataset_digest: str
+    classes: tuple[str, ...]
+
+
 class Teacher:
     """A frozen network with declared taps. See `load_teacher`.
 
@@ -56,6 +81,7 @@ class Teacher:
         default_tap: the tap that reprogramming starts from: the last map.
         preprocessing: how its input is made from RGB images.
         weights: where its numbers come from.
+        adaptation: what it was adapted to, if it was: its `logits` are of those classes then.
         memory_format: how its maps lie in memory, inside.
         compiled: whether it computes by a compiled program.
     """
@@ -68,6 +94,7 @@ class Teacher:
         shapes: Mapping[str, tuple[int, ...]],
         preprocessing: Preprocessing,
         weights: WeightsInfo,
+        adaptation: Adaptation | None = None,
     ) -> None:
         self.name = name
         self.architecture = architecture
@@ -79,6 +106,7 @@ class Teacher:
         self.default_tap = default_tap(shapes)
         self.preprocessing = preprocessing
         self.weights = weights
+        self.adaptation = adaptation
         self.device = torch.device("cpu")
         self.compiled = False
         self._forward: Callable[..., dict[str, torch.Tensor]] = self.network

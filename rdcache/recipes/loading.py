@@ -13,7 +13,7 @@ from rdcache.errors import UnknownNameError, UsageError
 from rdcache.methods import find_method, list_methods
 from rdcache.models import list_students, list_teachers
 from rdcache.recipes.places import Places
-from rdcache.recipes.recipe import Recipe
+from rdcache.recipes.recipe import Recipe, members
 from rdcache.recipes.tuning import tuned_options, with_factor
 
 
@@ -34,8 +34,9 @@ def load_recipe(path: Path) -> Recipe:
     try:
         recipe = Recipe.model_validate(content)
         _require_known(recipe)
-        for dataset in recipe.datasets:
-            _require_valid(recipe, dataset)
+        for teacher in recipe.teachers:
+            for dataset in recipe.datasets:
+                _require_valid(recipe, teacher, dataset)
     except ValidationError as error:
         wrong = UsageError.of_validation(error, content if isinstance(content, dict) else {})
         raise UsageError(wrong.summary, file=path) from None
@@ -54,20 +55,21 @@ def shipped_recipe(name: str) -> Path:
     return folder / name
 
 
-def _require_valid(recipe: Recipe, dataset: str) -> None:
-    """Build the options of every cell of a dataset.
+def _require_valid(recipe: Recipe, teacher: str, dataset: str) -> None:
+    """Build the options of every cell of a teacher and a dataset.
 
     Raises:
         ValidationError, UsageError: an option that does not exist or is out of range.
     """
-    for teacher in recipe.teachers:
-        recipe.extract_config(teacher, dataset, Places())
+    for member in members(teacher):
+        recipe.extract_config(member, dataset, Places())
     for entry in recipe.methods:
-        recipe.distill_config(dataset, recipe.students[0], entry, Places()).resolved()
-        tuned = recipe.distill_config(dataset, recipe.students[0], entry, Places(), tuning=True)
-        if recipe.tune and tuned_options(tuned):
+        cell = (teacher, dataset, recipe.students[0], entry, Places())
+        recipe.distill_config(*cell).resolved()
+        tried = recipe.distill_config(*cell, tuning=True)
+        if recipe.tune and tuned_options(tried):
             for factor in recipe.tune.factors:
-                with_factor(tuned, factor).resolved()
+                with_factor(tried, factor).resolved()
 
 
 def _require_known(recipe: Recipe) -> None:
@@ -85,12 +87,14 @@ def _require_known(recipe: Recipe) -> None:
             "a variant needs a name of its own, or its rows would be taken for the method's.",
             variant=name,
         )
+    of_teachers = {*recipe.teachers, *recipe.single_teachers}
     grid = [recipe.variant(entry).method for entry in recipe.methods]
     for known, names, kind in (
-        ([card.name for card in list_teachers()], recipe.teachers, "teacher"),
+        ([card.name for card in list_teachers()], recipe.single_teachers, "teacher"),
         ([card.name for card in list_datasets()], recipe.datasets, "dataset"),
         ([card.name for card in list_students()], recipe.students, "student"),
         (recipe.datasets, recipe.per_dataset, "dataset in this recipe"),
+        (of_teachers, recipe.per_teacher, "teacher in this recipe"),
     ):
         for name in names:
             if name not in known and ":" not in name:

@@ -11,10 +11,11 @@ from rdcache.extraction import ExtractConfig
 from rdcache.recipes.places import Places
 
 GRID = {"teacher", "dataset", "student", "method", "seeds"}
+SEVERAL = " + "
 
 
 class Overrides(BaseModel):
-    """Options that differ for one dataset of the grid."""
+    """Options that differ for one dataset, or for one teacher, of the grid."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -66,6 +67,7 @@ class Recipe(BaseModel):
     """A grid. Every list may hold one entry; every cell is trained with every seed.
 
     Attributes:
+        teachers: names; `A + B` stands for both at once, whose stores are read in step.
         methods: names of methods, of presets, or of `variants`.
         variants: methods with some options changed, by the names that they get here.
         tune: how weights are chosen before the grid is trained; not at all by default.
@@ -74,7 +76,10 @@ class Recipe(BaseModel):
         extract: options of `rdcache extract` for all cells, such as `views: 8`.
         distill: options of `rdcache distill` for all cells, such as `epochs: 100`.
         per_dataset: options that replace these for one dataset.
-        per_method: options of `rdcache distill` that replace both for one method and its variants.
+        per_teacher: options that replace both for one teacher, such as `pool` for its maps. Of an
+            entry of several teachers: `extract` by each one's name, `distill` by the entry.
+        per_method: options of `rdcache distill` that replace all of these for one method and its
+            variants.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -91,6 +96,7 @@ class Recipe(BaseModel):
     extract: dict[str, Any] = {}
     distill: dict[str, Any] = {}
     per_dataset: dict[str, Overrides] = {}
+    per_teacher: dict[str, Overrides] = {}
     per_method: dict[str, dict[str, Any]] = {}
 
     @field_validator("teachers", "datasets", "students", "methods", "seeds")
@@ -109,7 +115,8 @@ class Recipe(BaseModel):
 
     @model_validator(mode="after")
     def _grid_is_given_once(self) -> Recipe:
-        parts = [part for own in self.per_dataset.values() for part in (own.extract, own.distill)]
+        overrides = [*self.per_dataset.values(), *self.per_teacher.values()]
+        parts = [part for own in overrides for part in (own.extract, own.distill)]
         parts += [variant.distill for variant in self.variants.values()]
         parts += [self.tune.distill] if self.tune else []
         for part in (self.extract, self.distill, *parts, *self.per_method.values()):
@@ -117,20 +124,35 @@ class Recipe(BaseModel):
                 raise ValueError(f"{min(own)} is given by the grid, not among the options")
         return self
 
+    @property
+    def single_teachers(self) -> tuple[str, ...]:
+        """All teachers, those of an entry of several one by one."""
+        return tuple(dict.fromkeys(name for entry in self.teachers for name in members(entry)))
+
     def variant(self, entry: str) -> Variant:
         """What an entry of `methods` stands for; a method's own name for the method as it is."""
         return self.variants.get(entry) or Variant(method=entry)
 
     def extract_config(self, teacher: str, dataset: str, places: Places) -> ExtractConfig:
         """The options of phase 1 for one teacher and dataset."""
-        own = self.per_dataset.get(dataset, Overrides())
-        options = {**self.extract, **own.extract, **places.for_extract()}
+        options = {
+            **self.extract,
+            **self._of_dataset(dataset).extract,
+            **self._of_teacher(teacher).extract,
+            **places.for_extract(),
+        }
         return ExtractConfig(
             teacher=teacher, dataset=dataset, **{**options, "views": str(options.get("views", 8))}
         )
 
     def distill_config(
-        self, dataset: str, student: str, entry: str, places: Places, tuning: bool = False
+        self,
+        teacher: str,
+        dataset: str,
+        student: str,
+        entry: str,
+        places: Places,
+        tuning: bool = False,
     ) -> DistillConfig:
         """The options of phase 2 for one cell, with its seeds.
 
@@ -138,12 +160,12 @@ class Recipe(BaseModel):
             entry: of `methods`.
             tuning: those of the runs that choose its weights.
         """
-        own = self.per_dataset.get(dataset, Overrides())
         variant = self.variant(entry)
         tune = self.tune if tuning and self.tune else Tuning(seeds=self.seeds)
         options = {
             **self.distill,
-            **own.distill,
+            **self._of_dataset(dataset).distill,
+            **self._of_teacher(teacher).distill,
             **self.per_method.get(variant.method, {}),
             **variant.distill,
             **tune.distill,
@@ -153,3 +175,14 @@ class Recipe(BaseModel):
         return DistillConfig(
             dataset=dataset, student=student, method=variant.method, seeds=tune.seeds, **options
         )
+
+    def _of_dataset(self, dataset: str) -> Overrides:
+        return self.per_dataset.get(dataset, Overrides())
+
+    def _of_teacher(self, teacher: str) -> Overrides:
+        return self.per_teacher.get(teacher, Overrides())
+
+
+def members(teachers: str) -> list[str]:
+    """The teachers that an entry of `teachers` names."""
+    return [name.strip() for name in teachers.split(SEVERAL)]

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from rdcache.distillation import DistillConfig, Diverged, Run, distill_each
+from rdcache.distillation import DistillConfig, Diverged, Run, choose_store, distill_each
 from rdcache.distillation.session import once_each, silently
 from rdcache.extraction import plan_extraction, run_extraction
 from rdcache.progress import Progress, ignore
 from rdcache.recipes.places import Places
-from rdcache.recipes.recipe import Recipe
+from rdcache.recipes.recipe import Recipe, members
 from rdcache.recipes.tuning import (
     Tuned,
     about_few,
@@ -62,8 +62,8 @@ def run_recipe(
         for teacher in recipe.teachers:
             store = _extracted(recipe, teacher, dataset, places, on_progress)
             for student in recipe.students:
-                bench = _Bench(recipe, store, dataset, student, places, on_progress, tell)
-                yield from bench.cells(teacher)
+                bench = _Bench(recipe, store, teacher, dataset, student, places, on_progress, tell)
+                yield from bench.cells()
 
 
 @dataclass(frozen=True)
@@ -72,13 +72,14 @@ class _Bench:
 
     recipe: Recipe
     store: Store
+    teacher: str
     dataset: str
     student: str
     places: Places
     on_progress: Progress
     on_note: Note
 
-    def cells(self, teacher: str) -> Iterator[Cell]:
+    def cells(self) -> Iterator[Cell]:
         """Tune, train, and yield method by method."""
         tuned = self._tune()
         entries = self.recipe.methods
@@ -90,10 +91,7 @@ class _Bench:
         for entry, config in zip(entries, configs, strict=True):
             own = [next(outcomes) for _ in config.seeds]
             yield Cell(
-                self.dataset,
-                teacher,
-                self.student,
-                entry,
+                *(self.dataset, self.teacher, self.student, entry),
                 tuple(it for it in own if isinstance(it, Run)),
                 tuple(it for it in own if isinstance(it, Diverged)),
                 tuned.get(entry),
@@ -102,10 +100,10 @@ class _Bench:
     def _tune(self) -> dict[str, Tuned]:
         """Choose a factor for each method that has weights to tune, by the name of its entry."""
         tune = self.recipe.tune
+        if tune is None:
+            return {}
         configs = {entry: self._config(entry, tuning=True) for entry in self.recipe.methods}
         configs = {entry: config for entry, config in configs.items() if tuned_options(config)}
-        if tune is None or not configs:
-            return {}
         images = validation_images(self.store)
         if few := about_few(images):
             self.on_note(f"on {self.dataset}, {few}")
@@ -122,7 +120,8 @@ class _Bench:
         }
 
     def _config(self, entry: str, tuning: bool = False) -> DistillConfig:
-        return self.recipe.distill_config(self.dataset, self.student, entry, self.places, tuning)
+        cell = (self.teacher, self.dataset, self.student, entry)
+        return self.recipe.distill_config(*cell, self.places, tuning)
 
     def _trained(self, configs: Sequence[DistillConfig], what: str) -> Iterator[Run | Diverged]:
         """What configs come to, config by config, in the order of their seeds."""
@@ -143,11 +142,15 @@ class _Bench:
 
 
 def _extracted(
-    recipe: Recipe, teacher: str, dataset: str, places: Places, on_progress: Progress
+    recipe: Recipe, teachers: str, dataset: str, places: Places, on_progress: Progress
 ) -> Store:
-    config = recipe.extract_config(teacher, dataset, places)
-    plan = plan_extraction(config, on_progress)
-    return run_extraction(
-        plan,
-        lambda done, total, note="": on_progress(done, total, f"{dataset} {teacher} {note}"),
-    ).store
+    """The store of a teacher, or those of several, which are read in step."""
+    stores = []
+    for teacher in members(teachers):
+        plan = plan_extraction(recipe.extract_config(teacher, dataset, places), on_progress)
+
+        def report(done: int, total: int, note: str = "", teacher: str = teacher) -> None:
+            on_progress(done, total, f"{dataset} {teacher} {note}")
+
+        stores.append(run_extraction(plan, report).store)
+    return choose_store(stores)

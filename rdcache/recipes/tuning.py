@@ -115,7 +115,7 @@ def validation_images(store: Store) -> int:
     if not count:
         raise UsageError(
             "there is no validation split to tune on.",
-            store=store.location,
+            store=store.where,
             next="a recipe without `tune`, or a store with a larger --val-fraction",
         )
     return count

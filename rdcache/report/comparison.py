@@ -1,89 +1,103 @@
-"""Methods side by side: mean ± standard deviation over seeds, and the paired gain over a baseline.
-
-Runs of the same seed share their initial weights, their batch order and their views, so the gain
-is computed seed by seed and its interval is Student's t over the paired differences.
-"""
+"""Methods side by side: what each row gained over the baseline's, and how sure that is."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from statistics import fmean, stdev
+from typing import Any
 
-from scipy import stats
+from rdcache.errors import UnknownNameError
+from rdcache.report.predictions import in_step
+from rdcache.report.rows import LEAK_FREE, PLAIN, Row
+from rdcache.report.significance import Gain, ImageTest, image_test, paired_gain
 
-
-@dataclass(frozen=True)
-class Row:
-    """One method on one dataset; metrics are fractions, one per seed.
-
-    Attributes:
-        values: metric name → seed → value.
-        factor: what the method's reference weights were multiplied with, if they were tuned.
-        diverged: seeds with which training came to no student.
-    """
-
-    dataset: str
-    teacher: str
-    student: str
-    method: str
-    values: Mapping[str, Mapping[int, float]]
-    factor: float | None = None
-    diverged: tuple[int, ...] = ()
-
-
-@dataclass(frozen=True)
-class Gain:
-    """A paired difference in a metric: its mean over seeds and the 95 % interval around it."""
-
-    mean: float
-    low: float
-    high: float
-    pairs: int
+OF_IMAGES = ("accuracy", LEAK_FREE)  # metrics that are means over test images
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """A row with its gain over the baseline of the same dataset, teacher and student."""
+    """A row beside the baseline of the same dataset, teacher and student.
+
+    Attributes:
+        base: the baseline's row; None for itself, and where there is none.
+        metric: what is compared.
+    """
 
     row: Row
-    gain: Gain | None
+    base: Row | None
+    metric: str
+
+    @property
+    def values(self) -> Mapping[int, float]:
+        """Seed → metric."""
+        return self.row.values.get(self.metric, {})
+
+    @cached_property
+    def gain(self) -> Gain | None:
+        """Over seeds: the mean paired difference and its interval."""
+        if self.base is None:
+            return None
+        return paired_gain(self.values, self.base.values.get(self.metric, {}))
+
+    @cached_property
+    def images(self) -> ImageTest | None:
+        """Over test images; None for metrics that are no means over images."""
+        if self.base is None or self.metric not in OF_IMAGES:
+            return None
+        left_out = self.row.leaked if self.metric == LEAK_FREE else frozenset[str]()
+        both = in_step([self.row.predictions, self.base.predictions], left_out)
+        return None if both is None else image_test(*both)
+
+    @property
+    def unequal(self) -> dict[str, tuple[Any, Any]]:
+        """Options of the training in which the two differ: name → (the row's, the baseline's)."""
+        if self.base is None or not self.row.training or not self.base.training:
+            return {}
+        own, other = self.row.training, self.base.training
+        names = sorted(own.keys() | other.keys())
+        return {n: (own.get(n), other.get(n)) for n in names if own.get(n) != other.get(n)}
 
 
 def compare(
-    rows: Sequence[Row], metric: str = "accuracy", baseline: str = "none"
+    rows: Sequence[Row], metric: str = "accuracy", baseline: str = PLAIN
 ) -> list[Comparison]:
-    """Pair every row with the baseline method's row of the same dataset, teacher and student."""
-    bases = {(row.dataset, row.teacher, row.student): row for row in rows if row.method == baseline}
-    comparisons = []
-    for row in rows:
-        base = bases.get((row.dataset, row.teacher, row.student))
-        gain = None
-        if base is not None and base is not row:
-            gain = paired_gain(row.values.get(metric, {}), base.values.get(metric, {}))
-        comparisons.append(Comparison(row, gain))
-    return comparisons
+    """Pair every row with the baseline method's row of the same dataset, teacher and student.
 
-
-def paired_gain(values: Mapping[int, float], base: Mapping[int, float]) -> Gain | None:
-    """Mean of the seed-by-seed differences and its 95 % Student interval.
-
-    Args:
-        values, base: seed → metric. Seeds that only one of them has are left out.
-
-    Returns:
-        None without a common seed; with a single one, an interval without bounds.
+    Where a teacher has no plain student beside it, that of another teacher does, if it was trained
+    alike on the same images: it reads no teacher.
     """
-    seeds = sorted(values.keys() & base.keys())
-    if not seeds:
-        return None
-    differences = [values[seed] - base[seed] for seed in seeds]
-    mean = fmean(differences)
-    if len(seeds) == 1:
-        return Gain(mean, -math.inf, math.inf, 1)
-    half = float(stats.t.ppf(0.975, len(seeds) - 1)) * stdev(differences) / math.sqrt(len(seeds))
-    return Gain(mean, mean - half, mean + half, len(seeds))
+    bases = {row.place: row for row in rows if row.method == baseline}
+    plain = [row for row in bases.values() if baseline == PLAIN]
+
+    def base_of(row: Row) -> Row | None:
+        if row.place in bases:
+            return bases[row.place] if bases[row.place] is not row else None
+        return next((other for other in plain if _alike(row, other)), None)
+
+    return [Comparison(row, base_of(row), metric) for row in rows]
+
+
+def _alike(row: Row, other: Row) -> bool:
+    """Whether two rows differ in nothing but teacher and method."""
+    own = (row.dataset, row.student, row.training, row.sizes, row.leaked)
+    return own == (other.dataset, other.student, other.training, other.sizes, other.leaked)
+
+
+def require_names(rows: Sequence[Row], metric: str, baseline: str) -> None:
+    """Refuse a metric that no run has, or a baseline that is no row. Without plain students, the
+    usual baseline, there are no gains to be shown; a grid may have yet to come to them.
+
+    Raises:
+        UnknownNameError: naming what there is.
+    """
+    metrics = {name for row in rows for name in row.values}
+    if metric not in metrics:
+        raise UnknownNameError.of("metric in these runs", metric, metrics)
+    methods = {row.method for row in rows}
+    if baseline not in methods and baseline != PLAIN:
+        raise UnknownNameError.of("row", baseline, methods)
 
 
 def in_percent(values: Sequence[float]) -> str:
@@ -94,45 +108,6 @@ def in_percent(values: Sequence[float]) -> str:
     """
     spread = f" ± {100 * stdev(values):.1f}" if len(values) > 1 else ""
     return f"{100 * fmean(values):.1f}{spread}"
-
-
-def columns(comparisons: Sequence[Comparison], metrics: Sequence[str]) -> list[str]:
-    """Headings of the lines that `cells` makes."""
-    tuned = ["weights"] if _any_tuned(comparisons) else []
-    gain = "gain (95 % interval)"
-    return ["dataset", "teacher", "student", "method", *tuned, *metrics, gain, "seeds"]
-
-
-def lines(comparisons: Sequence[Comparison], metrics: Sequence[str]) -> list[list[str]]:
-    """One table line each: names, factor where weights were tuned, metrics, gain, seeds."""
-    tuned = _any_tuned(comparisons)
-    return [_line(item, metrics, tuned) for item in comparisons]
-
-
-def markdown(comparisons: Sequence[Comparison], metrics: Sequence[str]) -> str:
-    """A Markdown table: one line per dataset and method, metrics in per cent."""
-    headings = columns(comparisons, metrics)
-    table = [headings, ["---"] * len(headings), *lines(comparisons, metrics)]
-    return "".join(f"| {' | '.join(line)} |\n" for line in table)
-
-
-def _any_tuned(comparisons: Sequence[Comparison]) -> bool:
-    return any(item.row.factor is not None for item in comparisons)
-
-
-def _line(comparison: Comparison, metrics: Sequence[str], tuned: bool) -> list[str]:
-    row, gain = comparison.row, comparison.gain
-    missing = "diverged" if row.diverged else "–"
-    shown = [
-        in_percent(list(row.values[metric].values())) if row.values.get(metric) else missing
-        for metric in metrics
-    ]
-    seeds = str(max((len(values) for values in row.values.values()), default=0))
-    if row.diverged:
-        seeds += f" ({', '.join(map(str, row.diverged))} diverged)"
-    factor = [] if not tuned else ["–" if row.factor is None else f"×{row.factor:g}"]
-    names = [row.dataset, row.teacher, row.student, row.method]
-    return [*names, *factor, *shown, in_points(gain), seeds]
 
 
 def in_points(gain: Gain | None) -> str:

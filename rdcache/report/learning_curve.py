@@ -21,7 +21,8 @@ from rdcache.distillation import Run
 from rdcache.distillation.config import CIRCUMSTANCES
 from rdcache.distillation.run import RESULT
 from rdcache.errors import RunNotFoundError, UsageError
-from rdcache.report.comparison import Gain, in_percent, in_points, paired_gain
+from rdcache.report.comparison import in_percent, in_points
+from rdcache.report.significance import Gain, paired_gain
 
 BASELINE = "none"
 COLUMNS = ("dataset", "teacher", "student", "method", "images", "seeds")

@@ -1,4 +1,4 @@
-"""What cached features are worth for a task, found from the stores alone, in seconds.
+"""What cached features are worth for a task, found from the stores alone.
 
 Knows stores and numbers; knows no student and no method.
 """

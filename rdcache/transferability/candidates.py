@@ -9,8 +9,12 @@ from typing import Any
 
 from rdcache.data import portable_name
 from rdcache.errors import StoreFormatError, StoreNotFoundError, UnknownNameError
+from rdcache.models import corpus_overlap, list_teachers
+from rdcache.models.teacher import RANDOM
 from rdcache.store import Store, StoreSummary, default_root, list_stores, open_store, read_manifest
 from rdcache.transferability.config import RankConfig
+
+NEEDED = frozenset({"train", "val"})
 
 
 @dataclass(frozen=True)
@@ -39,12 +43,21 @@ def find_candidates(config: RankConfig) -> tuple[list[Candidate], list[str]]:
         SignatureError: one that is not signed by the key that is required.
     """
     complete, notes = _complete_stores(config)
-    digests = {summary.location: _digest(summary) for summary in complete}
-    wanted = digests[complete[-1].location]
-    fitting = [summary for summary in complete if digests[summary.location] == wanted]
+    datasets = {summary.location: _dataset(summary) for summary in complete}
+    whole = [it for it in complete if set(datasets[it.location].get("splits", NEEDED)) >= NEEDED]
+    notes += _left_out("copied without train or val", [it for it in complete if it not in whole])
+    if not whole:
+        raise StoreNotFoundError(
+            "no store of this dataset has both its training and its validation images.",
+            left_out=_named(complete),
+            next="rdcache pull STORE --split train,val",
+        )
+    digests = {summary.location: datasets[summary.location]["digest"] for summary in whole}
+    wanted = digests[whole[-1].location]
+    fitting = [summary for summary in whole if digests[summary.location] == wanted]
     notes += _left_out(
         "of other images, labels or splits than the newest store",
-        [summary for summary in complete if digests[summary.location] != wanted],
+        [summary for summary in whole if digests[summary.location] != wanted],
     )
     newest = {summary.teacher: summary for summary in fitting}  # the last of each
     notes += _left_out(
@@ -109,6 +122,30 @@ def leak_notes(store: Store) -> list[str]:
     return notes
 
 
+def overlap_notes(candidates: Sequence[Candidate], dataset: str) -> list[str]:
+    """Which teachers have seen images of the dataset in their own training, as far as is known."""
+    cards = {card.name: card for card in list_teachers()}
+    seen = [
+        candidate.teacher
+        for candidate in candidates
+        if candidate.teacher in cards
+        and not _untrained(candidate.store)
+        and corpus_overlap(cards[candidate.teacher], dataset)
+    ]
+    if not seen:
+        return []
+    return [
+        f"trained on images of {dataset}, perhaps on those that are held out, so that their "
+        f"features may look too good: {', '.join(seen)}"
+    ]
+
+
+def _untrained(store: Store) -> bool:
+    teacher = store.manifest.get("teacher")
+    weights = teacher.get("weights") if isinstance(teacher, dict) else None
+    return isinstance(weights, dict) and weights.get("source") == RANDOM
+
+
 def _complete_stores(config: RankConfig) -> tuple[list[StoreSummary], list[str]]:
     """The complete stores of the dataset and teachers, newest last, and a note of the others."""
     folder, name = default_root(config.root), portable_name(config.dataset)
@@ -135,12 +172,14 @@ def _complete_stores(config: RankConfig) -> tuple[list[StoreSummary], list[str]]
     return [summary for summary in asked if summary.complete], notes
 
 
-def _digest(summary: StoreSummary) -> str:
+def _dataset(summary: StoreSummary) -> dict[str, Any]:
+    """What the manifest says of the dataset: its `digest`, and of a part, its `splits`."""
     dataset = read_manifest(summary.location).get("dataset")
-    digest = dataset.get("digest") if isinstance(dataset, dict) else None
-    if not isinstance(digest, str):
-        raise _undescribed(summary.location)
-    return digest
+    if isinstance(dataset, dict) and isinstance(dataset.get("digest"), str):
+        splits = dataset.get("splits", [])
+        if isinstance(splits, list) and all(isinstance(split, str) for split in splits):
+            return dataset
+    raise _undescribed(summary.location)
 
 
 def _undescribed(location: object) -> StoreFormatError:

@@ -68,11 +68,12 @@ def fit_linear_probe(
     _require_fitting(features, labels, num_classes)
     if len(features) < 2:
         raise UsageError("a linear probe needs at least two samples.", samples=len(features))
-    samples = features.detach().cpu().double()
+    samples = features.detach().cpu().to(torch.float64, copy=True)
     labels = labels.cpu()
     mean = samples.mean(dim=0)
     divisor = divisors(samples.std(dim=0, correction=0))
-    axes = PrincipalAxes.of((samples - mean) / divisor)
+    axes = PrincipalAxes.of(samples.sub_(mean).div_(divisor))
+    del samples  # as large as all that follows
     if validation is None or not len(validation[0]):
         l2, solution, accuracy = _chosen_by_folds(axes, labels, num_classes)
     else:

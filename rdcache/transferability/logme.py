@@ -67,23 +67,26 @@ def logme(features: torch.Tensor, labels: torch.Tensor, num_classes: int) -> flo
         labels: int64 (n,), 0 to `num_classes` − 1.
 
     Raises:
-        UsageError: no sample, or features that are all zero.
+        UsageError: no sample.
     """
-    if not len(features) or not bool(features.any()):
-        raise UsageError(
-            "LogME needs features that are not all zero.", features=tuple(features.shape)
-        )
+    if not len(features):
+        raise UsageError("LogME needs samples.", features=tuple(features.shape))
     axes = PrincipalAxes.of(features.double())
     targets = [(labels == label).double() for label in range(num_classes)]
     return float(np.mean([maximal_evidence(axes, y).log for y in targets if y.any()]))
 
 
 def maximal_evidence(axes: PrincipalAxes, target: torch.Tensor) -> Evidence:
-    """Maximise the evidence of one target, float64 (n,), that is not all zero."""
+    """Maximise the evidence of one target, float64 (n,), that is not all zero.
+
+    Features that are all zero explain nothing: what is left is the evidence of noise.
+    """
     n = len(target)
     squares = (axes.variances * n).numpy()  # σ²
     z = (axes.coordinates.T @ target).numpy() / np.sqrt(squares)
     total = float(target.square().sum())
+    if not len(z):
+        return Evidence(-0.5 * (math.log(2 * math.pi * total / n) + 1), math.inf, n / total)
     # Exactly 0 where the features span everything; elsewhere no less than rounding errors.
     outside = 0.0 if len(z) >= n else max(total - float(z @ z), np.finfo(float).eps * total)
 

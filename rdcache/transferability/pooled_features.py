@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
+from rdcache.errors import UnknownNameError
 from rdcache.store import Store, TapSpec
 from rdcache.store.tap_axes import as_maps
 
@@ -44,7 +45,7 @@ def pooled_features(
     """
     rows = usable_rows(store, samples) if isinstance(samples, str) else np.asarray(samples)
     if tap not in store.taps:
-        store.read([], CLEAN_VIEW, [tap])  # says which taps there are
+        raise UnknownNameError.of("tap in this store", tap, store.taps)
     spec = store.taps[tap]
     at_once = max(1, BYTES_AT_ONCE // (4 * math.prod(spec.shape)))
     features = torch.empty(len(rows), spec.shape[spec.channel_axis])

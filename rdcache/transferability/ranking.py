@@ -26,6 +26,7 @@ from rdcache.transferability.candidates import (
     classes_of,
     find_candidates,
     leak_notes,
+    overlap_notes,
 )
 from rdcache.transferability.compared_samples import ComparedSamples, choose_samples
 from rdcache.transferability.config import RankConfig
@@ -156,6 +157,7 @@ def rank(
     candidates, notes = find_candidates(config)
     first = candidates[0].store
     classes = classes_of(first)
+    dataset = first.manifest["dataset"]
     samples = choose_samples([candidate.store for candidate in candidates], config.max_samples)
     judged: list[_Judged] = []
     best: dict[str, _Judged] = {}  # of each teacher; only their features are kept
@@ -169,8 +171,8 @@ def rank(
     on_progress(total, total, "")
     order = sorted(judged, key=lambda it: it.merit, reverse=True)
     return Ranking(
-        dataset=first.manifest["dataset"]["name"],
-        digest=first.manifest["dataset"]["digest"],
+        dataset=dataset["name"],
+        digest=dataset["digest"],
         classes=classes,
         training_samples=len(samples.training),
         validation_samples=len(samples.validation),
@@ -178,7 +180,12 @@ def rank(
         majority_accuracy=_majority_accuracy(first, samples),
         scores=tuple(_compared_with(order[0], it) for it in order),
         similarity=_similarity(sorted(best.values(), key=lambda it: it.merit, reverse=True)),
-        notes=(*notes, *samples.notes, *leak_notes(first)),
+        notes=(
+            *notes,
+            *samples.notes,
+            *leak_notes(first),
+            *overlap_notes(candidates, dataset["name"]),
+        ),
     )
 
 

@@ -154,7 +154,9 @@ per_method: {{rd: {{method_options: {{width: 16}}}}}}
     assert {p: p.stat().st_mtime_ns for p in (tmp_path / "runs").rglob("result.json")} == results
 
 
-@pytest.mark.parametrize("kind", ["teachers", "datasets", "students", "methods", "stores"])
+@pytest.mark.parametrize(
+    "kind", ["teachers", "datasets", "students", "methods", "adapters", "stores"]
+)
 def test_every_catalogue_can_be_listed(kind: str) -> None:
     rows = as_json("list", kind)[kind]
     assert isinstance(rows, list)

@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from rdcache.report import Row, compare, markdown
-from rdcache.report.comparison import in_percent, paired_gain
+from rdcache.report import Row, as_markdown, compare, in_percent, paired_gain, plain_table
 
 
 def row(method: str, *accuracies: float) -> Row:
@@ -46,8 +45,17 @@ def test_a_row_of_another_dataset_is_no_baseline() -> None:
     assert compare([other, row("rd", 0.8)])[1].gain is None
 
 
-def test_the_markdown_table_shows_percent_and_points() -> None:
-    table = markdown(compare([row("none", 0.70, 0.72), row("rd", 0.80, 0.82)]), ["accuracy"])
-    assert "| busi | t | s | none | 71.0 ± 1.4 |  | 2 |" in table
-    assert "| busi | t | s | rd | 81.0 ± 1.4 | +10.0 (+10.0 to +10.0) | 2 |" in table
+def test_a_plain_student_stands_beside_any_teacher_if_it_was_trained_alike() -> None:
+    plain = Row("busi", "t", "s", "none", {"accuracy": {0: 0.5}}, training={"views": 8})
+    other = Row("busi", "u", "s", "rd", {"accuracy": {0: 0.6}}, training={"views": 8})
+    fewer = Row("busi", "u", "s", "kd", {"accuracy": {0: 0.6}}, training={"views": 2})
+    assert [item.base for item in compare([plain, other, fewer])] == [None, plain, None]
+    direct = Row("busi", "t", "s", "direct", {"accuracy": {0: 0.5}}, training={"views": 8})
+    assert compare([direct, other], baseline="direct")[1].base is None
+
+
+def test_the_plain_table_shows_percent_and_points() -> None:
+    table = as_markdown(plain_table("t", compare([row("none", 0.70, 0.72), row("rd", 0.80, 0.82)])))
+    assert "| busi | t | s | none | 71.0 ± 1.4 | – | – | – |  | 2 |" in table
+    assert "| busi | t | s | rd | 81.0 ± 1.4 | – | – | – | +10.0 (+10.0 to +10.0) | 2 |" in table
     assert in_percent([0.5]) == "50.0"

@@ -23,6 +23,7 @@ from rdcache.store import (
     StoreLayout,
     TapSpec,
     create_store,
+    open_store,
     store_location,
 )
 from rdcache.store.gather import as_stored
@@ -75,14 +76,19 @@ class Images:
         teacher: str,
         features: Mapping[TapSpec | str, np.ndarray],
         lacking: Sequence[int] = (),
+        version: str = "",
+        weights: str = "file",
         commit: bool = True,
         **facts: Any,
-    ) -> Store | None:
+    ) -> Store:
         """Write the store of a teacher.
 
         Args:
             features: tap → float (n, *tap); a name alone is a float32 vector.
             lacking: samples that are marked as NaN or Inf.
+            version: to tell several stores of one teacher apart.
+            weights: where the teacher's come from.
+            commit: whether it is finished; its features are not written otherwise.
             facts: to replace entries of the manifest.
         """
         values = {
@@ -95,9 +101,7 @@ class Images:
         uids = tuple(hashlib.md5(str(number).encode()).hexdigest() for number in range(count))
         content = StoreContent(
             layout,
-            Fingerprint({"teacher": teacher, "taps": [tap.name for tap in taps], **facts})
-            if "fingerprint" not in facts
-            else Fingerprint({"version": facts.pop("fingerprint")}),
+            Fingerprint({"teacher": teacher, "dataset": self.digest, "version": version}),
             SampleTable(uids, self.labels, tuple(self.splits), self.groups),
             np.zeros((1, count, len(VIEW_COLUMNS))),
             VIEW_COLUMNS,
@@ -108,7 +112,7 @@ class Images:
                     "classes": list(CLASSES),
                     "leaks": dict(self.leaks),
                 },
-                "teacher": {"name": teacher},
+                "teacher": {"name": teacher, "weights": {"source": weights}},
                 **facts,
             },
         )
@@ -116,7 +120,7 @@ class Images:
             store_location(self.root, "scans", teacher, content.fingerprint.digest), content
         )
         if not commit:
-            return None
+            return open_store(writer.location, allow_incomplete=True)
         dtypes = {tap.name: getattr(torch, tap.dtype) for tap in layout.taps}
         for shard in writer.missing():
             part = slice(shard.start, shard.stop)

@@ -68,7 +68,7 @@ def test_without_validation_samples_folds_choose_and_judge() -> None:
 
 
 def test_the_same_samples_give_the_same_probe() -> None:
-    features, labels = blobs(50, 10, 3)
+    features, labels = blobs(24, 4, 3)
     first, second = (fit_linear_probe(features, labels, 3) for _ in range(2))
     assert torch.equal(first.weight, second.weight)
     assert (first.l2, first.validation_accuracy) == (second.l2, second.validation_accuracy)

@@ -88,6 +88,14 @@ def test_scale_and_rotation_do_not_matter() -> None:
     assert turned == pytest.approx(logme(features, labels, 2), abs=1e-6)
 
 
-def test_features_of_nothing_are_refused() -> None:
-    with pytest.raises(UsageError, match="zero"):
-        logme(torch.zeros(5, 3), torch.zeros(5, dtype=torch.long), 2)
+def test_features_that_are_zero_explain_the_labels_as_noise_does() -> None:
+    labels = torch.tensor([0, 0, 0, 1])
+    expected = np.mean([-0.5 * (np.log(2 * np.pi * share) + 1) for share in (0.75, 0.25)])
+    assert logme(torch.zeros(4, 3), labels, 2) == pytest.approx(expected)
+    barely = 1e-9 * torch.ones(4, 3)
+    assert logme(barely, labels, 2) > expected, "a constant channel is an intercept"
+
+
+def test_without_samples_there_is_no_evidence() -> None:
+    with pytest.raises(UsageError, match="samples"):
+        logme(torch.zeros(0, 3), torch.zeros(0, dtype=torch.long), 2)

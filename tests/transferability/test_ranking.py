@@ -10,11 +10,12 @@ import pytest
 
 import rdcache
 from rdcache.errors import StoreFormatError, StoreNotFoundError, UnknownNameError, UsageError
-from rdcache.store import Store, TapSpec
+from rdcache.store import Store, TapSpec, newest_store
+from rdcache.store.transfer import Part, copy_store
 from rdcache.transferability import Ranking
 from rdcache.transferability.compared_samples import choose_samples
 
-from .conftest import Images, vectors
+from .conftest import CLASSES, Images, vectors
 
 
 def ranked(images: Images, **options: Any) -> Ranking:
@@ -110,8 +111,8 @@ def test_labels_are_those_of_the_samples_that_were_read(images: Images) -> None:
     assert all(score.probe_accuracy == score.knn_accuracy == 1 for score in ranking.scores)
     assert (ranking.training_samples, ranking.validation_samples) == (86, 44)
     assert ranking.notes == (
-        "4 train images are left out, of which 2 of 2 teachers have no features",
-        "1 val images are left out, of which 1 of 2 teachers have no features",
+        "left out of the train split, 2 of 2 teachers having no features of some: 4",
+        "left out of the val split, 1 of 2 teachers having no features of some: 1",
     )
 
 
@@ -119,7 +120,6 @@ def test_of_large_splits_some_are_looked_at_classes_in_proportion(images: Images
     rare = np.where(np.arange(165) % 10 == 0, 1, 0)
     large = images.but(labels=rare)
     store = large.store("one", {"pooled": vectors(rare, 3.0)})
-    assert store is not None
     samples = choose_samples([store], 40)
     assert (len(samples.training), len(samples.validation)) == (40, 40)
     assert np.bincount(rare[samples.training]).tolist() == [36, 4]
@@ -135,7 +135,6 @@ def test_without_a_validation_split_whole_groups_of_training_images_are_held_out
     groups = np.arange(165) // 3 * 3  # three of a group, which are of three classes
     alone = images.but(sizes={"train": 135, "val": 0, "test": 30}, groups=groups)
     store = alone.store("one", {"pooled": vectors(alone.labels, 8.0)})
-    assert store is not None
     samples = choose_samples([store], 1000)
     assert len(samples.validation) == 27
     assert set(samples.training) | set(samples.validation) == set(range(135))
@@ -150,9 +149,9 @@ def test_stores_of_other_splits_older_and_unfinished_ones_are_left_out_and_named
     images: Images,
 ) -> None:
     features = {"pooled": vectors(images.labels, 3.0)}
-    images.but(digest="d0").store("one", features, fingerprint="other split")
-    images.store("two", features, fingerprint="old")
-    images.store("two", {"pooled": vectors(images.labels, 0.0)}, fingerprint="new")
+    images.but(digest="d0").store("one", features, version="other split")
+    images.store("two", features, version="old")
+    images.store("two", {"pooled": vectors(images.labels, 0.0)}, version="new")
     images.store("three", features)
     images.store("four", features, commit=False)
     ranking = ranked(images)
@@ -163,6 +162,22 @@ def test_stores_of_other_splits_older_and_unfinished_ones_are_left_out_and_named
         "left out, older than another store of their teacher",
     ]
     assert "one/" in ranking.notes[1]
+
+
+def test_a_part_copied_without_test_images_is_as_good_as_the_whole(images: Images) -> None:
+    whole = images.store("one", {"pooled": vectors(images.labels, 3.0)})
+    images.store("two", {"pooled": vectors(images.labels, 1.0, 1)})
+    with_test = ranked(images)
+    parts = images.but(root=images.root / "parts")
+    for teacher in ("one", "two"):
+        store = newest_store(images.root, "scans", teacher)
+        copy_store(store, parts.root, Part(splits=("train", "val")))
+    copy_store(whole.location, parts.root, Part(splits=("test",)))
+    without = ranked(parts)
+    assert [vars(score) | {"store": ""} for score in without.scores] == [
+        vars(score) | {"store": ""} for score in with_test.scores
+    ]
+    assert without.notes[0].startswith("left out, copied without train or val: one/")
 
 
 def test_teachers_and_taps_are_chosen_by_name(three: Images) -> None:
@@ -181,7 +196,7 @@ def test_without_a_store_the_next_step_is_told(images: Images) -> None:
     with pytest.raises(StoreNotFoundError, match="rdcache extract --teacher NAME --dataset scans"):
         ranked(images)
     images.store("one", {"pooled": vectors(images.labels, 1.0)}, commit=False)
-    with pytest.raises(StoreNotFoundError, match="incomplete   one/"):
+    with pytest.raises(StoreNotFoundError, match="incomplete     one/"):
         ranked(images)
     with pytest.raises(UnknownNameError, match="did you mean   scans"):
         rdcache.rank(dataset="scan", root=images.root)
@@ -199,7 +214,8 @@ def test_stores_that_contradict_each_other_or_themselves_are_refused(images: Ima
 
 
 def test_too_few_images_are_no_ranking(images: Images) -> None:
-    few = images.but(sizes={"train": 1, "val": 1, "test": 30}, labels=np.zeros(32, np.int64))
+    nothing = {"labels": np.zeros(32, np.int64), "groups": np.full(32, -1)}
+    few = images.but(sizes={"train": 1, "val": 1, "test": 30}, **nothing)
     few.store("one", {"pooled": np.random.default_rng(0).normal(0, 1, (32, 3))})
     with pytest.raises(UsageError, match="too few images"):
         ranked(few)
@@ -213,8 +229,19 @@ def test_leaks_of_the_dataset_are_told(images: Images) -> None:
     assert crossing.startswith("3 pairs of duplicates lie in more than one split")
 
 
+def test_teachers_that_were_trained_on_the_images_are_named(images: Images) -> None:
+    features = {"pooled": vectors(images.labels, 1.0)}
+    dataset = {"name": "isic", "digest": "d1", "classes": list(CLASSES)}
+    images.store("pmc-clip", features, dataset=dataset)
+    images.store("lvm-med", features, dataset=dataset)
+    images.store("lvm-med-resnet50", features, dataset=dataset, weights="random")
+    (note,) = rdcache.rank(dataset="isic", root=images.root).notes
+    assert note.startswith("trained on images of isic")
+    assert note.endswith(": lvm-med")
+
+
 def test_a_tap_is_read_in_its_stored_dtype_and_judged_the_same(images: Images) -> None:
-    maps = np.broadcast_to(vectors(images.labels, 3.0)[:, :, None, None], (165, 6, 2, 2))
+    maps = np.tile(vectors(images.labels, 3.0)[:, :, None, None], (2, 2))
     images.store(
         "one",
         {

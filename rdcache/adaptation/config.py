@@ -1,0 +1,200 @@
+"""What `rdcache adapt` can be told: one class for the Python call, the flags and the recipes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from rdcache.adaptation.defaults import TRAINING
+from rdcache.data import salt_of_environment
+from rdcache.errors import UsageError
+from rdcache.extraction.shared_options import (
+    DropLeaksOption,
+    SaltOption,
+    SplitSeedOption,
+    ValFractionOption,
+)
+from rdcache.methods import ClassWeights
+from rdcache.models.adapters import find_adapter
+
+# What decides where and how fast a run is made, but not what comes out of it.
+CIRCUMSTANCES = {
+    "teacher",
+    "dataset",
+    "weights",
+    "seeds",
+    "device",
+    "num_threads",
+    "checkpoint_seconds",
+    "out",
+    "data_dir",
+}
+
+
+class AdaptConfig(BaseModel):
+    """Options of an adaptation. Field descriptions are the help texts of the command line."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    teacher: str = Field(description="Name of the teacher; see `rdcache list teachers`.")
+    dataset: str = Field(description="Name of the dataset; see `rdcache list datasets`.")
+    method: str = Field(
+        default="lora",
+        description="lora, adaptformer, vpt, vpt-shallow, vqt, lpt, linear-probe, or full (all of "
+        "the teacher's tensors); see `rdcache list adapters`.",
+    )
+    weights: str | None = Field(
+        default=None,
+        description="Weight file of the teacher, or `random` for an untrained one (default: the "
+        "published file under the data folder).",
+    )
+    seeds: tuple[int, ...] = Field(
+        default=(0,), min_length=1, description="Seeds, comma-separated: one run for each."
+    )
+    split_seed: SplitSeedOption = 0
+    val_fraction: ValFractionOption = 0.15
+    drop_leaks: DropLeaksOption = False
+    views: str = Field(
+        default="32",
+        description="Views of each training image: clean, flip, d4, or a number K of crops that "
+        "counts the clean view. An image is seen through another one in each epoch.",
+    )
+    fit: Literal["squash", "center"] = Field(
+        default="squash",
+        description="The clean view: the whole image squashed to a square, or its central square.",
+    )
+    epochs: int = Field(default=50, gt=0, description="Passes over the training images.")
+    batch_size: int = Field(default=32, gt=1, description="Images per step.")
+    optimiser: Literal["auto", "adamw", "sgd"] = Field(
+        default="auto", description="AdamW, or SGD with momentum 0.9; auto: the method's own."
+    )
+    lr: float | None = Field(
+        default=None, gt=0, description="Largest learning rate (default: the method's own)."
+    )
+    weight_decay: float | None = Field(
+        default=None,
+        ge=0,
+        description="Weight decay; none on biases and norms (default: the method's own).",
+    )
+    layer_decay: float | None = Field(
+        default=None,
+        gt=0,
+        le=1,
+        description="Factor of the learning rate from each block of a transformer to the one "
+        "before it, where all tensors are trained (default: the method's own).",
+    )
+    schedule: Literal["cosine", "onecycle", "step", "constant"] = Field(
+        default="cosine", description="Learning rate over time."
+    )
+    warmup_epochs: float = Field(
+        default=5.0, ge=0, description="Epochs of linear warm-up, at most a fifth of the training."
+    )
+    clip: float = Field(default=5.0, ge=0, description="Largest gradient norm; 0 for any.")
+    amp: Literal["auto", "off", "bf16"] = Field(
+        default="auto", description="bfloat16 autocast; auto: on a GPU that has it."
+    )
+    jitter: float = Field(
+        default=0.2,
+        ge=0,
+        le=1,
+        description="Largest random change of brightness and contrast in training.",
+    )
+    label_smoothing: float = Field(
+        default=0.0, ge=0, lt=1, description="Share of the label spread over all classes."
+    )
+    class_weights: ClassWeights = Field(
+        default="none", description="Weigh classes equally in the loss, or balanced by frequency."
+    )
+    select: Literal["best", "last"] = Field(
+        default="best", description="Keep the epoch that is best on validation, or the last."
+    )
+    select_metric: Literal["accuracy", "balanced_accuracy"] = Field(
+        default="accuracy", description="What best means; of equal epochs the later is kept."
+    )
+    validate_every: int = Field(default=1, gt=0, description="Epochs between validations.")
+    method_options: dict[str, Any] = Field(
+        default={}, description="Option of the method, as in `rank=8`; repeatable."
+    )
+    device: str = Field(default="auto", description="auto, cpu, cuda, cuda:1.")
+    num_threads: int | None = Field(
+        default=None, gt=0, description="CPU threads (default: PyTorch's choice)."
+    )
+    checkpoint_seconds: float = Field(
+        default=20.0,
+        ge=0,
+        description="Least time between checkpoints, from which --resume goes on; they are written "
+        "at the ends of epochs.",
+    )
+    out: Path = Field(default=Path("runs"), description="Where runs are kept.")
+    data_dir: Path | None = Field(
+        default=None,
+        description="Where datasets and weights are looked for (default: RDCACHE_DATA, else "
+        "`data`).",
+    )
+    uid_salt: SaltOption = Field(default_factory=salt_of_environment)
+
+    @field_validator("seeds")
+    @classmethod
+    def _each_once(cls, seeds: tuple[int, ...]) -> tuple[int, ...]:
+        if len(set(seeds)) < len(seeds):
+            raise ValueError("should name each seed once")
+        return seeds
+
+    def resolved(self) -> AdaptConfig:
+        """Fill in the method's own defaults, and complete its options.
+
+        Raises:
+            UnknownNameError: no such method, or the method has no such option.
+            UsageError: an option out of range.
+        """
+        card = find_adapter(self.method)
+        training = TRAINING[self.method]
+        own = {
+            "lr": training.rate(self.batch_size),
+            "weight_decay": training.weight_decay,
+            "layer_decay": training.layer_decay,
+        }
+        changes: dict[str, Any] = {
+            name: value for name, value in own.items() if getattr(self, name) is None
+        }
+        if self.optimiser == "auto":
+            changes["optimiser"] = training.optimiser
+        options = card.settled(self.method_options).model_dump()
+        return self.model_copy(update={**changes, "method_options": options})
+
+    def digest(self, weights: str, dataset: str) -> str:
+        """Identify what a run of this resolved config will come to, seed aside.
+
+        Args:
+            weights: digest of the teacher's weights.
+            dataset: digest of the dataset.
+        """
+        deciding = self.model_dump(mode="json", exclude=CIRCUMSTANCES)
+        text = json.dumps({"config": deciding, "weights": weights, "dataset": dataset})
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+def config_from_options(teacher: str, dataset: str, options: dict[str, Any]) -> AdaptConfig:
+    """Sort options of a Python call into those of training and those of the method.
+
+    `seed=3` stands for `seeds=(3,)`. A name that training does not know is taken for an option of
+    the method, which then refuses it if it does not know it either.
+
+    Raises:
+        UsageError: a value out of range.
+    """
+    options = dict(options)
+    if "seed" in options:
+        options["seeds"] = (options.pop("seed"),)
+    for_method = dict(options.pop("method_options", {}))
+    known = AdaptConfig.model_fields
+    for_method |= {name: options.pop(name) for name in list(options) if name not in known}
+    values = {"teacher": teacher, "dataset": dataset, "method_options": for_method, **options}
+    try:
+        return AdaptConfig(**values)
+    except ValidationError as error:
+        raise UsageError.of_validation(error, values) from None

@@ -1,0 +1,57 @@
+"""Which test images a run's student got right, by their uids."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+
+from rdcache.errors import RunNotFoundError
+
+
+@lru_cache(maxsize=1024)
+def correct_by_uid(path: Path) -> Mapping[str, bool]:
+    """Uid of each test image → whether the student's most probable class is its label.
+
+    Raises:
+        RunNotFoundError: the file is missing or damaged.
+    """
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            return {row["uid"]: row["label"] == row["predicted"] for row in csv.DictReader(file)}
+    except OSError as error:
+        raise RunNotFoundError(
+            "the predictions of this run cannot be read.", file=path, why=error.strerror
+        ) from None
+    except (KeyError, ValueError, csv.Error):
+        raise RunNotFoundError(
+            "the predictions of this run are damaged.",
+            file=path,
+            next="the same `rdcache distill` with --overwrite",
+        ) from None
+
+
+def in_step(
+    several: Sequence[Mapping[int, Path]], without: frozenset[str] = frozenset()
+) -> list[dict[int, np.ndarray]] | None:
+    """Correctness of several methods on the same images in the same order.
+
+    Args:
+        several: for each method, seed → predictions.
+        without: uids of images to leave out.
+
+    Returns:
+        For each method, seed → bool (n,); None where they were not tested on the same images.
+    """
+    read = [{seed: correct_by_uid(path) for seed, path in each.items()} for each in several]
+    tables = [table for each in read for table in each.values()]
+    if not tables or any(table.keys() != tables[0].keys() for table in tables):
+        return None
+    uids = sorted(tables[0].keys() - without)
+    return [
+        {seed: np.array([table[uid] for uid in uids], bool) for seed, table in each.items()}
+        for each in read
+    ]

@@ -1,0 +1,149 @@
+"""How sure a difference between two methods is: over seeds, over test images, over both.
+
+Two methods are compared seed by seed: runs of one seed share their initial weights, their batches
+and their views. Each test answers a question of its own:
+
+`paired_gain`    would other seeds, on these test images, show it? Student's t interval.
+`image_test`     would other test images, with these trained students, show it? A paired bootstrap
+                 of images. Beside it, the same with seeds drawn anew as well.
+`mcnemar`        do two students differ on these images? Exact, for one seed. p-values of several
+                 seeds must not be pooled: the same images recur in all of them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from statistics import fmean, stdev
+
+import numpy as np
+from scipy import stats
+
+from rdcache.distillation.randomness import counted_generator
+
+RESAMPLES = 10_000
+
+
+@dataclass(frozen=True)
+class Gain:
+    """A paired difference in a metric: its mean over seeds and the 95 % interval around it."""
+
+    mean: float
+    low: float
+    high: float
+    pairs: int
+
+
+@dataclass(frozen=True)
+class ImageTest:
+    """A paired difference in accuracy, judged on the test images; fractions.
+
+    Attributes:
+        mean: over images and seeds.
+        low, high: 95 % interval over draws of images.
+        p: two-sided p-value of no difference, over draws of images.
+        low_both, high_both: 95 % interval over draws of both seeds and images.
+        mcnemar: seed → exact two-sided p-value of these two students.
+        images: number of test images.
+    """
+
+    mean: float
+    low: float
+    high: float
+    p: float
+    low_both: float
+    high_both: float
+    mcnemar: Mapping[int, float]
+    images: int
+
+
+def paired_gain(values: Mapping[int, float], base: Mapping[int, float]) -> Gain | None:
+    """Mean of the seed-by-seed differences and its 95 % Student interval.
+
+    Args:
+        values, base: seed → metric. Seeds that only one of them has are left out.
+
+    Returns:
+        None without a common seed; with a single one, an interval without bounds.
+    """
+    seeds = sorted(values.keys() & base.keys())
+    if not seeds:
+        return None
+    differences = [values[seed] - base[seed] for seed in seeds]
+    mean = fmean(differences)
+    if len(seeds) == 1:
+        return Gain(mean, -math.inf, math.inf, 1)
+    half = float(stats.t.ppf(0.975, len(seeds) - 1)) * stdev(differences) / math.sqrt(len(seeds))
+    return Gain(mean, mean - half, mean + half, len(seeds))
+
+
+def image_test(
+    correct: Mapping[int, np.ndarray], base: Mapping[int, np.ndarray]
+) -> ImageTest | None:
+    """Compare two methods on the same test images.
+
+    The statistic is the mean over images of the mean over seeds of (correct − base correct). Images
+    are drawn with replacement, all seeds of an image together; the interval is that of percentiles.
+    The p-value is the share of draws that lie at least as far from the observed difference as that
+    lies from 0. Everything is counted in whole numbers, so ties are ties.
+
+    Args:
+        correct, base: seed → bool (n,), whether each test image was classified correctly, in one
+            order of images. Seeds that only one of them has are left out.
+
+    Returns:
+        None without a common seed or without images.
+    """
+    seeds = sorted(correct.keys() & base.keys())
+    if not seeds or not len(correct[seeds[0]]):
+        return None
+    differences = np.stack([correct[seed].astype(np.int64) - base[seed] for seed in seeds])
+    count, images = differences.shape
+    generator = counted_generator("paired bootstrap", images)
+    drawn = _drawn_sums(differences, generator)
+    times = generator.multinomial(count, np.full(count, 1 / count), RESAMPLES)
+    total, over_images = int(differences.sum()), drawn.sum(axis=1)
+    extreme = int(np.count_nonzero(np.abs(over_images - total) >= abs(total)))
+    low, high = np.quantile(over_images, (0.025, 0.975)) / (count * images)
+    low_both, high_both = np.quantile((times * drawn).sum(axis=1), (0.025, 0.975)) / (
+        count * images
+    )
+    return ImageTest(
+        mean=total / (count * images),
+        low=float(low),
+        high=float(high),
+        p=(1 + extreme) / (1 + RESAMPLES),
+        low_both=float(low_both),
+        high_both=float(high_both),
+        mcnemar={seed: mcnemar(correct[seed], base[seed]) for seed in seeds},
+        images=images,
+    )
+
+
+def mcnemar(correct: np.ndarray, base: np.ndarray) -> float:
+    """Exact two-sided McNemar test: are the images that one student alone gets right as often one's
+    as the other's?
+
+    Args:
+        correct, base: bool (n,).
+    """
+    gained = int(np.count_nonzero(correct & ~base))
+    lost = int(np.count_nonzero(base & ~correct))
+    return float(stats.binomtest(gained, gained + lost).pvalue) if gained + lost else 1.0
+
+
+def _drawn_sums(differences: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+    """Sums over images that are drawn with replacement: int64 (resamples, seeds).
+
+    Images whose differences are the same are as one, so that drawing n images is one draw from a
+    multinomial distribution over the few kinds there are.
+
+    Args:
+        differences: (seeds, images), each −1, 0 or 1.
+    """
+    kinds, counts = np.unique(differences, axis=1, return_counts=True)
+    images = differences.shape[1]
+    drawn = generator.multinomial(images, counts / images, RESAMPLES)
+    sums: np.ndarray = drawn @ kinds.T
+    return sums
