@@ -71,8 +71,8 @@ def train_runs(
     saved = dict.fromkeys(jobs, time.monotonic())
     for trainer in train_together(list(trainers.values()), report):
         folder = folder_of[id(trainer)]
-        if trainer.error is not None:
-            (folder / CHECKPOINT).unlink(missing_ok=True)  # it leads nowhere
+        if trainer.error is not None:  # noted at once: others may go on for hours, or be killed
+            _set_aside(store, folder, trainer.error)
         # Epochs of small data sets are shorter than the time that a disk takes for this.
         elif time.monotonic() - saved[folder] >= trainer.config.checkpoint_seconds:
             _write_history(folder, trainer)
@@ -88,10 +88,15 @@ def train_runs(
         if trainer.error is None:
             outcomes[folder] = Run(folder, statuses[folder])
         else:
-            (folder / CHECKPOINT).unlink(missing_ok=True)
-            record_divergence(folder, trainer.error)
+            _set_aside(store, folder, trainer.error)
             outcomes[folder] = trainer.error.with_traceback(None)  # which would hold the trainer
     return outcomes
+
+
+def _set_aside(store: Store, folder: Path, error: TrainingError) -> None:
+    """Note that a run has diverged; its checkpoint leads nowhere."""
+    record_divergence(folder, error, _about_store(store))
+    (folder / CHECKPOINT).unlink(missing_ok=True)
 
 
 def _restore(trainer: Trainer, checkpoint: Path, device: torch.device) -> None:
@@ -155,21 +160,11 @@ def _write_history(folder: Path, trainer: Trainer) -> None:
 
 def _facts(store: Store, trainer: Trainer, device: torch.device) -> dict[str, Any]:
     """What a result file says beside the metrics."""
-    manifest, config = store.manifest, trainer.config
+    config = trainer.config
     return {
         "student": config.student,
         "method": config.method,
-        "dataset": {
-            name: manifest["dataset"][name]
-            for name in ("name", "spec", "digest", "classes", CHECK)
-            if name in manifest["dataset"]
-        },
-        "teacher": {
-            name: manifest["teacher"][name]
-            for name in ("name", "weights", "adapted")
-            if name in manifest["teacher"]
-        },
-        "views": manifest["views"],
+        **_about_store(store),
         "image_size": config.image_size,
         "store": _identity(store),
         "training": {
@@ -181,4 +176,22 @@ def _facts(store: Store, trainer: Trainer, device: torch.device) -> dict[str, An
         },
         "environment": {**environment(device), **trainer.ways},
         "seconds_in_epochs": round(sum(line["seconds"] for line in trainer.history), 2),
+    }
+
+
+def _about_store(store: Store) -> dict[str, Any]:
+    """Which images a store is of, through which teacher, in which views."""
+    manifest = store.manifest
+    return {
+        "dataset": {
+            name: manifest["dataset"][name]
+            for name in ("name", "spec", "digest", "classes", CHECK)
+            if name in manifest["dataset"]
+        },
+        "teacher": {
+            name: manifest["teacher"][name]
+            for name in ("name", "weights", "adapted")
+            if name in manifest["teacher"]
+        },
+        "views": manifest["views"],
     }
