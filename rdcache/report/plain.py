@@ -32,7 +32,12 @@ def tested_table(
     title: str, comparisons: Sequence[Comparison], baseline: str, reference: bool
 ) -> Table:
     """The plain table, with how sure the gain is over test images."""
-    paper = [published.published_accuracy(*it.row.place, it.row.method) for it in comparisons]
+    paper = [
+        published.published_accuracy(*it.row.place, it.row.method)
+        if it.row.values.get(published.METRIC)
+        else None
+        for it in comparisons
+    ]
     return _table(title, comparisons, baseline, tested=True, paper=paper if reference else None)
 
 
