@@ -84,10 +84,10 @@ def _averaged(over: dict[str, list[str]]) -> list[str]:
     for dataset, students in over.items():
         by_students.setdefault(", ".join(students), []).append(dataset)
     notes = []
-    for students, datasets in by_students.items():
+    for names, datasets in by_students.items():
+        what = f"averaged over {names}." if names else "rows have no student in common."
         where = f"On {', '.join(datasets)}: " if len(by_students) > 1 else ""
-        what = f"averaged over {students}" if students else "rows have no student in common"
-        notes.append(f"{where}{what}." if where else f"{what[:1].upper()}{what[1:]}.")
+        notes.append(f"{where}{what}" if where else f"{what[:1].upper()}{what[1:]}")
     return notes
 
 
