@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 
 from rdcache.recipes.running import Cell
 from rdcache.report import Row, distinguished, row_of
@@ -15,11 +15,10 @@ def rows_of_cells(cells: Sequence[Cell]) -> list[Row]:
 
 
 def _row(cell: Cell) -> Row:
-    row = row_of(
+    return row_of(
         (cell.dataset, cell.teacher, cell.student),
         cell.method,
         cell.runs,
-        factor=cell.tuned.factor if cell.tuned else None,
         diverged={each.seed: each.error.summary for each in cell.diverged},
+        tuning=asdict(cell.tuned) if cell.tuned else None,
     )
-    return replace(row, tuning=asdict(cell.tuned) if cell.tuned else None)

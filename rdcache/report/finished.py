@@ -135,9 +135,9 @@ def _no_student(run: Run) -> str | None:
             return "an adapted teacher and no student"
         if not result.keys() >= NEEDED:
             return "not the result of a student"
-        str(result["dataset"]["name"]), str(result["teacher"]["name"]), run.seed
-        len(result["dataset"]["classes"]), float(run.metrics["n"])
-        dict(run.config["config"]), str(run.config["store"]["fingerprint"])
+        _require_facts(run.config, result)
+        len(result["dataset"]["classes"])
+        float(run.metrics["n"])
     except RdcacheError as error:
         return error.summary.rstrip(".")
     except (KeyError, TypeError, ValueError):
@@ -153,8 +153,32 @@ def _diverged(path: Path) -> DivergedRun:
     """
     record = json.loads(path.read_text(encoding="utf-8"))
     config = yaml.safe_load((path.parent / CONFIG).read_text(encoding="utf-8"))
-    str(config["store"]["fingerprint"]), dict(config["config"]), int(config["seed"])
-    return DivergedRun(path.parent, str(record["summary"]), record.get("of") or {}, config)
+    summary = str(record["summary"])  # a TypeError where the record is no mapping
+    place = dict(record.get("of") or {})
+    _require_facts(config, place) if place else _require_config(config)
+    return DivergedRun(path.parent, summary, place, config)
+
+
+def _require_config(config: Mapping[str, Any]) -> None:
+    """Read what the room needs of a config.
+
+    Raises:
+        ValueError, TypeError, KeyError: it is not there.
+    """
+    str(config["config"]["method"])
+    str(config["store"]["fingerprint"])
+    int(config["seed"])
+
+
+def _require_facts(config: Mapping[str, Any], result: Mapping[str, Any]) -> None:
+    """Read what the room needs of a config, and of what a result says of dataset and teacher.
+
+    Raises:
+        ValueError, TypeError, KeyError: it is not there.
+    """
+    _require_config(config)
+    str(result["dataset"]["name"])
+    str(result["teacher"]["name"])
 
 
 def _some(paths: Sequence[Path]) -> str:

@@ -94,7 +94,7 @@ def _group_of(
     options, chosen = _options(config), config["config"]
     teacher, method = result["teacher"], chosen["method"]
     student = chosen.get("student", result.get("student"))
-    of_teacher = teacher.get("adapted", {}).get("teacher", teacher["name"])
+    of_teacher = (teacher.get("adapted") or {}).get("teacher", teacher["name"])
     if method == PLAIN:  # the same student, whichever teacher's store its batches came from
         options |= data_of(result)
         deciding = {name: value for name, value in options.items() if name != STORE}
@@ -141,7 +141,7 @@ def _labels(groups: Sequence[_Group]) -> list[str]:
 def _kind(group: _Group) -> tuple[str, ...]:
     dataset, teacher, student = group.place
     first = next(iter(group.runs.values()), None)
-    adapted = first.result["teacher"].get("adapted", {}) if first else {}
+    adapted = (first.result["teacher"].get("adapted") or {}) if first else {}
     how = "" if group.kind == PLAIN else adapted.get("method", "")
     return dataset, adapted.get("teacher", teacher), student, how, group.kind
 

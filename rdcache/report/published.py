@@ -15,6 +15,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from rdcache.report.rows import PLAIN
+
 TEST_IMAGES: Mapping[str, int] = {
     "busi": 154,
     "btc": 394,
@@ -29,7 +31,7 @@ METRIC = "accuracy"  # the only one it has
 SOURCE = "Zhou et al., MICCAI 2024; one run each, 224 px, 240 epochs"
 
 # Table 3, plain students: dataset → accuracy of each of STUDENTS, as far as they are known here.
-PLAIN: Mapping[str, tuple[float, ...]] = {
+PLAIN_STUDENTS: Mapping[str, tuple[float, ...]] = {
     "busi": (77.92, 81.82, 80.52),
     "btc": (77.92, 78.17, 76.90),
     "isic": (70.50,),
@@ -73,7 +75,7 @@ FINE_TUNED: Mapping[str, tuple[float, float, float]] = {
 # Ablation on COVID-CT, by the names of pipelines/ablation.yaml. That the student is ResNet-18
 # follows from its counts; the teacher is not stated.
 ABLATION: Mapping[tuple[str, str, str], float] = {
-    ("covid", "resnet18", "none"): 75.86,
+    ("covid", "resnet18", PLAIN): 75.86,
     ("covid", "resnet18", "direct"): 80.79,
     ("covid", "resnet18", "co-training + KD"): 82.27,
 }
@@ -96,8 +98,8 @@ def published_accuracy(
     """
     if metric != METRIC or teacher not in TEACHERS or student not in STUDENTS:
         return None
-    if method == "none":
-        plain = PLAIN.get(dataset, ())
+    if method == PLAIN:
+        plain = PLAIN_STUDENTS.get(dataset, ())
         return dict(zip(STUDENTS, plain, strict=False)).get(student)
     if method in RD and (dataset, student) in REPROGRAMMED:
         return REPROGRAMMED[dataset, student][TEACHERS.index(teacher)]

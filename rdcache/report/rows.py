@@ -26,14 +26,13 @@ class Row:
     Attributes:
         method: what the row is called.
         values: metric name → seed → value.
-        factor: what the method's reference weights were multiplied with, if they were tuned.
         diverged: seeds with which training came to no student → why.
         runs: seed → folder of the run; predictions on the test images lie in it.
         leaked: uids of test images that also occur in training.
         training: the options that a fair comparison has in common, such as `epochs`, and `amp`.
         data: the same of the store: digest of the dataset, which views of it were cached.
         sizes: what is told of the dataset: `classes`, and numbers of `train`, `val`, `test` images.
-        tuning: how the factor was chosen, as JSON values.
+        tuning: how the `factor` was chosen, as JSON values, if the weights were tuned.
         underlying: the method without what tells the row from others of that method.
         source: the teacher whose tensors were read, where that is an adapted one.
     """
@@ -43,7 +42,6 @@ class Row:
     student: str
     method: str
     values: Mapping[str, Mapping[int, float]]
-    factor: float | None = None
     diverged: Mapping[int, str] = field(default_factory=dict)
     runs: Mapping[int, Path] = field(default_factory=dict)
     leaked: frozenset[str] = frozenset()
@@ -58,6 +56,11 @@ class Row:
     def place(self) -> tuple[str, str, str]:
         """What a row has in common with those that it can be compared with."""
         return self.dataset, self.teacher, self.student
+
+    @property
+    def factor(self) -> float | None:
+        """What the method's reference weights were multiplied with, if they were tuned."""
+        return None if self.tuning is None else float(self.tuning["factor"])
 
     @property
     def seeds(self) -> set[int]:
@@ -88,8 +91,8 @@ def row_of(
     place: tuple[str, str, str],
     method: str,
     runs: Sequence[Run],
-    factor: float | None = None,
     diverged: Mapping[int, str] | None = None,
+    tuning: Mapping[str, Any] | None = None,
 ) -> Row:
     """Collect what the runs of a row have measured. Of a teacher that `rdcache adapt` has made of
     another, the row is of that other one, and its method `lora + kd`.
@@ -98,6 +101,7 @@ def row_of(
         place: dataset, teacher, student.
         method: what the row is called.
         diverged: seed → why, of those that came to no student.
+        tuning: as `Row.tuning`.
     """
     underlying = runs[0].result["method"] if runs else method
     source = ""
@@ -111,13 +115,13 @@ def row_of(
         *place,
         method,
         _values(runs),
-        factor,
         dict(diverged or {}),
         runs={run.seed: run.path for run in runs},
         leaked=frozenset(first.result.get("leaked_test_uids", ())) if first else frozenset(),
         training=training_of(first.config["config"]) if first else {},
         data=data_of(first.result) if first else {},
         sizes=_sizes(first.result) if first else {},
+        tuning=tuning,
         underlying=underlying,
         source=source,
     )
@@ -204,7 +208,7 @@ def _values(runs: Sequence[Run]) -> dict[str, dict[int, float]]:
 def _sizes(result: Mapping[str, Any]) -> dict[str, int]:
     return {
         "classes": len(result["dataset"]["classes"]),
-        "train": result.get("training", {}).get("samples", 0),
-        "val": result.get("val", {}).get("n", 0),
+        "train": (result.get("training") or {}).get("samples", 0),
+        "val": (result.get("val") or {}).get("n", 0),
         "test": result["test"]["n"],
     }

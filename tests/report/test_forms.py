@@ -205,8 +205,8 @@ def test_the_ablation_keeps_the_order_of_the_grid() -> None:
 def test_what_diverged_and_what_was_tuned_is_seen() -> None:
     rows = [
         row("busi", "t", "s", "none", 0.5, 0.6),
-        row("busi", "t", "s", "kd", 0.6, factor=0.1, diverged={1: "NaN"}),
-        Row("busi", "t", "s", "hint", {}, factor=10.0, diverged={0: "NaN", 1: "NaN"}),
+        row("busi", "t", "s", "kd", 0.6, tuning={"factor": 0.1}, diverged={1: "NaN"}),
+        Row("busi", "t", "s", "hint", {}, tuning={"factor": 10.0}, diverged={0: "NaN", 1: "NaN"}),
     ]
     lines = texts(laid_out("plain", rows))
     assert lines[0][4:6] == ["–", "55.0 ± 7.1"]
@@ -260,9 +260,9 @@ def test_csv_has_a_column_for_each_number(predictions: Any) -> None:
             *("busi", "t", "s", name),
             *(count / 200, (count + 2) / 200),
             runs={0: predictions(count), 1: predictions(count + 2)},
-            factor=factor,
+            tuning=tuning,
         )
-        for name, count, factor in (("none", 120, None), ("rd", 160, 0.1))
+        for name, count, tuning in (("none", 120, None), ("rd", 160, {"factor": 0.1}))
     ]
     lines = list(csv.DictReader(io.StringIO(as_csv(laid_out("plain", rows)))))
     for line in lines:

@@ -7,7 +7,7 @@ import pytest
 from rdcache.report import published
 
 CELLS = [
-    *((dataset, value) for dataset, values in published.PLAIN.items() for value in values),
+    *((dataset, value) for dataset, values in published.PLAIN_STUDENTS.items() for value in values),
     *((key[0], value) for key, values in published.REPROGRAMMED.items() for value in values),
     *((key[0], value) for key, value in published.OTHERS.items()),
     *((key[0], value) for key, value in published.ABLATION.items()),

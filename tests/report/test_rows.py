@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -169,6 +170,9 @@ def test_a_method_whose_seeds_all_diverged_is_a_row(
         folder = finished("kd", seed, GOOD)
         (folder / "result.json").unlink()
         record_divergence(folder, TrainingError("the loss is NaN."), {})
+    for name, text in (("x", "[]"), ("y", "{"), ("z", '{"summary": "", "of": {"dataset": 1}}')):
+        shutil.copytree(folder, tmp_path / "runs" / name)
+        (tmp_path / "runs" / name / "diverged.json").write_text(text)
     none, kd = rows_of_folders([tmp_path / "runs"])
     assert (kd.method, kd.place) == ("kd", none.place), "told by the store of another run"
     assert kd.diverged == {0: "the loss is NaN.", 1: "the loss is NaN."}
@@ -227,6 +231,10 @@ def test_what_is_missing_is_said_in_one_sentence(
     with pytest.raises(RunNotFoundError, match="no finished run"):
         rows_of_folders([tmp_path])
     run = finished("rd", 0, GOOD)
+    (run / "result.json").rename(tmp_path / "kept")
+    with pytest.raises(RunNotFoundError, match="no run in this folder is finished"):
+        rows_of_folders([tmp_path])
+    (tmp_path / "kept").rename(run / "result.json")
     finished("none", 0, FAIR)
     rows = rows_of_folders([tmp_path])
     with pytest.raises(UnknownNameError, match=r"metric in these runs named 'acuracy'"):
