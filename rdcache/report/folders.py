@@ -17,7 +17,7 @@ from rdcache.distillation import Run
 from rdcache.distillation.config import CIRCUMSTANCES
 from rdcache.distillation.session import silently
 from rdcache.report.finished import DivergedRun, Found, finished_students
-from rdcache.report.rows import PLAIN, Row, data_of, distinguished, row_of, training_of
+from rdcache.report.rows import PLAIN, Row, data_of, distinguished, of_adapted, row_of, training_of
 
 STORE = "store"
 
@@ -30,12 +30,14 @@ class _Group:
         place: dataset, teacher, student.
         kind: what its rows would be called if they had nothing to be told from.
         options: all that decides a run but its seed.
+        adapted: what results say of the adaptation that made the teacher, if one did.
     """
 
     place: tuple[str, str, str]
     kind: str
     options: Mapping[str, Any]
     training: Mapping[str, Any]
+    adapted: Mapping[str, Any]
     runs: dict[int, Run] = field(default_factory=dict)
     diverged: dict[int, str] = field(default_factory=dict)
 
@@ -59,7 +61,7 @@ def rows_of_folders(
     for group, label in zip(groups, _labels(groups), strict=True):
         row = row_of(group.place, group.kind, list(group.runs.values()), diverged=group.diverged)
         if not group.runs:
-            row = replace(row, training=group.training)
+            row = of_adapted(replace(row, training=group.training), group.adapted)
         rows.append(replace(row, method=row.method + label))
     return sorted(distinguished(rows), key=lambda it: (it.place, not it.is_of(PLAIN), it.method))
 
@@ -93,8 +95,9 @@ def _group_of(
     """The group of a run, which may be the first of it."""
     options, chosen = _options(config), config["config"]
     teacher, method = result["teacher"], chosen["method"]
-    student = chosen.get("student", result.get("student"))
-    of_teacher = (teacher.get("adapted") or {}).get("teacher", teacher["name"])
+    student = chosen.get("student") or str(result.get("student", "–"))
+    adapted = teacher.get("adapted") or {}
+    of_teacher = adapted.get("teacher", teacher["name"])
     if method == PLAIN:  # the same student, whichever teacher's store its batches came from
         options |= data_of(result)
         deciding = {name: value for name, value in options.items() if name != STORE}
@@ -103,7 +106,7 @@ def _group_of(
         deciding, who = options, [teacher["name"]]
     key = json.dumps([result["dataset"]["name"], who, student, method, deciding], sort_keys=True)
     place = (result["dataset"]["name"], teacher["name"], student)
-    return groups.setdefault(key, _Group(place, method, options, training_of(chosen)))
+    return groups.setdefault(key, _Group(place, method, options, training_of(chosen), adapted))
 
 
 def _place_of(
@@ -140,10 +143,8 @@ def _labels(groups: Sequence[_Group]) -> list[str]:
 
 def _kind(group: _Group) -> tuple[str, ...]:
     dataset, teacher, student = group.place
-    first = next(iter(group.runs.values()), None)
-    adapted = (first.result["teacher"].get("adapted") or {}) if first else {}
-    how = "" if group.kind == PLAIN else adapted.get("method", "")
-    return dataset, adapted.get("teacher", teacher), student, how, group.kind
+    how = "" if group.kind == PLAIN else group.adapted.get("method", "")
+    return dataset, group.adapted.get("teacher", teacher), student, how, group.kind
 
 
 def _telling(several: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -103,15 +103,8 @@ def row_of(
         diverged: seed → why, of those that came to no student.
         tuning: as `Row.tuning`.
     """
-    underlying = runs[0].result["method"] if runs else method
-    source = ""
-    if runs and (adapted := runs[0].result["teacher"].get("adapted")):
-        place, source = (place[0], adapted["teacher"], place[2]), place[1]
-        if underlying != PLAIN:
-            method = f"{adapted['method']} + {method}"
-            underlying = f"{adapted['method']} + {underlying}"
     first = runs[0] if runs else None
-    return Row(
+    row = Row(
         *place,
         method,
         _values(runs),
@@ -122,9 +115,24 @@ def row_of(
         data=data_of(first.result) if first else {},
         sizes=_sizes(first.result) if first else {},
         tuning=tuning,
-        underlying=underlying,
-        source=source,
+        underlying=first.result["method"] if first else method,
     )
+    return of_adapted(row, first.result["teacher"].get("adapted") if first else None)
+
+
+def of_adapted(row: Row, adapted: Mapping[str, Any] | None) -> Row:
+    """The row as one of the teacher that was adapted.
+
+    Args:
+        adapted: what a result says of that; None where the teacher is none that was adapted.
+    """
+    if not adapted:
+        return row
+    row = replace(row, teacher=adapted["teacher"], source=row.teacher)
+    if row.underlying == PLAIN:  # which read neither
+        return row
+    how = adapted["method"]
+    return replace(row, method=f"{how} + {row.method}", underlying=f"{how} + {row.underlying}")
 
 
 def distinguished(rows: Sequence[Row]) -> list[Row]:

@@ -36,7 +36,7 @@ def finished(tmp_path: Path) -> Callable[..., Path]:
         folder = tmp_path / below / "-".join((dataset, teacher, student, method, digest))
         folder /= f"seed{seed}"
         folder.mkdir(parents=True)
-        config = {"method": method, "epochs": 3, "out": "x", **options}
+        config = {"student": student, "method": method, "epochs": 3, "out": "x", **options}
         config["method_options"] = method_options or {}
         (folder / "config.yaml").write_text(
             yaml.safe_dump({"config": config, "store": {"fingerprint": store * 64}, "seed": seed})

@@ -178,6 +178,13 @@ def test_a_method_whose_seeds_all_diverged_is_a_row(
     assert kd.diverged == {0: "the loss is NaN.", 1: "the loss is NaN."}
     (note,) = plain_table("t", compare([none, kd])).notes
     assert note == "Training diverged: busi, t, s, kd, seeds 0, 1."
+    folder = finished("hint", 0, GOOD, store="z")
+    (folder / "result.json").unlink()
+    adapted = {"name": "adapted:x", "adapted": {"method": "lora", "teacher": "t"}}
+    of = {"dataset": {"name": "busi"}, "teacher": adapted}
+    record_divergence(folder, TrainingError("the loss is NaN."), of)
+    hint = rows_of_folders([tmp_path / "runs"])[2]
+    assert (hint.method, hint.teacher) == ("lora + hint", "t"), "told by its own record"
 
 
 def test_the_plain_student_of_an_adapted_teacher_is_that_of_the_teacher(
