@@ -98,6 +98,8 @@ class Trainer:
         self.optimiser: torch.optim.Optimizer | None = None
         self.trained: list[nn.Parameter] = []
         self.average = MovingAverage(student, config.ema) if config.ema else None
+        merged = method.merged if config.ema else None
+        self.merged_average = None if merged is None else MovingAverage(merged, config.ema)
         self._selected: Student | None = None
         self.forward_student: Callable[..., StudentOutput] = student
         self.ways: dict[str, str] = {}
@@ -126,7 +128,8 @@ class Trainer:
         if self._selected is not None:
             return self._selected
         averaged: Any = self.student if self.average is None else self.average.averaged
-        return self.method.deployed(averaged)
+        merged = None if self.merged_average is None else self.merged_average.averaged
+        return self.method.deployed(averaged, merged)
 
     def select(self, weights: dict[str, torch.Tensor]) -> None:
         """Let weights of an earlier epoch count from now on; training is over then."""
@@ -156,6 +159,9 @@ class Trainer:
             "student": self.student.state_dict(),
             "method": self.method.state_dict(),
             "average": None if self.average is None else self.average.state_dict(),
+            "merged_average": (
+                None if self.merged_average is None else self.merged_average.state_dict()
+            ),
             "optimiser": None if self.optimiser is None else self.optimiser.state_dict(),
             "stage": self.stage,
             "epoch": self.epoch,
@@ -169,6 +175,8 @@ class Trainer:
         self.method.load_state_dict(state["method"])
         if self.average is not None:
             self.average.load_state_dict(state["average"])
+        if self.merged_average is not None:
+            self.merged_average.load_state_dict(state["merged_average"])
         self.stage, self.epoch = state["stage"], state["epoch"]
         self.history = state["history"]
         self.best = None if state["best"] is None else Best(**state["best"])
@@ -282,6 +290,8 @@ class Trainer:
         self.method.after_step()
         if self.average is not None and self.now.name == "student":
             self.average.update(self.student)
+            if self.merged_average is not None and self.method.merged is not None:
+                self.merged_average.update(self.method.merged)
         return {"loss": loss.detach(), **{name: term.detach() for name, term in terms.items()}}
 
     def _set_rate(self, stage: Stage, progress: TrainingProgress) -> None:

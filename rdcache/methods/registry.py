@@ -53,6 +53,22 @@ class MethodCard:
         except ValidationError as error:
             raise UsageError.of_validation(error, given) from None
 
+    def require_read(self, given: Mapping[str, Any]) -> None:
+        """Refuse options that nothing would read. Those that are at their defaults may be given:
+        so they are where all options of a method are listed.
+
+        Raises:
+            UsageError: naming the option.
+        """
+        config = self.config(given)
+        for name in self.method.unread_options(config) & given.keys():
+            if getattr(config, name) != type(config).model_fields[name].default:
+                raise UsageError(
+                    f"{name} is given, and nothing of {self.name} would read it.",
+                    why="no logits of the teacher are compared (kd_weight is 0), or its head does "
+                    "not train (teacher_head is not rd)",
+                )
+
 
 _CARDS: dict[str, MethodCard] = {}
 _FOR_SEVERAL_TAPS: dict[type[Method], type[Method]] = {}
@@ -144,6 +160,6 @@ def create_method(name: str, options: Mapping[str, Any], context: MethodContext)
     taps = context.taps_asked_for(getattr(config, "tap", None))
     if len(taps) > 1:
         if method not in _FOR_SEVERAL_TAPS:
-            raise one_tap_only(taps)
-        method = _FOR_SEVERAL_TAPS[method]
-    return method(config, context)
+            raise one_tap_only(taps, "tap" if "tap" in type(config).model_fields else None)
+        return _FOR_SEVERAL_TAPS[method](config, context)
+    return method(config, context.of_teacher_of(taps[0]))
