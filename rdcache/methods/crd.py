@@ -184,7 +184,7 @@ class MemoryBanks(nn.Module):
 @register(
     "crd",
     title="Contrastive representation distillation against a bank of all training samples",
-    needs="one tap: a map, tokens or a vector; labels of at least two classes",
+    needs="one tap: a map, tokens or a vector; at least 2 classes",
     paper="Tian et al., ICLR",
     year=2020,
 )

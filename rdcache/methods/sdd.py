@@ -55,7 +55,7 @@ class SDDConfig(BaselineConfig):
 @register(
     "sdd",
     title="Scale-decoupled distillation: predictions for the image and for its parts",
-    needs="one map or tokens; a linear probe gives their logits",
+    needs="one tap: a map or tokens; a linear probe classifies it",
     paper="Wei et al., CVPR",
     year=2024,
 )

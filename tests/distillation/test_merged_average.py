@@ -26,7 +26,8 @@ def test_norm_deploys_averaged_layers_and_goes_on_with_them(tiny: Tiny) -> None:
     assert trainer.average is not None
     assert trainer.merged_average is not None
     averaged: Any = trainer.average.averaged
-    found = trainer.evaluated.classifier.weight
+    evaluated = trainer.evaluated
+    found = evaluated.classifier.weight
     layers = trainer.merged_average.averaged
     assert torch.equal(found, trainer.method.deployed(averaged, layers).classifier.weight)
     assert not torch.allclose(found, trainer.method.deployed(averaged).classifier.weight)
@@ -36,5 +37,6 @@ def test_norm_deploys_averaged_layers_and_goes_on_with_them(tiny: Tiny) -> None:
     assert resumed.average is not None
     assert resumed.merged_average is not None
     assert resumed.merged_average.updates == resumed.average.updates == trainer.steps_per_epoch
-    for name, value in trainer.evaluated.state_dict().items():
-        assert torch.equal(value, resumed.evaluated.state_dict()[name]), name
+    theirs = resumed.evaluated.state_dict()
+    for name, value in evaluated.state_dict().items():
+        assert torch.equal(value, theirs[name]), name
