@@ -13,6 +13,7 @@ from rdcache.adaptation.task import Note, Task
 from rdcache.data import DatasetSpec, ImageDataset, load_dataset
 from rdcache.distillation.hardware import threads, within_device_memory
 from rdcache.distillation.run import CHECKPOINT, RESULT
+from rdcache.distillation.run_folders import refuse_interrupted
 from rdcache.errors import UsageError
 from rdcache.models import Teacher, choose_device, load_teacher
 from rdcache.models.adapters import AdapterCard, build_adapted, find_adapter
@@ -81,7 +82,7 @@ def adapt_seeds(
     config = config.model_copy(update={"amp": _precision(config, device)})
     folders = {seed: run_folder(config, teacher, dataset, seed) for seed in config.seeds}
     for folder in folders.values():
-        _refuse_interrupted(folder, resume, overwrite)
+        refuse_interrupted(folder, resume, overwrite)
     runs = []
     spare: Teacher | None = teacher  # training changes a teacher: each seed wants a new one
     for seed, folder in folders.items():
@@ -156,13 +157,3 @@ def _precision(config: AdaptConfig, device: torch.device) -> Literal["bf16", "of
     if config.amp == "auto":
         return "bf16" if device.type == "cuda" and has_bfloat16(device) else "off"
     return config.amp
-
-
-def _refuse_interrupted(folder: Path, resume: bool, overwrite: bool) -> None:
-    finished = (folder / RESULT).is_file()
-    if (folder / CHECKPOINT).is_file() and not (finished or resume or overwrite):
-        raise UsageError(
-            "an earlier run with these options was interrupted, or is still going on.",
-            run=folder,
-            next="--resume to go on with it, or --overwrite to start again",
-        )

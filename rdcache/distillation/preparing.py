@@ -28,7 +28,7 @@ from rdcache.distillation.training import Trainer
 from rdcache.errors import UsageError
 from rdcache.methods import ChannelStatistics, Method, MethodContext, create_method, task_loss
 from rdcache.models import Student, create_student
-from rdcache.store import Store, default_taps
+from rdcache.store import Store, classes_of_logits, default_taps
 
 LEAST_BATCH = 2
 Note = Callable[[str], None]
@@ -196,6 +196,9 @@ def build_untrained(sources: Sources, job: Job) -> tuple[Student, Method, Traini
         taps=store.taps,
         default_tap=next(iter(teachers.values())),
         teachers=teachers,
+        foreign_logits=frozenset(
+            tap for tap, named in classes_of_logits(store).items() if named != classes
+        ),
         feature_dim=student.feature_dim,
         student_stages=student.stages,
         num_classes=len(classes),

@@ -6,40 +6,35 @@ of them. What is finished already is returned as it is.
 
 from __future__ import annotations
 
-import json
-import time
 from collections.abc import Sequence
-from contextlib import suppress
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
-import yaml
 
-from rdcache.data.salting import CHECK
 from rdcache.distillation.acceleration import choose_amp
-from rdcache.distillation.checkpoint import load_checkpoint, save_checkpoint
 from rdcache.distillation.config import DistillConfig, config_from_options
 from rdcache.distillation.diverged import (
-    DIVERGED,
     Diverged,
-    record_divergence,
     recorded_divergence,
 )
-from rdcache.distillation.hardware import environment, threads, within_device_memory
-from rdcache.distillation.preparing import Job, Note, Sources, create_trainers
+from rdcache.distillation.hardware import threads, within_device_memory
+from rdcache.distillation.preparing import Job, Note, Sources
 from rdcache.distillation.residency import choose_shuffle
-from rdcache.distillation.result import finish
-from rdcache.distillation.run import CHECKPOINT, CONFIG, FILES, HISTORY, RESULT, Run
+from rdcache.distillation.run import CHECKPOINT, RESULT, Run
+from rdcache.distillation.run_folders import (
+    Outcome,
+    clear_folder,
+    refuse_interrupted,
+    run_folder,
+    train_runs,
+)
 from rdcache.distillation.source import Places, choose_store, open_dataset
-from rdcache.distillation.together import train_together
-from rdcache.distillation.training import Trainer
-from rdcache.errors import RunNotFoundError, TrainingError, UsageError
-from rdcache.files import write_text
+from rdcache.errors import TrainingError, UsageError
 from rdcache.models import choose_device
 from rdcache.progress import Progress, ignore
-from rdcache.store import Store, default_taps, folder_name
+from rdcache.store import Store, default_taps
 
 # What configs that are trained from one store must have in common.
 OF_THE_STORE = (
@@ -51,7 +46,6 @@ OF_THE_STORE = (
     "require_signature",
     "verify_shards",
 )
-Outcome = Run | TrainingError
 
 
 def silently(note: str) -> None:
@@ -209,14 +203,14 @@ def distill_each(
     folders = [run_folder(opened, job.config, job.seed) for job in wanted]
     jobs = dict(zip(folders, wanted, strict=True))
     for folder in jobs:
-        _refuse_interrupted(folder, resume, overwrite)
+        refuse_interrupted(folder, resume, overwrite)
     outcomes: dict[Path, Outcome] = {}
     for folder in jobs:
         if (folder / RESULT).is_file() and not overwrite:
             (folder / CHECKPOINT).unlink(missing_ok=True)  # a kill between the two left it
             outcomes[folder] = Run(folder)
         elif overwrite:
-            _clear(folder)
+            clear_folder(folder)
         elif resume and (error := recorded_divergence(folder)):
             outcomes[folder] = error
     waiting = {folder: job for folder, job in jobs.items() if folder not in outcomes}
@@ -233,7 +227,7 @@ def distill_each(
             torch.random.fork_rng(_cuda_devices(config)),
             within_device_memory(),
         ):
-            outcomes |= _train(sources(config.device), group, on_progress)
+            outcomes |= train_runs(sources(config.device), group, on_progress)
     return [_outcome(folder, jobs[folder], outcomes[folder]) for folder in folders]
 
 
@@ -308,67 +302,6 @@ def _company(job: Job) -> tuple[object, ...]:
     return (order, config.shuffle, config.batch_size, subset, *images, *place)
 
 
-def run_folder(store: Store, config: DistillConfig, seed: int) -> Path:
-    """Where a run of a resolved config lies; equal options on equal tensors share a folder."""
-    parts = (
-        folder_name(store.manifest["dataset"]["name"]),
-        "+".join(folder_name(member.manifest["teacher"]["name"]) for member in store.members),
-        folder_name(config.student),
-        folder_name(config.method),
-        config.digest(store.fingerprint.digest)[:8],
-    )
-    return config.out / "-".join(parts) / f"seed{seed}"
-
-
-def _train(sources: Sources, jobs: dict[Path, Job], on_progress: Progress) -> dict[Path, Outcome]:
-    """Train some runs side by side, from their checkpoints where they have one, and write their
-    folders; of those that diverge, give back why.
-    """
-    began = time.perf_counter()
-    store, device = sources.store, sources.device
-    trainers = dict(zip(jobs, create_trainers(sources, list(jobs.values())), strict=True))
-    statuses: dict[Path, Literal["trained", "resumed"]] = dict.fromkeys(jobs, "trained")
-    for folder, trainer in trainers.items():
-        if (folder / CHECKPOINT).is_file():
-            _restore(trainer, folder / CHECKPOINT, device)
-            statuses[folder] = "resumed"
-        write_text(folder / CONFIG, _config_text(store, trainer.config, trainer.seed))
-        (folder / DIVERGED).unlink(missing_ok=True)  # by an earlier call that is not gone on with
-        _write_history(folder, trainer)
-    steps = sum(trainer.steps for trainer in trainers.values())
-    note = ", ".join(dict.fromkeys(f"seed {job.seed}" for job in jobs.values()))
-
-    def report(done: int) -> None:
-        on_progress(done, steps, note)
-
-    report(sum(trainer.steps_done for trainer in trainers.values()))
-    folder_of = {id(trainer): folder for folder, trainer in trainers.items()}
-    saved = dict.fromkeys(jobs, time.monotonic())
-    for trainer in train_together(list(trainers.values()), report):
-        folder = folder_of[id(trainer)]
-        if trainer.error is not None:
-            (folder / CHECKPOINT).unlink(missing_ok=True)  # it leads nowhere
-        # Epochs of small data sets are shorter than the time that a disk takes for this.
-        elif time.monotonic() - saved[folder] >= trainer.config.checkpoint_seconds:
-            _write_history(folder, trainer)
-            save_checkpoint(folder / CHECKPOINT, trainer.state())
-            saved[folder] = time.monotonic()
-    facts = {"seconds": round(time.perf_counter() - began, 2), "side_by_side": len(jobs)}
-    outcomes: dict[Path, Outcome] = {}
-    for folder, trainer in trainers.items():
-        _write_history(folder, trainer)
-        with suppress(TrainingError):  # by the last evaluation; the trainer keeps it
-            if trainer.error is None:
-                finish(trainer, folder, {**_facts(store, trainer, device), **facts})
-        if trainer.error is None:
-            outcomes[folder] = Run(folder, statuses[folder])
-        else:
-            (folder / CHECKPOINT).unlink(missing_ok=True)
-            record_divergence(folder, trainer.error)
-            outcomes[folder] = trainer.error.with_traceback(None)  # which would hold the trainer
-    return outcomes
-
-
 def _as_computed(config: DistillConfig, store: Store, on_note: Note) -> DistillConfig:
     """Settle what depends on this machine and this store, so that the run's digest has it."""
     training = int(config.train_fraction * len(store.samples_of("train")))
@@ -389,91 +322,6 @@ def _taps_read(config: DistillConfig, store: Store) -> list[str]:
     return [name.strip() for name in names if name.strip() in store.taps]
 
 
-def _restore(trainer: Trainer, checkpoint: Path, device: torch.device) -> None:
-    """Go on from a checkpoint.
-
-    Raises:
-        RunNotFoundError: it is damaged, or of another network.
-    """
-    state = load_checkpoint(checkpoint, device)
-    try:
-        trainer.restore(state)
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise RunNotFoundError(
-            "the checkpoint of this run is not one of this student and method.",
-            file=checkpoint,
-            next="start the run again with --overwrite",
-        ) from error
-
-
-def _refuse_interrupted(folder: Path, resume: bool, overwrite: bool) -> None:
-    finished = (folder / RESULT).is_file()
-    if (folder / CHECKPOINT).is_file() and not (finished or resume or overwrite):
-        raise UsageError(
-            "an earlier run with these options was interrupted, or is still going on.",
-            run=folder,
-            next="--resume to go on with it, or --overwrite to start again",
-        )
-
-
-def _clear(folder: Path) -> None:
-    """Remove the files of an earlier run, and nothing else; the result first."""
-    for name in (RESULT, DIVERGED, *FILES):
-        (folder / name).unlink(missing_ok=True)
-
-
 def _cuda_devices(config: DistillConfig) -> list[torch.device]:
     device = choose_device(config.device)
     return [device] if device.type == "cuda" else []
-
-
-def _config_text(store: Store, config: DistillConfig, seed: int) -> str:
-    content = {
-        "store": _identity(store),
-        "seed": seed,
-        "config": config.model_dump(mode="json"),
-    }
-    return yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
-
-
-def _identity(store: Store) -> dict[str, Any]:
-    """Which store a run is of; of several that were read in step, each."""
-    members = [str(member.location) for member in store.members]
-    several = {"members": members} if len(members) > 1 else {}
-    return {"location": store.where, "fingerprint": store.fingerprint.digest, **several}
-
-
-def _write_history(folder: Path, trainer: Trainer) -> None:
-    lines = [json.dumps(line) + "\n" for line in trainer.history]
-    write_text(folder / HISTORY, "".join(lines))
-
-
-def _facts(store: Store, trainer: Trainer, device: torch.device) -> dict[str, Any]:
-    """What a result file says beside the metrics."""
-    manifest, config = store.manifest, trainer.config
-    return {
-        "student": config.student,
-        "method": config.method,
-        "dataset": {
-            name: manifest["dataset"][name]
-            for name in ("name", "spec", "digest", "classes", CHECK)
-            if name in manifest["dataset"]
-        },
-        "teacher": {
-            name: manifest["teacher"][name]
-            for name in ("name", "weights", "adapted")
-            if name in manifest["teacher"]
-        },
-        "views": manifest["views"],
-        "image_size": config.image_size,
-        "store": _identity(store),
-        "training": {
-            "samples": len(trainer.training),
-            "of": len(store.samples_of("train")),
-            "left_out": trainer.training.left_out,
-            "missing_views": trainer.training.missing_views,
-            "steps": trainer.steps,
-        },
-        "environment": {**environment(device), **trainer.ways},
-        "seconds_in_epochs": round(sum(line["seconds"] for line in trainer.history), 2),
-    }

@@ -104,6 +104,8 @@ class MethodContext:
         epochs: epochs of the co-training.
         batch_size: samples a batch.
         teachers: teacher → its default tap; several where their stores are read in step.
+        foreign_logits: taps of logits that are known to be of other classes, or of these in another
+            order: those of a teacher that was adapted to another dataset.
     """
 
     taps: Mapping[str, TapSpec]
@@ -121,6 +123,7 @@ class MethodContext:
     epochs: int
     batch_size: int
     teachers: Mapping[str, str] = field(default_factory=dict)
+    foreign_logits: frozenset[str] = frozenset()
 
     def taps_asked_for(self, names: str | None) -> tuple[str, ...]:
         """Names of taps as an option lists them, with commas; by default that of each teacher."""

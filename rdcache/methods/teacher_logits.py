@@ -131,7 +131,9 @@ def create_teacher_head(
         UnknownNameError: no such tap in the store.
     """
     own = context.tap_of_teacher(OWN)
-    if own is not None and context.taps[own].shape != (context.num_classes,):
+    if own is not None and (
+        own in context.foreign_logits or context.taps[own].shape != (context.num_classes,)
+    ):
         own = None
     if name == "auto":
         name = "linear-probe" if own is None else "own"

@@ -91,6 +91,17 @@ def default_taps(store: Store) -> dict[str, str]:
     return taps
 
 
+def classes_of_logits(store: Store) -> dict[str, list[str]]:
+    """Tap of logits → the classes they are of, of teachers that say which."""
+    single = {tap: (store, tap) for tap in store.taps}
+    home = store._home if isinstance(store, JointStore) else single
+    return {
+        name: _teacher(member)["logits_classes"]
+        for name, (member, tap) in home.items()
+        if tap == "logits" and "logits_classes" in _teacher(member)
+    }
+
+
 def _teacher(store: Store) -> dict[str, Any]:
     teacher: dict[str, Any] = store.manifest["teacher"]
     return teacher

@@ -23,7 +23,7 @@ class RankConfig(BaseModel):
         default=(), description="Compare these taps, comma-separated (default: all)."
     )
     max_samples: int = Field(
-        default=10_000,
+        default=5_000,
         ge=10,
         description="Of larger splits, so many images are looked at, classes in proportion.",
     )

@@ -45,11 +45,10 @@ class TapScore:
     Attributes:
         store: where it lies.
         channels: width of the pooled features.
-        probe_accuracy: of a linear probe. The strength of its penalty is chosen on the same
-            samples, for all taps alike.
+        probe_accuracy: of a linear probe, which has seen no validation sample.
         standard_error: of `probe_accuracy`, by the number of validation samples.
         probe_balanced_accuracy: mean recall of the classes that occur.
-        l2: that strength.
+        l2: strength of the probe's penalty, chosen by folds of the training samples.
         knn_accuracy: of 20 weighted nearest neighbours.
         logme: mean log evidence per training sample.
         p_value: of the two-sided exact McNemar test of this tap's probe against the first one's;
@@ -202,7 +201,9 @@ def _judge(candidate: Candidate, tap: str, samples: ComparedSamples, classes: in
     held_out = pooled_features(store, tap, samples.validation)
     labels = torch.from_numpy(store.labels[samples.training])
     truth = torch.from_numpy(store.labels[samples.validation])
-    probe = fit_linear_probe(features, labels, classes, validation=(held_out, truth))
+    # Chosen on `held_out`, the penalty would follow the confidence that these samples punish, and
+    # their accuracy would no longer be that of samples never looked at.
+    probe = fit_linear_probe(features, labels, classes)
     right = (probe.logits(held_out).argmax(dim=1) == truth).numpy()
     neighbours = knn_scores(features, labels, held_out, classes).argmax(dim=1)
     accuracy = float(right.mean())

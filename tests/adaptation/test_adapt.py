@@ -113,7 +113,8 @@ def test_an_adapted_teacher_goes_through_both_phases(
     run = rdcache.distill(
         store,
         student="shufflenet-x0.5",
-        method="none",
+        method="kd",
+        teacher_head="own",
         dataset=images,
         image_size=32,
         batch_size=8,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -25,6 +26,7 @@ from rdcache.store import (
     StoreContent,
     StoreLayout,
     TapSpec,
+    classes_of_logits,
     create_store,
     store_location,
 )
@@ -194,3 +196,15 @@ def test_the_weights_of_teachers_name_a_run_only_where_they_are_given() -> None:
 
 def _without(options: dict[str, Any], name: str) -> dict[str, Any]:
     return {key: value for key, value in options.items() if key != name}
+
+
+def test_classes_of_logits_are_told_by_each_member_for_its_own() -> None:
+    told: dict[str, Any] = {"a": {"logits_classes": ["x", "y"]}, "b": {}}
+    store = object.__new__(JointStore)
+    store.taps = {}
+    store._home = {
+        f"{name}.{tap}": (cast(Store, SimpleNamespace(manifest={"teacher": teacher})), tap)
+        for name, teacher in told.items()
+        for tap in ("s4", "logits")
+    }
+    assert classes_of_logits(store) == {"a.logits": ["x", "y"]}

@@ -81,6 +81,11 @@ def test_logits_that_the_store_holds_for_these_classes_come_first(
     assert baseline("kd", foreign).taps == ("pooled",)
     with pytest.raises(UsageError, match="no logits of its 3 classes"):
         create_method("kd", {"teacher_head": "own"}, foreign)
+    # Nor are three classes of another dataset, which a teacher was adapted to.
+    others = context(taps=taps, foreign_logits=frozenset({"logits"}))
+    assert baseline("kd", others).taps == ("pooled",)
+    with pytest.raises(UsageError, match="no logits of its 3 classes"):
+        create_method("kd", {"teacher_head": "own"}, others)
 
 
 def test_the_rd_head_trains_in_a_first_stage_and_is_frozen_then(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -44,6 +45,15 @@ def test_logits_are_those_of_the_teacher_whose_tap_is_named(
 ) -> None:
     own = {"tap": tap, "kd_weight": 1.0, "teacher_head": head}
     assert set(create_method(method, own, setting).taps) == read
+
+
+def test_logits_of_other_classes_are_known_by_their_teacher(setting: MethodContext) -> None:
+    """Those of a teacher that was adapted to another dataset."""
+    own = {"tap": "b.s4", "kd_weight": 1.0}
+    foreign = replace(setting, foreign_logits=frozenset({"b.logits"}))
+    assert set(create_method("hint", own, foreign).taps) == {"b.s4"}
+    with pytest.raises(UsageError, match="no logits of its 3 classes"):
+        create_method("hint", {**own, "teacher_head": "own"}, foreign)
 
 
 def test_such_a_method_computes_all_its_terms(

@@ -103,6 +103,19 @@ def test_neither_features_nor_labels_of_the_test_split_are_looked_at(
     assert read == set(np.flatnonzero(~test).tolist())
 
 
+def test_nothing_is_learnt_or_chosen_by_the_images_that_judge(images: Images) -> None:
+    features = {"pooled": vectors(images.labels, 2.0)}
+    images.store("one", features)
+    judges = images.splits == "val"
+    wrong = images.but(
+        root=images.root / "wrong", labels=np.where(judges, (images.labels + 1) % 3, images.labels)
+    )
+    wrong.store("one", features)
+    right, misjudged = ranked(images).best, ranked(wrong).best
+    assert (right.l2, right.logme) == (misjudged.l2, misjudged.logme)
+    assert right.probe_accuracy > 0.6 > 0.3 > misjudged.probe_accuracy
+
+
 def test_labels_are_those_of_the_samples_that_were_read(images: Images) -> None:
     """Rows without features are left out of features and labels alike, for every teacher."""
     images.store("one", {"pooled": vectors(images.labels, 8.0)}, lacking=(0, 7, 50, 95))
