@@ -9,8 +9,9 @@ import click
 from rdcache.cli import options
 from rdcache.cli.output import json_option, print_json, print_note, print_table, progress
 from rdcache.distillation import load_run
-from rdcache.report.boundary_picture import FORMATS, draw_boundaries, require_drawable
+from rdcache.report.boundary_picture import draw_boundaries
 from rdcache.report.classified_planes import ClassifiedPlanes, classify_planes
+from rdcache.report.picture_files import FORMATS, require_drawable
 from rdcache.report.plane_classifiers import TeachersHere
 from rdcache.store.locations import Location
 
