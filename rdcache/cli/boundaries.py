@@ -55,7 +55,8 @@ from rdcache.store.locations import Location
     "--teacher",
     "teachers",
     multiple=True,
-    help="A teacher that is a file, as torchscript:FILE; repeatable.",
+    help="A teacher whose place no store knows: torchscript:FILE, onnx:FILE, adapted:RUN; "
+    "repeatable.",
 )
 @click.option("--weights", help="Weight file of the teacher, if the store was extracted with one.")
 @click.option(

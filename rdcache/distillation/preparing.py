@@ -20,7 +20,7 @@ from rdcache.distillation.folds import training_folds
 from rdcache.distillation.hardware import autocast_for
 from rdcache.distillation.randomness import counted_seed
 from rdcache.distillation.residency import ReadTaps, ResidentTaps, TapSource, choose_residency
-from rdcache.distillation.sampling import Shuffle, TrainingSamples
+from rdcache.distillation.sampling import LEAST_BATCH, Shuffle, TrainingSamples
 from rdcache.distillation.statistics import channel_statistics
 from rdcache.distillation.subset import EVERYTHING, Subset
 from rdcache.distillation.teacher_probe import linear_probe_of
@@ -30,7 +30,6 @@ from rdcache.methods import ChannelStatistics, Method, MethodContext, create_met
 from rdcache.models import Student, create_student
 from rdcache.store import Store, default_taps
 
-LEAST_BATCH = 2
 Note = Callable[[str], None]
 
 

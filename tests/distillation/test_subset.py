@@ -183,3 +183,6 @@ def test_a_batch_larger_than_the_part_is_refused(tiny: Tiny, options: Options) -
     with pytest.raises(UsageError, match="larger than the training set") as caught:
         distill(tiny.store, train_fraction=0.1, **options())
     assert int(caught.value.facts["training images"]) < 8
+    assert caught.value.facts["next"] == (
+        "--batch-size 2 or smaller, or a larger --train-fraction than 0.1"
+    )
