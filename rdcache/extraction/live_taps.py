@@ -128,15 +128,13 @@ def load_live_taps(
             teachers=", ".join(_teacher(member) for member in wanted.values()),
         )
     return [
-        LiveTaps(
-            member, load_teacher(_name_here(member, given), weights, data_dir, device), prefix
-        )
+        LiveTaps(member, load_teacher(_name_here(member, given), weights, data_dir, device), prefix)
         for prefix, member in wanted.items()
     ]
 
 
 def _prefixes(store: Store) -> dict[str, Store]:
-    """What the taps of each of the stores that are read in step begin with; of one alone nothing."""
+    """What the names of the taps of each member begin with; of a store alone with nothing."""
     if len(store.members) == 1:
         return {"": store}
     return {f"{folder_name(_teacher(member))}.": member for member in store.members}
