@@ -54,6 +54,7 @@ class Sources:
     ) -> None:
         self.store, self.dataset, self.device = store, dataset, device
         self.on_note = on_note
+        self._part = EVERYTHING
         self._taps: dict[tuple[object, ...], tuple[TapSource, str]] = {}
         self._statistics: dict[tuple[str, Subset], ChannelStatistics] = {}
         self._probes: dict[tuple[str, Subset], tuple[torch.Tensor, torch.Tensor]] = {}
@@ -82,20 +83,27 @@ class Sources:
             self._probes[key] = probe.weight, probe.bias
         return self._probes[key]
 
-    def taps(self, names: Sequence[str], config: DistillConfig) -> tuple[TapSource, str]:
-        """Taps by name, of the views that a config trains on, where the config wants them; and
-        where that is, in a few words.
+    def taps(
+        self, names: Sequence[str], config: DistillConfig, subset: Subset = EVERYTHING
+    ) -> tuple[TapSource, str]:
+        """Taps by name, of the views and the training samples that a config trains on, where the
+        config wants them; and where that is, in a few words. Of several parts of the training
+        samples the last is kept: runs of one part come together.
         """
+        if subset != self._part:
+            self._taps, self._batches, self._part = {}, {}, subset
         views = config.views or self.store.views
         key = (frozenset(names), views, config.resident)
         if key not in self._taps:
-            residency = choose_residency(self.store, names, views, config.resident, self.device)
+            residency = choose_residency(
+                self.store, names, views, config.resident, self.device, subset
+            )
             if names:
                 self.on_note(f"taps: {residency}")
             source: TapSource = ReadTaps(self.store)
             if residency.where != "disk":
                 place = self.device if residency.where == "device" else torch.device("cpu")
-                source = ResidentTaps(self.store, names, views, place)
+                source = ResidentTaps(self.store, names, views, place, subset)
             self._taps[key] = source, str(residency)
         return self._taps[key]
 
@@ -147,7 +155,7 @@ def create_trainers(sources: Sources, jobs: Sequence[Job]) -> list[Trainer]:
     for job, (student, method, training) in zip(jobs, built, strict=True):
         # Taps take their memory at once, images by and by: taps first, so that images see what is
         # left.
-        taps, where = sources.taps(names, job.config)
+        taps, where = sources.taps(names, job.config, job.config.subset(job.seed))
         batches = sources.batches(taps, sources.inputs(job.config, student))
         classes = tuple(store.manifest["dataset"]["classes"])
         autocast = autocast_for(device, job.config.amp)
