@@ -50,8 +50,8 @@ def as_csv(lines: Sequence[Line], metric: str) -> str:
     for line in lines:
         for it in line.points:
             gain = [it.gain.mean, it.gain.low, it.gain.high] if it.gain else [math.nan] * 3
-            gain = [value if math.isfinite(value) else "" for value in gain]
-            numbers = [it.fraction, it.images, len(it.values), it.mean, it.std, *gain]
+            bounded = [value if math.isfinite(value) else "" for value in gain]
+            numbers = [it.fraction, it.images, len(it.values), it.mean, it.std, *bounded]
             writer.writerow([*line.panel, line.label, *numbers])
     return text.getvalue()
 

@@ -97,7 +97,7 @@ def assert_moved_stores_are_found_in_any_order(
 
     def shown(given: Sequence[Path]) -> list[str]:
         here = TeachersHere(teachers, stores=tuple(given))
-        options = {"triplets": 1, "resolution": 2, "here": here, "dataset": dataset}
+        options: dict[str, Any] = {"triplets": 1, "resolution": 2, "here": here, "dataset": dataset}
         return [
             panel.kind for panel in classify_planes([run], **options, on_note=notes.append).panels
         ]
@@ -119,7 +119,7 @@ def assert_a_teacher_that_gives_nan_is_left_out(
     notes: list[str] = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(LiveTaps, "of", fail)
-        options = {"triplets": 2, "resolution": 2, "here": TeachersHere(teachers)}
+        options: dict[str, Any] = {"triplets": 2, "resolution": 2, "here": TeachersHere(teachers)}
         shown = classify_planes([run], **options, dataset=dataset, on_note=notes.append)
     assert [panel.kind for panel in shown.panels] == ["student"]
     assert shown.predicted.shape == (2, 1, 2, 2)
