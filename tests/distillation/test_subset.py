@@ -13,9 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rdcache.distillation import DistillConfig, distill
-from rdcache.distillation.preparing import Job, Sources, create_trainers
+from rdcache.distillation.preparing import Job, create_trainers
 from rdcache.distillation.sampling import TrainingSamples
 from rdcache.distillation.session import _company
+from rdcache.distillation.shared_sources import Sources
 from rdcache.distillation.statistics import channel_statistics
 from rdcache.distillation.subset import Subset, drawn
 from rdcache.errors import UsageError
