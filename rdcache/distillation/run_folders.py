@@ -18,9 +18,10 @@ from rdcache.distillation.checkpoint import load_checkpoint, save_checkpoint
 from rdcache.distillation.config import DistillConfig
 from rdcache.distillation.diverged import DIVERGED, record_divergence
 from rdcache.distillation.hardware import environment
-from rdcache.distillation.preparing import Job, Sources, create_trainers
+from rdcache.distillation.preparing import Job, create_trainers
 from rdcache.distillation.result import finish
 from rdcache.distillation.run import CHECKPOINT, CONFIG, FILES, HISTORY, RESULT, Run
+from rdcache.distillation.shared_sources import Sources
 from rdcache.distillation.together import train_together
 from rdcache.distillation.training import Trainer
 from rdcache.errors import RunNotFoundError, TrainingError, UsageError

@@ -20,7 +20,7 @@ from rdcache.distillation.diverged import (
     recorded_divergence,
 )
 from rdcache.distillation.hardware import threads, within_device_memory
-from rdcache.distillation.preparing import Job, Note, Sources
+from rdcache.distillation.preparing import Job
 from rdcache.distillation.residency import choose_shuffle
 from rdcache.distillation.run import CHECKPOINT, RESULT, Run
 from rdcache.distillation.run_folders import (
@@ -30,6 +30,7 @@ from rdcache.distillation.run_folders import (
     run_folder,
     train_runs,
 )
+from rdcache.distillation.shared_sources import Note, Sources
 from rdcache.distillation.source import Places, choose_store, open_dataset
 from rdcache.errors import TrainingError, UsageError
 from rdcache.models import choose_device

@@ -24,6 +24,7 @@ from rdcache.distillation.evaluation import (
     predict,
     predict_by_teacher,
     similarity,
+    tensors_of,
     weights_of,
 )
 from rdcache.distillation.hardware import Stopwatch
@@ -49,11 +50,19 @@ class Stage:
 
 @dataclass
 class Best:
-    """The epoch that is best on validation so far, of equal ones the latest."""
+    """The epoch that is best on validation so far, of equal ones the latest.
+
+    Attributes:
+        value: the metric that epochs are selected by.
+        weights: of the student that counts.
+        teacher: what the teacher branch depends on, where there is one: also the classifier that it
+            shares with the student as it trains, which is not that of the student's average.
+    """
 
     epoch: int
     value: float
     weights: dict[str, torch.Tensor]
+    teacher: dict[str, torch.Tensor] | None = None
 
 
 class Trainer:
@@ -131,10 +140,14 @@ class Trainer:
         merged = None if self.merged_average is None else self.merged_average.averaged
         return self.method.deployed(averaged, merged)
 
-    def select(self, weights: dict[str, torch.Tensor]) -> None:
-        """Let weights of an earlier epoch count from now on; training is over then."""
+    def select(self, best: Best) -> None:
+        """Let an earlier epoch count from now on, the student's and the teacher branch's weights;
+        training is over then.
+        """
         selected = self.evaluated
-        selected.load_state_dict(weights)
+        if best.teacher is not None:
+            self.method.load_state_dict(best.teacher, strict=False)
+        selected.load_state_dict(best.weights)
         self._selected = selected
 
     @property
@@ -338,5 +351,7 @@ class Trainer:
             line["val_cka"] = similarity(student, teacher)
         value = metrics[self.config.select_metric]
         if self.best is None or value >= self.best.value:
-            self.best = Best(self.epoch, value, weights_of(self.evaluated))
+            branch = self.method.has_teacher_branch
+            kept = tensors_of(self.method.teacher_state()) if branch else None
+            self.best = Best(self.epoch, value, weights_of(self.evaluated), kept)
         return line

@@ -126,9 +126,16 @@ class MethodContext:
     foreign_logits: frozenset[str] = frozenset()
 
     def taps_asked_for(self, names: str | None) -> tuple[str, ...]:
-        """Names of taps as an option lists them, with commas; by default that of each teacher."""
+        """Names of taps as an option lists them, with commas; by default that of each teacher.
+
+        Raises:
+            UsageError: a name is empty, or there twice.
+        """
         if names:
-            return tuple(name.strip() for name in names.split(","))
+            listed = tuple(name.strip() for name in names.split(","))
+            if "" in listed or len(set(listed)) < len(listed):
+                raise UsageError("taps are to be named once each, with commas between.", got=names)
+            return listed
         return tuple(self.teachers.values()) or (self.default_tap,)
 
     def tap(self, name: str | None) -> TapSpec:
