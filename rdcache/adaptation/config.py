@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from rdcache.adaptation.defaults import TRAINING
+from rdcache.adaptation.defaults import TRAINING, Training
 from rdcache.data import salt_of_environment
 from rdcache.errors import UsageError
 from rdcache.extraction.shared_options import (
@@ -70,7 +70,8 @@ class AdaptConfig(BaseModel):
     epochs: int = Field(default=50, gt=0, description="Passes over the training images.")
     batch_size: int = Field(default=32, gt=1, description="Images per step.")
     optimiser: Literal["auto", "adamw", "sgd"] = Field(
-        default="auto", description="AdamW, or SGD with momentum 0.9; auto: the method's own."
+        default="auto", description="AdamW, or SGD with momentum 0.9; auto: the method's own. "
+        "The other one wants --lr."
     )
     lr: float | None = Field(
         default=None, gt=0, description="Largest learning rate (default: the method's own)."
@@ -104,10 +105,11 @@ class AdaptConfig(BaseModel):
         description="Largest random change of brightness and contrast in training.",
     )
     label_smoothing: float = Field(
-        default=0.0, ge=0, lt=1, description="Share of the label spread over all classes."
+        default=0.0, ge=0, lt=1, description="Share of the label spread over all classes (not lpt)."
     )
     class_weights: ClassWeights = Field(
-        default="none", description="Weigh classes equally in the loss, or balanced by frequency."
+        default="none",
+        description="Weigh classes equally in the loss, or balanced by frequency (not lpt).",
     )
     select: Literal["best", "last"] = Field(
         default="best", description="Keep the epoch that is best on validation, or the last."
@@ -149,10 +151,11 @@ class AdaptConfig(BaseModel):
 
         Raises:
             UnknownNameError: no such method, or the method has no such option.
-            UsageError: an option out of range.
+            UsageError: an option out of range, or one that has no place in this method.
         """
         card = find_adapter(self.method)
         training = TRAINING[self.method]
+        self._require_own(training)
         own = {
             "lr": training.rate(self.batch_size),
             "weight_decay": training.weight_decay,
@@ -165,6 +168,23 @@ class AdaptConfig(BaseModel):
             changes["optimiser"] = training.optimiser
         options = card.settled(self.method_options).model_dump()
         return self.model_copy(update={**changes, "method_options": options})
+
+    def _require_own(self, training: Training) -> None:
+        """Refuse what the method's defaults do not go with."""
+        if self.optimiser not in ("auto", training.optimiser) and self.lr is None:
+            raise UsageError(
+                f"the default learning rate of {self.method} is not one for {self.optimiser}.",
+                default=f"{training.rate(self.batch_size):g}, for {training.optimiser}",
+                next=f"--lr with a rate for {self.optimiser}, or leave --optimiser out",
+            )
+        if training.own_losses and (self.class_weights != "none" or self.label_smoothing):
+            raise UsageError(
+                f"{self.method} has losses of its own, which know neither --class-weights nor "
+                "--label-smoothing.",
+                class_weights=self.class_weights,
+                label_smoothing=self.label_smoothing,
+                next="leave them out, or another --method",
+            )
 
     def digest(self, weights: str, dataset: str) -> str:
         """Identify what a run of this resolved config will come to, seed aside.
