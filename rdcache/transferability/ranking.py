@@ -203,7 +203,8 @@ def _judge(candidate: Candidate, tap: str, samples: ComparedSamples, classes: in
     truth = torch.from_numpy(store.labels[samples.validation])
     # Chosen on `held_out`, the penalty would follow the confidence that these samples punish, and
     # their accuracy would no longer be that of samples never looked at.
-    probe = fit_linear_probe(features, labels, classes)
+    groups = store.groups[samples.training]
+    probe = fit_linear_probe(features, labels, classes, groups=groups)
     right = (probe.logits(held_out).argmax(dim=1) == truth).numpy()
     neighbours = knn_scores(features, labels, held_out, classes).argmax(dim=1)
     accuracy = float(right.mean())
