@@ -7,10 +7,16 @@ import json
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field
 
 from rdcache.adaptation.defaults import TRAINING, Training
 from rdcache.data import salt_of_environment
+from rdcache.distillation.shared_options import (
+    CheckpointSecondsOption,
+    SeedsOption,
+    ThreadsOption,
+    from_call,
+)
 from rdcache.errors import UsageError
 from rdcache.extraction.shared_options import (
     DropLeaksOption,
@@ -52,9 +58,7 @@ class AdaptConfig(BaseModel):
         description="Weight file of the teacher, or `random` for an untrained one (default: the "
         "published file under the data folder).",
     )
-    seeds: tuple[int, ...] = Field(
-        default=(0,), min_length=1, description="Seeds, comma-separated: one run for each."
-    )
+    seeds: SeedsOption = (0,)
     split_seed: SplitSeedOption = 0
     val_fraction: ValFractionOption = 0.15
     drop_leaks: DropLeaksOption = False
@@ -70,8 +74,9 @@ class AdaptConfig(BaseModel):
     epochs: int = Field(default=50, gt=0, description="Passes over the training images.")
     batch_size: int = Field(default=32, gt=1, description="Images per step.")
     optimiser: Literal["auto", "adamw", "sgd"] = Field(
-        default="auto", description="AdamW, or SGD with momentum 0.9; auto: the method's own. "
-        "The other one wants --lr."
+        default="auto",
+        description="AdamW, or SGD with momentum 0.9; auto: the method's own. "
+        "The other one wants --lr.",
     )
     lr: float | None = Field(
         default=None, gt=0, description="Largest learning rate (default: the method's own)."
@@ -122,15 +127,8 @@ class AdaptConfig(BaseModel):
         default={}, description="Option of the method, as in `rank=8`; repeatable."
     )
     device: str = Field(default="auto", description="auto, cpu, cuda, cuda:1.")
-    num_threads: int | None = Field(
-        default=None, gt=0, description="CPU threads (default: PyTorch's choice)."
-    )
-    checkpoint_seconds: float = Field(
-        default=20.0,
-        ge=0,
-        description="Least time between checkpoints, from which --resume goes on; they are written "
-        "at the ends of epochs.",
-    )
+    num_threads: ThreadsOption = None
+    checkpoint_seconds: CheckpointSecondsOption = 20.0
     out: Path = Field(default=Path("runs"), description="Where runs are kept.")
     data_dir: Path | None = Field(
         default=None,
@@ -138,13 +136,6 @@ class AdaptConfig(BaseModel):
         "`data`).",
     )
     uid_salt: SaltOption = Field(default_factory=salt_of_environment)
-
-    @field_validator("seeds")
-    @classmethod
-    def _each_once(cls, seeds: tuple[int, ...]) -> tuple[int, ...]:
-        if len(set(seeds)) < len(seeds):
-            raise ValueError("should name each seed once")
-        return seeds
 
     def resolved(self) -> AdaptConfig:
         """Fill in the method's own defaults, and complete its options.
@@ -201,20 +192,7 @@ class AdaptConfig(BaseModel):
 def config_from_options(teacher: str, dataset: str, options: dict[str, Any]) -> AdaptConfig:
     """Sort options of a Python call into those of training and those of the method.
 
-    `seed=3` stands for `seeds=(3,)`. A name that training does not know is taken for an option of
-    the method, which then refuses it if it does not know it either.
-
     Raises:
         UsageError: a value out of range.
     """
-    options = dict(options)
-    if "seed" in options:
-        options["seeds"] = (options.pop("seed"),)
-    for_method = dict(options.pop("method_options", {}))
-    known = AdaptConfig.model_fields
-    for_method |= {name: options.pop(name) for name in list(options) if name not in known}
-    values = {"teacher": teacher, "dataset": dataset, "method_options": for_method, **options}
-    try:
-        return AdaptConfig(**values)
-    except ValidationError as error:
-        raise UsageError.of_validation(error, values) from None
+    return from_call(AdaptConfig, {"teacher": teacher, "dataset": dataset}, options)

@@ -170,8 +170,8 @@ class AdaptTrainer:
         return line
 
     def predict(self, samples: np.ndarray, network: AdaptedNetwork | None = None) -> Predictions:
-        """Classify images through the clean view, in evaluation mode and in float32, as phase 1 runs
-        a teacher unless told otherwise.
+        """Classify images through the clean view, in evaluation mode and in float32, as phase 1
+        runs a teacher unless told otherwise.
 
         Args:
             network: another network than the one that is trained.

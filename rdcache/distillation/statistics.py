@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import torch
 
+from rdcache.data import CLEAN_VIEW
 from rdcache.distillation.subset import EVERYTHING, Subset
 from rdcache.methods import ChannelStatistics
 from rdcache.store import Store, TapSpec
 
 SAMPLES_AT_ONCE = 64
-CLEAN_VIEW = 0
 
 
 def channel_statistics(store: Store, tap: str, subset: Subset = EVERYTHING) -> ChannelStatistics:
