@@ -10,6 +10,7 @@ import torch
 from torch.nn import functional as F
 
 from rdcache.errors import UsageError
+from rdcache.losses.standardising import of_unit_length
 
 HCL_SIDES = (4, 2, 1)  # of the grids to which maps are pooled, beside their own
 
@@ -55,7 +56,7 @@ def direction_error(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tenso
     """
     student, teacher = _maps(student, teacher)
     with torch.autocast(student.device.type, enabled=False):
-        difference = _unit_channels(student) - _unit_channels(teacher)
+        difference = of_unit_length(student) - of_unit_length(teacher)
         return difference.square().sum() / len(difference)
 
 
@@ -77,10 +78,3 @@ def _maps(student: torch.Tensor, teacher: torch.Tensor) -> tuple[torch.Tensor, t
         )
     dtype = torch.promote_types(student.dtype, torch.float32)
     return student.to(dtype), teacher.to(dtype)
-
-
-def _unit_channels(maps: torch.Tensor) -> torch.Tensor:
-    norms = maps.norm(dim=1, keepdim=True)
-    known = norms > 0
-    # Replaced before the division, not after it: the gradient of 0/0 would not be a number.
-    return torch.where(known, maps / torch.where(known, norms, 1.0), 0.0)
