@@ -20,9 +20,11 @@ from rdcache.distillation.shared_options import (
 from rdcache.errors import UsageError
 from rdcache.extraction.shared_options import (
     DropLeaksOption,
+    FitOption,
     SaltOption,
     SplitSeedOption,
     ValFractionOption,
+    WeightsOption,
 )
 from rdcache.methods import ClassWeights
 from rdcache.models.adapters import find_adapter
@@ -53,11 +55,7 @@ class AdaptConfig(BaseModel):
         description="lora, adaptformer, vpt, vpt-shallow, vqt, lpt, linear-probe, or full (all of "
         "the teacher's tensors); see `rdcache list adapters`.",
     )
-    weights: str | None = Field(
-        default=None,
-        description="Weight file of the teacher, or `random` for an untrained one (default: the "
-        "published file under the data folder).",
-    )
+    weights: WeightsOption = None
     seeds: SeedsOption = (0,)
     split_seed: SplitSeedOption = 0
     val_fraction: ValFractionOption = 0.15
@@ -67,10 +65,7 @@ class AdaptConfig(BaseModel):
         description="Views of each training image: clean, flip, d4, or a number K of crops that "
         "counts the clean view. An image is seen through another one in each epoch.",
     )
-    fit: Literal["squash", "center"] = Field(
-        default="squash",
-        description="The clean view: the whole image squashed to a square, or its central square.",
-    )
+    fit: FitOption = "squash"
     epochs: int = Field(default=50, gt=0, description="Passes over the training images.")
     batch_size: int = Field(default=32, gt=1, description="Images per step.")
     optimiser: Literal["auto", "adamw", "sgd"] = Field(

@@ -7,13 +7,11 @@ Defaults stand in the configs, where type checkers look for them.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, Field, ValidationError
+from pydantic import AfterValidator, Field
 
-from rdcache.errors import UsageError
-
-Config = TypeVar("Config", bound=BaseModel)
+from rdcache.configs import Config, validated
 
 
 def _each_once(seeds: tuple[int, ...]) -> tuple[int, ...]:
@@ -60,15 +58,3 @@ def from_call(model: type[Config], named: Mapping[str, Any], options: Mapping[st
     unknown = [name for name in options if name not in model.model_fields]
     for_method |= {name: options.pop(name) for name in unknown}
     return validated(model, {**named, "method_options": for_method, **options})
-
-
-def validated(model: type[Config], values: Mapping[str, Any]) -> Config:
-    """Build a config, or say in one sentence which option is wrong.
-
-    Raises:
-        UsageError: naming the option and what it should be.
-    """
-    try:
-        return model(**values)
-    except ValidationError as error:
-        raise UsageError.of_validation(error, values) from None

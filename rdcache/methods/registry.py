@@ -6,9 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
-from pydantic import ValidationError
-
-from rdcache.errors import UnknownNameError, UsageError
+from rdcache.configs import validated_options
+from rdcache.errors import UnknownNameError
 from rdcache.methods.base import Method, MethodConfig, MethodContext, one_tap_only
 
 MethodClass = TypeVar("MethodClass", bound=type[Method])
@@ -44,14 +43,7 @@ class MethodCard:
         Raises:
             UsageError: an option that the method does not have, or a value out of range.
         """
-        known = self.method.Config.model_fields
-        for name in given:
-            if name not in known:
-                raise UnknownNameError.of(f"option of {self.name}", name, known)
-        try:
-            return self.method.Config(**{**self.options, **given})
-        except ValidationError as error:
-            raise UsageError.of_validation(error, given) from None
+        return validated_options(self.name, self.method.Config, given, self.options)
 
 
 _CARDS: dict[str, MethodCard] = {}
