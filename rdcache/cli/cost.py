@@ -11,8 +11,9 @@ import torch
 from rdcache.cli import options
 from rdcache.cli.output import json_option, print_json, print_table, progress
 from rdcache.probing import machine
-from rdcache.report.cost_tables import as_csv, cells, columns, latex, markdown, notes
+from rdcache.report.cost_tables import cost_table, costs_as_csv
 from rdcache.report.costs import Cost, CostConfig, measure_costs
+from rdcache.report.formats import as_latex, as_markdown
 from rdcache.report.latencies import timed_on
 
 
@@ -38,17 +39,20 @@ def command(
     """
     with progress("Measuring") as bar:
         costs = measure_costs(config, bar)
+    table = cost_table(costs, config.classes, _place(config))
     if as_json:
         print_json(_as_facts(costs, config))
-    elif form == "csv":
-        click.echo(as_csv(costs), nl=False)
-    elif form == "text":
-        print_table("Costs", columns(costs, config.classes), [cells(cost, costs) for cost in costs])
+    elif form in ("markdown", "latex"):
+        click.echo(as_markdown(table) if form == "markdown" else as_latex(table), nl=False)
     else:
-        table = markdown if form == "markdown" else latex
-        click.echo(table(costs, config.classes), nl=False)
-    for note in [] if as_json else [*notes(costs), f"Measured on {_place(config)}."]:
-        click.echo(note, err=True)
+        if form == "csv":
+            click.echo(costs_as_csv(costs), nl=False)
+        else:
+            columns = [heading.joined for heading in table.headings]
+            lines = [[entry.text for entry in line] for line in table.lines]
+            print_table(table.title, columns, lines)
+        for note in table.notes:
+            click.echo(note, err=True)
 
 
 def _as_facts(costs: Sequence[Cost], config: CostConfig) -> dict[str, object]:
@@ -79,4 +83,4 @@ def _machine(config: CostConfig) -> dict[str, object]:
 def _place(config: CostConfig) -> str:
     facts = _machine(config)
     gpu = f", {facts['gpu']}" if "gpu" in facts else ""
-    return f"{facts['cpu']}, {facts['threads']} threads, PyTorch {facts['torch']}{gpu}"
+    return f"{facts['cpu']}, threads: {facts['threads']}, PyTorch {facts['torch']}{gpu}"

@@ -1,6 +1,6 @@
-"""The cost table as text, Markdown, CSV or LaTeX.
+"""Costs laid out as a table for people, and as CSV for machines.
 
-CSV has plain numbers for machines; the others have millions, milliseconds and megabytes.
+CSV has plain numbers; the table has millions, milliseconds and megabytes.
 """
 
 from __future__ import annotations
@@ -11,61 +11,59 @@ from collections.abc import Mapping, Sequence
 
 from rdcache.report.costs import Cost
 from rdcache.report.latencies import Latency
+from rdcache.report.tables import Entry, Heading, Table
 
 MISSING = "–"
 MEGA, GIGA = 1e6, 1e9
-LATEX = {"_": r"\_", "%": r"\%", "#": r"\#", "&": r"\&", MISSING: "--", "×": r"$\times$"}
+MEANING = (
+    "Parameters: without a classifier; then with one linear layer on the pooled features.",
+    "MACs and FLOPs: of one image; convolutions and matrix products, attention among them. One MAC "
+    "is two FLOPs.",
+    "Times: a whole batch, median (90th percentile); float32, evaluation mode.",
+    "File: students as safetensors; teachers the bytes of their tensors, black boxes of their "
+    "files.",
+)
 
 
-def columns(costs: Sequence[Cost], classes: int) -> list[str]:
-    """Titles of the table for people."""
-    return [
-        "network",
-        "kind",
-        "input",
-        "parameters",
-        f"with {classes} classes",
-        "MACs",
-        "FLOPs",
-        *(f"{device} ×{batch}" for device, batch in _timed(costs)),
-        "file",
+def cost_table(costs: Sequence[Cost], classes: int, place: str) -> Table:
+    """Lay costs out, one line a network.
+
+    Args:
+        classes: of the classifier in the second column of parameters.
+        place: where times were taken, in a few words.
+    """
+    timed = _timed(costs)
+    names = ("network", "kind", "input", "parameters", f"with {classes} classes", "MACs", "FLOPs")
+    headings = [
+        *map(Heading, names),
+        *(Heading(f"×{batch}, ms", device) for device, batch in timed),
+        Heading("file"),
     ]
+    notes = [f"{cost.name}: {note}." for cost in costs for note in cost.notes]
+    return Table(
+        title="Costs",
+        headings=tuple(headings),
+        lines=tuple(_line(cost, timed) for cost in costs),
+        notes=(*MEANING, *notes, f"Measured on {place}."),
+    )
 
 
-def cells(cost: Cost, costs: Sequence[Cost]) -> list[str]:
-    """One line of it; latencies are the median and, in brackets, the 90th percentile."""
+def _line(cost: Cost, timed: Sequence[tuple[str, int]]) -> tuple[Entry, ...]:
     found = _latencies(cost)
-    return [
-        cost.name,
-        cost.kind,
-        f"{cost.input_size} px",
+    return (
+        Entry(cost.name),
+        Entry(cost.kind),
+        Entry(f"{cost.input_size} px", cost.input_size),
         _scaled(cost.parameters, MEGA, "M"),
         _scaled(cost.with_classifier, MEGA, "M"),
         _scaled(cost.macs, GIGA, "G"),
         _scaled(cost.flops, GIGA, "G"),
-        *(_time(found.get(key)) for key in _timed(costs)),
-        f"{cost.file_bytes / MEGA:.1f} MB",
-    ]
+        *(_time(found.get(key)) for key in timed),
+        Entry(f"{cost.file_bytes / MEGA:.1f} MB", cost.file_bytes / MEGA),
+    )
 
 
-def markdown(costs: Sequence[Cost], classes: int) -> str:
-    """A Markdown table."""
-    titles = columns(costs, classes)
-    rows = [titles, ["---"] * len(titles), *(cells(cost, costs) for cost in costs)]
-    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
-
-
-def latex(costs: Sequence[Cost], classes: int) -> str:
-    """A LaTeX `tabular` that needs no package."""
-    titles = columns(costs, classes)
-    rows = [titles, *(cells(cost, costs) for cost in costs)]
-    lines = [" & ".join(map(_escaped, row)) + r" \\" for row in rows]
-    layout = "ll" + "r" * (len(titles) - 2)
-    body = "\n".join([lines[0], r"\hline", *lines[1:]])
-    return f"\\begin{{tabular}}{{{layout}}}\n{body}\n\\end{{tabular}}\n"
-
-
-def as_csv(costs: Sequence[Cost]) -> str:
+def costs_as_csv(costs: Sequence[Cost]) -> str:
     """Comma-separated values: counts, bytes and milliseconds; empty where there is no number."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -84,51 +82,35 @@ def as_csv(costs: Sequence[Cost]) -> str:
     )
     for cost in costs:
         found = _latencies(cost)
-        times = [found.get(key) for key in timed]
+        times: list[float | None] = []
+        for key in timed:
+            it = found.get(key)
+            times += [None, None] if it is None else [round(it.median, 4), round(it.p90, 4)]
         writer.writerow(
             [
                 *(cost.name, cost.kind, cost.input_size, cost.parameters, cost.with_classifier),
-                *(cost.macs, cost.flops),
-                *(
-                    None if it is None else round(value, 4)
-                    for it in times
-                    for value in ((it.median, it.p90) if it is not None else (0.0, 0.0))
-                ),
-                *(cost.file_bytes, "; ".join(cost.notes)),
+                *(cost.macs, cost.flops, *times, cost.file_bytes, "; ".join(cost.notes)),
             ]
         )
     return text.getvalue()
 
 
-def notes(costs: Sequence[Cost]) -> list[str]:
-    """What the numbers mean, and then what is said of single networks."""
-    general = [
-        "Parameters: without a classifier; then with one linear layer on the pooled features.",
-        "MACs and FLOPs: of one image; convolutions and matrix products, attention among them. One "
-        "MAC is two FLOPs.",
-        "Times: milliseconds a batch, median (90th percentile); float32, evaluation mode.",
-        "File: students as safetensors; teachers the bytes of their tensors, black boxes of their "
-        "files.",
-    ]
-    return [*general, *(f"{cost.name}: {note}." for cost in costs for note in cost.notes)]
-
-
 def _timed(costs: Sequence[Cost]) -> list[tuple[str, int]]:
-    """Every device and batch size that occurs."""
-    return list(dict.fromkeys((it.device, it.batch) for cost in costs for it in cost.latencies))
+    """Every device and batch size that occurs, device by device."""
+    keys = dict.fromkeys((it.device, it.batch) for cost in costs for it in cost.latencies)
+    devices = list(dict.fromkeys(device for device, _ in keys))
+    return sorted(keys, key=lambda key: (devices.index(key[0]), key[1]))
 
 
 def _latencies(cost: Cost) -> Mapping[tuple[str, int], Latency]:
     return {(it.device, it.batch): it for it in cost.latencies}
 
 
-def _scaled(count: int | None, unit: float, letter: str) -> str:
-    return MISSING if count is None else f"{count / unit:.3f} {letter}"
+def _scaled(count: int | None, unit: float, letter: str) -> Entry:
+    return Entry(MISSING) if count is None else Entry(f"{count / unit:.3f} {letter}", count / unit)
 
 
-def _time(latency: Latency | None) -> str:
-    return MISSING if latency is None else f"{latency.median:.1f} ({latency.p90:.1f})"
-
-
-def _escaped(text: str) -> str:
-    return "".join(LATEX.get(letter, letter) for letter in text)
+def _time(latency: Latency | None) -> Entry:
+    if latency is None:
+        return Entry(MISSING)
+    return Entry(f"{latency.median:.1f} ({latency.p90:.1f})", latency.median)

@@ -12,9 +12,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rdcache.distillation import DistillConfig, distill, distill_many
+from rdcache.distillation import DistillConfig, distill
 from rdcache.distillation.preparing import Job, Sources, create_trainers
 from rdcache.distillation.sampling import TrainingSamples
+from rdcache.distillation.session import _company
 from rdcache.distillation.statistics import channel_statistics
 from rdcache.distillation.subset import Subset, drawn
 from rdcache.errors import UsageError
@@ -154,21 +155,15 @@ def test_statistics_class_counts_and_folds_are_of_the_part(tiny: Tiny, options: 
     assert any("of 4" in note and "training images" in note for note in notes)
 
 
-def test_runs_share_batches_only_where_they_see_the_same_images(
-    tiny: Tiny, options: Options
-) -> None:
-    base = options(train_fraction=0.5, epochs=1, method_options={"width": 16, "dropout": 0.3})
+def test_runs_share_batches_only_where_they_see_the_same_images() -> None:
+    def companies(*fractions: float, **options: Any) -> int:
+        configs = [DistillConfig(train_fraction=it, order_seed=0, **options) for it in fractions]
+        return len({_company(Job(config, seed)) for config in configs for seed in (0, 1)})
 
-    def side_by_side(**changes: Any) -> list[int]:
-        config = DistillConfig(**{**base, "seeds": (0, 1), "order_seed": 0, **changes})
-        runs = distill_many(tiny.store, [config], overwrite=True)
-        return [run.result["side_by_side"] for run in runs]
-
-    assert side_by_side() == [1, 1]
-    assert side_by_side(subset_seed=0) == [2, 2]
-    different = [DistillConfig(**{**base, "train_fraction": part}) for part in (0.5, 0.9)]
-    together = distill_many(tiny.store, different)
-    assert [run.result["side_by_side"] for run in together] == [1, 1]
+    assert companies(1.0) == 1
+    assert companies(0.5) == 2
+    assert companies(0.5, subset_seed=0) == 1
+    assert companies(0.5, 0.9, subset_seed=0) == 2
 
 
 def test_only_a_part_changes_what_a_run_is_called() -> None:

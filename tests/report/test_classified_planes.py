@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -19,9 +20,11 @@ import rdcache
 from rdcache.cli import cli
 from rdcache.data import cut_view, load_dataset
 from rdcache.distillation import Run
+from rdcache.distillation.reevaluation import clean_views
 from rdcache.errors import UnknownNameError, UsageError
 from rdcache.extraction.live_taps import load_live_taps
 from rdcache.report.classified_planes import classify_planes
+from rdcache.report.plane_classifiers import students_of
 from rdcache.store import Store
 
 QUICK: dict[str, Any] = {"student": "shufflenet-x0.5", "image_size": 32, "batch_size": 8}
@@ -39,6 +42,8 @@ def test_runs_are_drawn_and_compared_on_planes_of_test_images(
     places = {"dataset": dataset, "out": tmp_path / "runs", "device": "cpu"}
     plain = rdcache.distill(store, method="none", epochs=1, **QUICK, **places)
     rd = rdcache.distill([store, second], method="rd", epochs=1, width=16, **QUICK, **places)
+
+    assert_images_get_the_classes_of_the_runs_evaluation(plain, few)
 
     picture = tmp_path / "plane.png"
     command = ["boundaries", str(plain.path), str(rd.path), "--dataset", dataset]
@@ -74,6 +79,21 @@ def assert_live_taps_are_those_of_the_store(store: Store, teacher: str, folder: 
     cuts = [cut_view(dataset.decode(row), store.view_parameters[0, row], 224) for row in rows]
     now = live.of(torch.from_numpy(np.stack(cuts)).float(), ["out0"])["out0"]
     torch.testing.assert_close(now, store.read(rows, 0, ["out0"])["out0"], atol=1e-5, rtol=0)
+
+
+def assert_images_get_the_classes_of_the_runs_evaluation(run: Run, folder: Path) -> None:
+    """At the corners of a plane a student says what its `predictions.csv` says."""
+    dataset, (student,) = load_dataset(f"folder:{folder}"), students_of([run], torch.device("cpu"))
+    with (run.path / "predictions.csv").open() as file:
+        predicted = {row["uid"]: row["predicted"] for row in csv.DictReader(file)}
+    views = clean_views(run, dataset)[0]
+    rows = [row for row, uid in enumerate(dataset.uids) if uid in predicted]
+    cuts = [cut_view(dataset.decode(row), views[row], student.looks[0].size) for row in rows]
+    classes = student.classify([torch.from_numpy(np.stack(cuts)).float()])[0]
+    assert rows
+    assert [dataset.classes[label] for label in classes] == [
+        predicted[dataset.uids[row]] for row in rows
+    ]
 
 
 def assert_other_images_are_refused(runs: list[Run], dataset: str) -> None:

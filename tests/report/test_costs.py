@@ -19,8 +19,9 @@ from torch import nn
 from rdcache.cli import cli
 from rdcache.errors import UsageError
 from rdcache.models import create_student, list_students, load_teacher
-from rdcache.report.cost_tables import as_csv, cells, latex, markdown, notes
+from rdcache.report.cost_tables import cost_table, costs_as_csv
 from rdcache.report.costs import Cost, CostConfig, cost_of_student, cost_of_teacher, measure_costs
+from rdcache.report.formats import as_latex, as_markdown
 from rdcache.report.latencies import FEWEST, Latency, time_passes
 from rdcache.report.operations import count_operations
 
@@ -140,22 +141,20 @@ def costs() -> list[Cost]:
 
 
 def test_tables_have_every_number_and_dashes_where_there_is_none(costs: list[Cost]) -> None:
-    assert cells(costs[1], costs)[2:] == [
+    table = cost_table(costs, 3, "a machine")
+    box, student = ([entry.text for entry in line] for line in table.lines)
+    assert student[2:] == [
         *("64 px", "1.254 M", "1.257 M", "0.012 G", "0.024 G", "1.2 (2.5)", "40.0 (44.0)", "5.1 MB")
     ]
-    assert cells(costs[0], costs)[3:] == ["–", "–", "–", "–", "1.2 (2.5)", "–", "12.0 MB"]
-    lines = markdown(costs, 3).splitlines()
-    assert len(lines) == 4
-    assert "| with 3 classes |" in lines[0]
-    assert "| cpu ×1 | cpu ×32 |" in lines[0]
-    text = latex(costs, 3)
-    assert r"onnx:my\_box.onnx & teacher" in text
-    assert text.count(r"\\") == 3
-    assert "onnx:my_box.onnx: why." in notes(costs)
+    assert box[3:] == ["–", "–", "–", "–", "1.2 (2.5)", "–", "12.0 MB"]
+    assert "onnx:my_box.onnx: why." in table.notes
+    text = as_markdown(table)
+    assert "| with 3 classes | MACs | FLOPs | cpu · ×1, ms | cpu · ×32, ms | file |" in text
+    assert r"onnx:my\_box.onnx & teacher" in as_latex(table)
 
 
 def test_csv_has_plain_numbers(costs: list[Cost]) -> None:
-    box, student = csv.DictReader(io.StringIO(as_csv(costs)))
+    box, student = csv.DictReader(io.StringIO(costs_as_csv(costs)))
     assert (box["parameters"], box["flops"], box["cpu_batch32_median_ms"]) == ("", "", "")
     assert box["notes"] == "why"
     assert (student["parameters"], student["flops"]) == ("1253604", "23800000")
