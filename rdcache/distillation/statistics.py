@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import torch
 
+from rdcache.data import CLEAN_VIEW
 from rdcache.distillation.subset import EVERYTHING, Subset
 from rdcache.methods import ChannelStatistics
 from rdcache.store import Store, TapSpec
 from rdcache.store.tap_axes import as_maps
 
 SAMPLES_AT_ONCE = 64
-CLEAN_VIEW = 0
 
 
 def channel_statistics(store: Store, tap: str, subset: Subset = EVERYTHING) -> ChannelStatistics:

@@ -36,8 +36,7 @@ def sp(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
     Raises:
         UsageError: other shapes, or fewer than 2 samples.
     """
-    student, teacher = _rows(student), _rows(teacher)
-    _require_pairs(student, teacher, least=2)
+    student, teacher = _pairs(student, teacher, least=2)
     with torch.autocast(student.device.type, enabled=False):
         difference = unit_length(student @ student.T) - unit_length(teacher @ teacher.T)
         return difference.square().mean()
@@ -53,8 +52,7 @@ def rkd_distance(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
     Raises:
         UsageError: other shapes, or fewer than 2 samples.
     """
-    student, teacher = _rows(student), _rows(teacher)
-    _require_pairs(student, teacher, least=2)
+    student, teacher = _pairs(student, teacher, least=2)
     with torch.autocast(student.device.type, enabled=False):
         mine, theirs = (_over_mean(_distances(rows)[0]) for rows in (student, teacher))
         return F.smooth_l1_loss(mine, theirs)
@@ -71,8 +69,7 @@ def rkd_angle(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
     Raises:
         UsageError: other shapes, or fewer than 3 samples.
     """
-    student, teacher = _rows(student), _rows(teacher)
-    _require_pairs(student, teacher, least=3)
+    student, teacher = _pairs(student, teacher, least=3)
     with torch.autocast(student.device.type, enabled=False):
         return F.smooth_l1_loss(_angles(student), _angles(teacher))
 
@@ -91,8 +88,7 @@ def pkt(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
     Raises:
         UsageError: other shapes, or fewer than 2 samples.
     """
-    student, teacher = _rows(student), _rows(teacher)
-    _require_pairs(student, teacher, least=2)
+    student, teacher = _pairs(student, teacher, least=2)
     with torch.autocast(student.device.type, enabled=False):
         p_s, p_t = _neighbours(student), _neighbours(teacher)
         return (p_t * ((p_t + PKT_EPS) / (p_s + PKT_EPS)).log()).mean()
@@ -111,8 +107,7 @@ def cc(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
     Raises:
         UsageError: other shapes, or fewer than 2 samples.
     """
-    student, teacher = _rows(student), _rows(teacher)
-    _require_pairs(student, teacher, least=2)
+    student, teacher = _pairs(student, teacher, least=2)
     if student.shape != teacher.shape:
         raise UsageError(
             "cc compares embeddings of one width.",
@@ -130,7 +125,11 @@ def _rows(features: torch.Tensor) -> torch.Tensor:
     return rows.to(torch.promote_types(rows.dtype, torch.float32))
 
 
-def _require_pairs(student: torch.Tensor, teacher: torch.Tensor, least: int) -> None:
+def _pairs(
+    student: torch.Tensor, teacher: torch.Tensor, least: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Both as rows, if there are as many of the one as of the other, and enough of them."""
+    student, teacher = _rows(student), _rows(teacher)
     if student.ndim != 2 or teacher.ndim != 2 or len(student) != len(teacher):
         raise UsageError(
             "relations are compared between two (sample, …) tensors of equally many samples.",
@@ -139,6 +138,7 @@ def _require_pairs(student: torch.Tensor, teacher: torch.Tensor, least: int) -> 
         )
     if len(student) < least:
         raise UsageError(f"this relation needs at least {least} samples.", samples=len(student))
+    return student, teacher
 
 
 def _neighbours(rows: torch.Tensor) -> torch.Tensor:

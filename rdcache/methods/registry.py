@@ -6,8 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
-from pydantic import ValidationError
-
+from rdcache.configs import validated_options
 from rdcache.errors import UnknownNameError, UsageError
 from rdcache.methods.base import Method, MethodConfig, MethodContext, one_tap_only
 
@@ -44,14 +43,7 @@ class MethodCard:
         Raises:
             UsageError: an option that the method does not have, or a value out of range.
         """
-        known = self.method.Config.model_fields
-        for name in given:
-            if name not in known:
-                raise UnknownNameError.of(f"option of {self.name}", name, known)
-        try:
-            return self.method.Config(**{**self.options, **given})
-        except ValidationError as error:
-            raise UsageError.of_validation(error, given) from None
+        return validated_options(self.name, self.method.Config, given, self.options)
 
     def require_read(self, given: Mapping[str, Any]) -> None:
         """Refuse options that nothing would read. Those that are at their defaults may be given:

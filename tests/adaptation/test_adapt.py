@@ -16,11 +16,13 @@ from small_inputs import Pooling, save_image
 from torch import nn
 
 import rdcache
-from rdcache.adaptation import AdaptRun, adapt
+from rdcache.adaptation import AdaptConfig, AdaptRun, adapt, adapt_seeds
+from rdcache.adaptation.training import AdaptTrainer
 from rdcache.data import cut_view, load_dataset
 from rdcache.distillation import choose_store
 from rdcache.errors import (
     RunNotFoundError,
+    TrainingError,
     UsageError,
     WeightsMismatchError,
     WeightsNotFoundError,
@@ -158,7 +160,8 @@ def test_an_adapted_teacher_is_not_run_on_other_splits_of_its_dataset(
 
 @pytest.mark.parametrize("method", ["adaptformer", "linear-probe", "vqt"])
 def test_what_is_loaded_is_what_was_trained(method: str, images: str, options: Options) -> None:
-    run = adapt(VIT, images, method=method, **options(epochs=1))
+    # Trained in bfloat16, and evaluated as it will be run.
+    run = adapt(VIT, images, method=method, **options(epochs=1, amp="bf16"))
     teacher = run.load_teacher()
     assert teacher.weights.sha256 == run.result["adapted"]["sha256"]
     dataset = load_dataset(images)
@@ -213,6 +216,34 @@ def test_a_run_that_was_interrupted_goes_on_to_the_same_numbers(
     else:
         assert [line["stage"] for line in whole.history] == ["shared", "groups", "groups"]
         assert resumed.result["selected_epoch"] >= 1, "an epoch of the last stage"
+
+
+def test_a_seed_that_diverges_is_set_aside_and_not_trained_again(
+    images: str, options: Options, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def diverging(self: AdaptTrainer, line: object, sums: object) -> None:
+        if self.seed == 0 and self.epoch == 1:  # there is a checkpoint then
+            raise TrainingError("the loss is not a finite number.", terms="ce")
+
+    monkeypatch.setattr(AdaptTrainer, "_require_finite", diverging)
+    chosen = options(method="linear-probe", seeds=(0, 1))
+    config = AdaptConfig(teacher=VIT, dataset=images, **chosen)
+    with pytest.raises(TrainingError, match=r"by linear-probe, seed 0\.[\s\S]*others +1 finished"):
+        adapt_seeds(config)
+    (record,) = chosen["out"].rglob("diverged.json")
+    assert {it.name for it in record.parent.iterdir()} == {
+        "config.yaml",
+        "metrics.jsonl",
+        "diverged.json",
+    }
+    (result,) = chosen["out"].rglob("result.json")
+    assert (record.parent.name, result.parent.name) == ("seed0", "seed1")
+
+    monkeypatch.undo()
+    with pytest.raises(TrainingError, match=r"seed 0[\s\S]*record.*--overwrite trains again"):
+        adapt_seeds(config, resume=True)
+    assert [run.status for run in adapt_seeds(config)] == ["trained", "done before"]
+    assert not record.exists()
 
 
 def test_a_black_box_is_probed_and_named_again_when_it_is_loaded(
