@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,11 @@ import pytest
 from small_inputs import LargeOnBright, Pooling
 from torch import nn
 
-from rdcache.distillation import DistillConfig, Diverged
+from rdcache.distillation import DistillConfig, Diverged, Run
 from rdcache.distillation.training import Trainer
-from rdcache.errors import UsageError
+from rdcache.errors import RdcacheError, UsageError
 from rdcache.recipes import Cell, Places, Recipe, Trial, load_recipe, run_recipe, shipped_recipe
-from rdcache.recipes.tuning import about_few, chosen, tuned_options, with_factor
+from rdcache.recipes.tuning import about_few, chosen, tuned_by, tuned_options, with_factor
 
 GRID = """
 title: x
@@ -86,7 +87,8 @@ def test_weights_are_tuned_on_validation_and_tuning_runs_are_runs_of_the_grid(
     assert none.tuned is co_training.tuned is None, "they have no weights above 0"
     assert rd.tuned is not None
     assert rd.tuned.options == ("beta", "cka_weight")
-    assert rd.tuned.factor == chosen(rd.tuned.trials)
+    best = max(each.mean or 0 for each in rd.tuned.trials)
+    assert next(t for t in rd.tuned.trials if t.factor == rd.tuned.factor).mean == best
     assert [run.seed for cell in (none, co_training, rd) for run in cell.runs] == [0, 1] * 3
     # Three factors with seed 0, one of which is the grid's; then two methods and the other seed.
     assert len(seen) == 3 + 2 + 3
@@ -142,6 +144,74 @@ def test_tuning_needs_validation_images(grid: Callable[..., Recipe], places: Pla
     recipe = grid(tune={"factors": [1, 2]}, extract={"views": "clean", "val_fraction": 0.01})
     with pytest.raises(UsageError, match="no validation split"):
         list(run_recipe(recipe, places))
+
+
+def test_every_store_of_a_grid_is_planned_before_anything_is_trained(
+    grid: Callable[..., Recipe],
+    places: Places,
+    script: Callable[[nn.Module], str],
+    few: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen = trained(monkeypatch)
+    with pytest.raises(RdcacheError, match="not there"):
+        list(run_recipe(grid(datasets=[f"folder:{few}", "folder:not there"]), places))
+    first, second = script(Pooling(1.0)), script(LargeOnBright())
+    recipe = grid(
+        teachers=[first, second],
+        tune={"factors": [1, 2]},
+        per_teacher={second: {"extract": {"val_fraction": 0.01}}},
+    )
+    with pytest.raises(UsageError, match="no validation split") as caught:
+        list(run_recipe(recipe, places))
+    assert caught.value.facts["teacher"] == second
+    assert not seen
+
+
+def finished_with(folder: Path, val: float, test: float) -> Run:
+    folder.mkdir(parents=True, exist_ok=True)
+    metrics = {"val": {"accuracy": val}, "test": {"accuracy": test}}
+    text = json.dumps({"schema": 1, "seed": 0, "dataset": {}, **metrics})
+    (folder / "result.json").write_text(text)
+    return Run(folder)
+
+
+def test_better_values_on_the_test_images_change_no_choice(tmp_path: Path) -> None:
+    config = DistillConfig(method="rd", select_metric="accuracy")
+    factors = (0.1, 1.0, 10.0)
+
+    def factor_where(tests: tuple[float, ...]) -> float:
+        outcomes = [
+            finished_with(tmp_path / str(number), val, test)
+            for number, (val, test) in enumerate(zip((0.6, 0.7, 0.8), tests, strict=True))
+        ]
+        return tuned_by(config, factors, outcomes, 100).factor
+
+    assert factor_where((0.9, 0.5, 0.1)) == factor_where((0.1, 0.5, 0.9)) == 10.0
+
+
+def test_options_of_a_method_are_merged_one_by_one(grid: Callable[..., Recipe]) -> None:
+    (teacher,), (dataset,) = grid().teachers, grid().datasets
+
+    def of(**options: float) -> dict[str, Any]:
+        return {"method_options": options}
+
+    recipe = grid(
+        methods=["mine"],
+        distill={"epochs": 1, **of(width=8, beta=1, alpha=1, temperature=1, cka_weight=1)},
+        per_dataset={dataset: {"distill": of(beta=2, alpha=2, temperature=2, cka_weight=2)}},
+        per_teacher={teacher: {"distill": of(alpha=3, temperature=3, cka_weight=3)}},
+        per_method={"rd": of(temperature=4, cka_weight=4)},
+        variants={"mine": {"method": "rd", "options": {"cka_weight": 5}}},
+    )
+    config = recipe.distill_config(teacher, dataset, recipe.students[0], "mine", Places())
+    assert config.method_options == {
+        "width": 8,
+        "beta": 2,
+        "alpha": 3,
+        "temperature": 4,
+        "cka_weight": 5,
+    }
 
 
 @pytest.mark.parametrize(

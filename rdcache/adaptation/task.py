@@ -82,7 +82,7 @@ class Task:
             return self._run(on_progress)
         except TrainingError as error:
             write_history(self.folder, self.trainer.history)
-            give_up(self.folder, error)
+            give_up(self.folder, error, {"adaptation": self.card.name})
             raise
 
     def _run(self, on_progress: Progress) -> AdaptRun:

@@ -3,27 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 
 import click
 
 from rdcache.cli import options
-from rdcache.cli.output import json_option, print_json
-from rdcache.cli.run import (
-    cell_row,
+from rdcache.cli.comparisons import (
     found,
+    print_facts_of,
     print_laid_out,
-    require_folder_of,
-    row_facts,
-    run_and_collect,
+    require_writable,
+    rows_of_recipe,
 )
-from rdcache.errors import UsageError
+from rdcache.cli.output import json_option, print_note
+from rdcache.errors import UnknownNameError, UsageError
 from rdcache.files import write_text
-from rdcache.recipes import Places, load_recipe
+from rdcache.recipes import Places, Recipe, load_recipe
 from rdcache.report import (
     FORMS,
-    Comparison,
+    LEAK_FREE,
+    METRICS,
+    PLAIN,
     Row,
     as_csv,
     as_latex,
@@ -35,6 +35,8 @@ from rdcache.report import (
 from rdcache.store.locations import Location
 
 FORMATS = {"markdown": as_markdown, "csv": as_csv, "latex": as_latex}
+OF_ENDINGS = {".md": "markdown", ".csv": "csv", ".tex": "latex"}
+ADAPTED = "adapted:"  # whose rows have names that only their results tell
 
 
 @click.command(
@@ -56,16 +58,18 @@ FORMATS = {"markdown": as_markdown, "csv": as_csv, "latex": as_latex}
     type=click.Choice(["text", *FORMATS]),
     default="text",
     show_default=True,
-    help="csv holds numbers alone, means and standard deviations in columns of their own.",
+    help="csv holds numbers alone, standard deviations and bounds in columns of their own. A file "
+    "for --table has the format of its ending: .md, .csv, .tex.",
 )
 @click.option(
     "--metric",
-    default="accuracy",
+    type=click.Choice([*METRICS, LEAK_FREE]),
+    default=METRICS[0],
     show_default=True,
-    help="accuracy, balanced_accuracy, macro_f1, auroc, or accuracy_without_leaks.",
+    help="What is compared.",
 )
 @click.option(
-    "--baseline", default="none", show_default=True, help="The row that others are compared with."
+    "--baseline", default=PLAIN, show_default=True, help="The row that others are compared with."
 )
 @click.option(
     "--reference",
@@ -94,46 +98,70 @@ def command(
 
     Folders are taken as they are, a grid that is still under way too.
     """
-    require_folder_of(table)
-    title, rows = _rows(what, Places(root=root, data_dir=data_dir, out=out))
+    require_writable(table)
+    places = Places(root=root, data_dir=data_dir, out=out)
+    title, rows = _rows(what, places, baseline)
     require_names(rows, metric, baseline)
     comparisons = compare(rows, metric, baseline)
     laid_out = FORMS[form](title, comparisons, baseline, reference)
+    if table is not None:
+        chosen = OF_ENDINGS.get(table.suffix.lower(), "markdown")
+        chosen = form_of_text if form_of_text != "text" else chosen
+        write_text(table, FORMATS[chosen](laid_out))
     if as_json:
-        print_json({"title": title, "rows": [_facts(each) for each in comparisons]})
-    elif form_of_text == "text" and table is None:
+        print_facts_of(title, comparisons)
+    elif table is None and form_of_text == "text":
         print_laid_out(laid_out)
     elif table is None:
         click.echo(FORMATS[form_of_text](laid_out), nl=False)
-    if table is not None:
-        write_text(table, FORMATS.get(form_of_text, as_markdown)(laid_out))
 
 
-def _rows(what: Sequence[Path], places: Places) -> tuple[str, list[Row]]:
+def _rows(what: Sequence[Path], places: Places, baseline: str) -> tuple[str, list[Row]]:
     """A title and the rows, of a recipe or of folders.
 
     Raises:
-        UsageError: several recipes, or a recipe among folders.
+        UsageError: several recipes, a recipe among folders, or nothing of that name.
     """
     folders = [path for path in what if path.is_dir()]
     if len(folders) == len(what):
-        return "Runs in " + ", ".join(map(str, folders)), rows_of_folders(folders)
+        _refuse_places(places)
+        title = "Runs in " + ", ".join(map(str, folders))
+        return title, rows_of_folders(folders, print_note)
     if len(what) > 1:
+        for path in what:
+            if not path.exists():
+                raise UsageError("there is no such folder or recipe.", given=path)
         raise UsageError(
             "one recipe is compared, or folders of runs.",
             given=", ".join(map(str, what)),
             next="a recipe for all of it, or the folders that hold the runs",
         )
+    if not what[0].exists() and not what[0].suffix:
+        raise UsageError("there is no such folder of runs.", given=what[0])
     recipe = load_recipe(found(what[0]))
-    return recipe.title, [cell_row(cell) for cell in run_and_collect(recipe, places)]
+    _require_baseline(recipe, baseline)
+    return recipe.title, rows_of_recipe(recipe, places)
 
 
-def _facts(comparison: Comparison) -> dict[str, object]:
-    """A row's numbers and tests."""
-    return {
-        **row_facts(comparison),
-        "diverged": list(comparison.row.diverged),
-        "compared": comparison.metric,
-        "over_images": asdict(comparison.images) if comparison.images else None,
-        "unequal": comparison.unequal,
-    }
+def _require_baseline(recipe: Recipe, baseline: str) -> None:
+    """Refuse, before anything is trained, a baseline that the recipe's rows will not have.
+
+    Raises:
+        UnknownNameError: naming what there will be.
+    """
+    entries = {name for it in recipe.methods for name in (it, recipe.variant(it).method)}
+    adapted = any(teacher.startswith(ADAPTED) for teacher in recipe.single_teachers)
+    if baseline not in {PLAIN, *entries} and not adapted:
+        raise UnknownNameError.of("row", baseline, recipe.methods)
+
+
+def _refuse_places(places: Places) -> None:
+    """Refuse options that say where a recipe reads and writes, beside folders, which are only read.
+
+    Raises:
+        UsageError: naming the first of them.
+    """
+    given = {"--root": places.root, "--data-dir": places.data_dir, "--out": places.out}
+    for option, value in given.items():
+        if value is not None:
+            raise UsageError(f"{option} is of a recipe; folders of runs are taken as they are.")

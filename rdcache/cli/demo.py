@@ -6,8 +6,8 @@ from pathlib import Path
 
 import click
 
-from rdcache.cli.output import json_option, print_json
-from rdcache.cli.run import as_facts, cell_row, print_laid_out, run_and_collect
+from rdcache.cli.comparisons import print_facts_of, print_laid_out, rows_of_recipe
+from rdcache.cli.output import json_option
 from rdcache.recipes import Places, load_recipe, shipped_recipe
 from rdcache.report import compare, plain_table
 
@@ -37,10 +37,9 @@ def command(folder: Path, as_json: bool) -> None:
     """Extract from a real pre-trained teacher and distil a student, on embedded data."""
     recipe = load_recipe(shipped_recipe("demo.yaml"))
     places = Places(root=folder / "stores", out=folder / "runs")
-    finished = run_and_collect(recipe, places)
-    comparisons = compare([cell_row(cell) for cell in finished])
+    comparisons = compare(rows_of_recipe(recipe, places))
     if as_json:
-        print_json(as_facts(recipe, finished, comparisons))
+        print_facts_of(recipe.title, comparisons)
     else:
         print_laid_out(plain_table(recipe.title, comparisons))
         click.echo(EXPLANATION.format(stores=places.root, runs=places.out))

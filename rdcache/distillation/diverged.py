@@ -7,9 +7,10 @@ Training is exact (on a CPU), so a run that diverged would diverge again. Its fo
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from rdcache.errors import TrainingError
 from rdcache.files import write_text
@@ -35,9 +36,13 @@ class Diverged:
     error: TrainingError
 
 
-def record_divergence(folder: Path, error: TrainingError) -> None:
-    """Note in a run's folder that it has diverged."""
-    content = {"summary": error.summary, "facts": error.facts}
+def record_divergence(folder: Path, error: TrainingError, of: Mapping[str, Any]) -> None:
+    """Note in a run's folder that it has diverged.
+
+    Args:
+        of: what a result would have said of the dataset, the teacher and the views.
+    """
+    content = {"summary": error.summary, "facts": error.facts, "of": of}
     write_text(folder / DIVERGED, json.dumps(content, indent=1))
 
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -74,8 +74,8 @@ def train_runs(
     saved = dict.fromkeys(jobs, time.monotonic())
     for trainer in train_together(list(trainers.values()), report):
         folder = folder_of[id(trainer)]
-        if trainer.error is not None:
-            (folder / CHECKPOINT).unlink(missing_ok=True)  # it leads nowhere
+        if trainer.error is not None:  # noted at once: others may go on for hours, or be killed
+            give_up(folder, trainer.error, _about_store(store))
         # Epochs of small data sets are shorter than the time that a disk takes for this.
         elif time.monotonic() - saved[folder] >= trainer.config.checkpoint_seconds:
             write_history(folder, trainer.history)
@@ -91,7 +91,7 @@ def train_runs(
         if trainer.error is None:
             outcomes[folder] = Run(folder, statuses[folder])
         else:
-            outcomes[folder] = give_up(folder, trainer.error)
+            outcomes[folder] = give_up(folder, trainer.error, _about_store(store))
     return outcomes
 
 
@@ -141,14 +141,17 @@ def write_history(folder: Path, history: Sequence[Line]) -> None:
     write_text(folder / HISTORY, "".join(lines))
 
 
-def give_up(folder: Path, error: TrainingError) -> TrainingError:
+def give_up(folder: Path, error: TrainingError, of: Mapping[str, Any]) -> TrainingError:
     """Note that a run has diverged, and remove its checkpoint, which leads nowhere.
+
+    Args:
+        of: see `record_divergence`.
 
     Returns:
         The error without its traceback, which would hold the trainer.
     """
+    record_divergence(folder, error, of)
     (folder / CHECKPOINT).unlink(missing_ok=True)
-    record_divergence(folder, error)
     return error.with_traceback(None)
 
 
@@ -170,21 +173,11 @@ def _identity(store: Store) -> dict[str, Any]:
 
 def _facts(store: Store, trainer: Trainer, device: torch.device) -> dict[str, Any]:
     """What a result file says beside the metrics."""
-    manifest, config = store.manifest, trainer.config
+    config = trainer.config
     return {
         "student": config.student,
         "method": config.method,
-        "dataset": {
-            name: manifest["dataset"][name]
-            for name in ("name", "spec", "digest", "classes", CHECK)
-            if name in manifest["dataset"]
-        },
-        "teacher": {
-            name: manifest["teacher"][name]
-            for name in ("name", "weights", "adapted")
-            if name in manifest["teacher"]
-        },
-        "views": manifest["views"],
+        **_about_store(store),
         "image_size": config.image_size,
         "store": _identity(store),
         "training": {
@@ -196,4 +189,22 @@ def _facts(store: Store, trainer: Trainer, device: torch.device) -> dict[str, An
         },
         "environment": {**environment(device), **trainer.ways},
         "seconds_in_epochs": round(sum(line["seconds"] for line in trainer.history), 2),
+    }
+
+
+def _about_store(store: Store) -> dict[str, Any]:
+    """Which images a store is of, through which teacher, in which views."""
+    manifest = store.manifest
+    return {
+        "dataset": {
+            name: manifest["dataset"][name]
+            for name in ("name", "spec", "digest", "classes", CHECK)
+            if name in manifest["dataset"]
+        },
+        "teacher": {
+            name: manifest["teacher"][name]
+            for name in ("name", "weights", "adapted")
+            if name in manifest["teacher"]
+        },
+        "views": manifest["views"],
     }

@@ -5,6 +5,7 @@ Running one does both phases for every cell of the grid; stores and runs that ar
 are taken as they are, so that an interrupted recipe goes on where it stopped.
 """
 
+from rdcache.recipes.cell_rows import rows_of_cells
 from rdcache.recipes.loading import load_recipe, shipped_recipe
 from rdcache.recipes.places import Places
 from rdcache.recipes.recipe import Overrides, Recipe, Tuning, Variant
@@ -21,6 +22,7 @@ __all__ = [
     "Tuning",
     "Variant",
     "load_recipe",
+    "rows_of_cells",
     "run_recipe",
     "shipped_recipe",
 ]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from rdcache.distillation import DistillConfig
+from rdcache.errors import UsageError
 from rdcache.extraction import ExtractConfig
 from rdcache.recipes.places import Places
 
@@ -162,16 +164,17 @@ class Recipe(BaseModel):
         """
         variant = self.variant(entry)
         tune = self.tune if tuning and self.tune else Tuning(seeds=self.seeds)
-        options = {
-            **self.distill,
-            **self._of_dataset(dataset).distill,
-            **self._of_teacher(teacher).distill,
-            **self.per_method.get(variant.method, {}),
-            **variant.distill,
-            **tune.distill,
-            **places.for_distill(),
-        }
-        options["method_options"] = {**options.get("method_options", {}), **variant.options}
+        parts = (
+            self.distill,
+            self._of_dataset(dataset).distill,
+            self._of_teacher(teacher).distill,
+            self.per_method.get(variant.method, {}),
+            {**variant.distill, "method_options": variant.options},
+            tune.distill,
+        )
+        options = {name: value for part in parts for name, value in part.items()}
+        options["method_options"] = merged_method_options(parts)
+        options |= places.for_distill()
         return DistillConfig(
             dataset=dataset, student=student, method=variant.method, seeds=tune.seeds, **options
         )
@@ -181,6 +184,21 @@ class Recipe(BaseModel):
 
     def _of_teacher(self, teacher: str) -> Overrides:
         return self.per_teacher.get(teacher, Overrides())
+
+
+def merged_method_options(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Options of the method from several parts of a recipe, of which later ones win one by one.
+
+    Raises:
+        UsageError: one of them is not a mapping.
+    """
+    merged: dict[str, Any] = {}
+    for part in parts:
+        own = part.get("method_options") or {}
+        if not isinstance(own, Mapping):
+            raise UsageError("method_options are names and values.", given=own)
+        merged |= own
+    return merged
 
 
 def members(teachers: str) -> list[str]:

@@ -1,4 +1,8 @@
-"""Running a recipe: for each store and student, the tuning first, then all methods side by side."""
+"""Running a recipe: for each store and student, the tuning first, then all methods side by side.
+
+Every store is planned before the first student is trained, so that a dataset or weights that are
+missing, or a split that cannot be tuned on, are found at once and not after hours.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +18,7 @@ from rdcache.recipes.recipe import Recipe, members
 from rdcache.recipes.tuning import (
     Tuned,
     about_few,
+    require_validation,
     tuned_by,
     tuned_options,
     validation_images,
@@ -56,18 +61,45 @@ def run_recipe(
 
     Args:
         on_note: told, in a sentence, what was chosen for this machine and a dataset.
+
+    Raises:
+        RdcacheError: a store of the grid cannot be extracted, or not be tuned on; before training.
     """
     tell = once_each(on_note)
+    _require_possible(recipe, places, on_progress)
     for dataset in recipe.datasets:
         for teacher in recipe.teachers:
             store = _extracted(recipe, teacher, dataset, places, on_progress)
             for student in recipe.students:
-                bench = _Bench(recipe, store, teacher, dataset, student, places, on_progress, tell)
-                yield from bench.cells()
+                setting = _Setting(
+                    recipe, store, teacher, dataset, student, places, on_progress, tell
+                )
+                yield from setting.cells()
+
+
+def _require_possible(recipe: Recipe, places: Places, on_progress: Progress) -> None:
+    """Plan every store of a grid of several, and look whether there is something to tune on. What a
+    plan holds in memory, the teacher above all, is let go of before the next one.
+
+    Raises:
+        RdcacheError: see `plan_extraction` and `require_validation`.
+    """
+    for dataset in recipe.datasets:
+        for teacher in recipe.single_teachers:
+
+            def report(
+                done: int, total: int, note: str = "", at: str = f"{dataset} {teacher}"
+            ) -> None:
+                on_progress(done, total, f"{at} {note}")
+
+            plan = plan_extraction(recipe.extract_config(teacher, dataset, places), report)
+            if recipe.tune is not None:
+                images = int((plan.dataset.splits == "val").sum())
+                require_validation(images, dataset=dataset, teacher=teacher)
 
 
 @dataclass(frozen=True)
-class _Bench:
+class _Setting:
     """Where the methods of a recipe are compared: one store and one student."""
 
     recipe: Recipe

@@ -112,13 +112,25 @@ def validation_images(store: Store) -> int:
         UsageError: none.
     """
     count = int((store.splits == "val").sum())
-    if not count:
+    require_validation(count, store=store.where)
+    return count
+
+
+def require_validation(images: int, **where: object) -> None:
+    """Refuse to tune on nothing.
+
+    Args:
+        where: facts for the message.
+
+    Raises:
+        UsageError: there are no validation images.
+    """
+    if not images:
         raise UsageError(
             "there is no validation split to tune on.",
-            store=store.where,
+            **where,
             next="a recipe without `tune`, or a store with a larger --val-fraction",
         )
-    return count
 
 
 def about_few(images: int) -> str | None:

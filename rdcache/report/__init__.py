@@ -1,18 +1,24 @@
 """Tables and pictures from finished runs."""
 
-from rdcache.report.comparison import Comparison, compare, in_percent, require_names
+from rdcache.report.comparison import Comparison, compare, require_names
+from rdcache.report.finished import Found, finished_students
+from rdcache.report.folders import rows_of_folders
 from rdcache.report.formats import as_csv, as_latex, as_markdown
 from rdcache.report.forms import FORMS
 from rdcache.report.learning_curve import learning_curve, runs_below
 from rdcache.report.plain import plain_table
-from rdcache.report.rows import Row, row_of, rows_of_folders
+from rdcache.report.rows import LEAK_FREE, METRICS, PLAIN, Row, distinguished, row_of
 from rdcache.report.significance import Gain, ImageTest, image_test, mcnemar, paired_gain
 from rdcache.report.tables import Entry, Heading, Table
 
 __all__ = [
     "FORMS",
+    "LEAK_FREE",
+    "METRICS",
+    "PLAIN",
     "Comparison",
     "Entry",
+    "Found",
     "Gain",
     "Heading",
     "ImageTest",
@@ -22,8 +28,9 @@ __all__ = [
     "as_latex",
     "as_markdown",
     "compare",
+    "distinguished",
+    "finished_students",
     "image_test",
-    "in_percent",
     "learning_curve",
     "mcnemar",
     "paired_gain",

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from statistics import fmean, stdev
 from typing import Any
 
 from rdcache.errors import UnknownNameError
-from rdcache.report.predictions import in_step
+from rdcache.report.predictions import in_step, same_images
 from rdcache.report.rows import LEAK_FREE, PLAIN, Row
 from rdcache.report.significance import Gain, ImageTest, image_test, paired_gain
+from rdcache.report.tables import as_percent
 
 OF_IMAGES = ("accuracy", LEAK_FREE)  # metrics that are means over test images
 
@@ -23,11 +23,14 @@ class Comparison:
     Attributes:
         base: the baseline's row; None for itself, and where there is none.
         metric: what is compared.
+        candidates: rows of the baseline's method of which none was trained as this row, and none
+            could be chosen.
     """
 
     row: Row
     base: Row | None
     metric: str
+    candidates: tuple[str, ...] = ()
 
     @property
     def values(self) -> Mapping[int, float]:
@@ -35,69 +38,120 @@ class Comparison:
         return self.row.values.get(self.metric, {})
 
     @cached_property
+    def same_images(self) -> bool:
+        """Whether all runs of both rows were tested on the same images, as far as that is known."""
+        if self.base is None:
+            return True
+        return same_images([self.row.predictions, self.base.predictions])
+
+    @property
+    def pairs(self) -> tuple[Mapping[int, float], Mapping[int, float]]:
+        """Seed → metric, of the row and of the baseline, for the seeds that both have; nothing
+        where they were tested on other images.
+        """
+        if self.base is None or not self.same_images:
+            return {}, {}
+        base = self.base.values.get(self.metric, {})
+        seeds = [seed for seed in self.values if seed in base]
+        return {seed: self.values[seed] for seed in seeds}, {seed: base[seed] for seed in seeds}
+
+    @property
+    def differences(self) -> dict[int, float]:
+        """Seed → metric minus the baseline's."""
+        own, base = self.pairs
+        return {seed: value - base[seed] for seed, value in own.items()}
+
+    @cached_property
     def gain(self) -> Gain | None:
         """Over seeds: the mean paired difference and its interval."""
-        if self.base is None:
-            return None
-        return paired_gain(self.values, self.base.values.get(self.metric, {}))
+        return paired_gain(*self.pairs)
 
     @cached_property
     def images(self) -> ImageTest | None:
         """Over test images; None for metrics that are no means over images."""
-        if self.base is None or self.metric not in OF_IMAGES:
+        seeds = self.differences.keys()
+        if self.base is None or self.metric not in OF_IMAGES or not seeds:
             return None
         left_out = self.row.leaked if self.metric == LEAK_FREE else frozenset[str]()
-        both = in_step([self.row.predictions, self.base.predictions], left_out)
+        several = [
+            {seed: path for seed, path in row.predictions.items() if seed in seeds}
+            for row in (self.row, self.base)
+        ]
+        both = in_step(several, left_out)
         return None if both is None else image_test(*both)
 
     @property
     def unequal(self) -> dict[str, tuple[Any, Any]]:
-        """Options of the training in which the two differ: name → (the row's, the baseline's)."""
-        if self.base is None or not self.row.training or not self.base.training:
+        """Options of the training, and facts about the data, in which the two differ: name → (the
+        row's, the baseline's).
+        """
+        if self.base is None:
             return {}
-        own, other = self.row.training, self.base.training
-        names = sorted(own.keys() | other.keys())
-        return {n: (own.get(n), other.get(n)) for n in names if own.get(n) != other.get(n)}
+        differing: dict[str, tuple[Any, Any]] = {}
+        for own, other in (
+            (self.row.training, self.base.training),
+            (self.row.data, self.base.data),
+        ):
+            if own and other:
+                names = sorted(own.keys() | other.keys())
+                differing |= {
+                    n: (own.get(n), other.get(n)) for n in names if own.get(n) != other.get(n)
+                }
+        return differing
 
 
 def compare(
     rows: Sequence[Row], metric: str = "accuracy", baseline: str = PLAIN
 ) -> list[Comparison]:
-    """Pair every row with the baseline method's row of the same dataset, teacher and student.
+    """Pair every row with the baseline's row of the same dataset, teacher and student.
 
-    Where a teacher has no plain student beside it, that of another teacher does, if it was trained
-    alike on the same images: it reads no teacher.
+    The baseline is the row of that name, or else the one of that method: of several, as `none
+    (epochs=40)` and `none (epochs=240)`, the one that was trained as the row was. Where a teacher
+    has no plain student beside it, that of another teacher does, if it was trained alike on the
+    same images: it reads no teacher.
     """
-    bases = {row.place: row for row in rows if row.method == baseline}
-    plain = [row for row in bases.values() if baseline == PLAIN]
-
-    def base_of(row: Row) -> Row | None:
-        if row.place in bases:
-            return bases[row.place] if bases[row.place] is not row else None
-        return next((other for other in plain if _alike(row, other)), None)
-
-    return [Comparison(row, base_of(row), metric) for row in rows]
+    return [_compared(row, rows, metric, baseline) for row in rows]
 
 
-def _alike(row: Row, other: Row) -> bool:
-    """Whether two rows differ in nothing but teacher and method."""
-    own = (row.dataset, row.student, row.training, row.sizes, row.leaked)
-    return own == (other.dataset, other.student, other.training, other.sizes, other.leaked)
+def _compared(row: Row, rows: Sequence[Row], metric: str, baseline: str) -> Comparison:
+    beside = [other for other in rows if other.place == row.place]
+    named = [other for other in beside if other.method == baseline]
+    if named:
+        return Comparison(row, None if named[0] is row else named[0], metric)
+    if row.is_of(baseline):
+        return Comparison(row, None, metric)
+    candidates = [other for other in beside if other.is_of(baseline)]
+    alike = [other for other in candidates if row.trained_as(other)]
+    alike = [other for other in alike if other.training == row.training] or alike
+    if len(alike) == 1 or len(candidates) == 1:
+        return Comparison(row, (alike or candidates)[0], metric)
+    if candidates:
+        return Comparison(row, None, metric, tuple(other.method for other in candidates))
+    elsewhere = (
+        other
+        for other in rows
+        if baseline == PLAIN
+        and other.is_of(PLAIN)
+        and (other.dataset, other.student) == (row.dataset, row.student)
+        and row.trained_as(other)
+    )
+    return Comparison(row, next(elsewhere, None), metric)
 
 
 def require_names(rows: Sequence[Row], metric: str, baseline: str) -> None:
     """Refuse a metric that no run has, or a baseline that is no row. Without plain students, the
-    usual baseline, there are no gains to be shown; a grid may have yet to come to them.
+    usual baseline, there are no gains to be shown; a grid may have yet to come to them, and one in
+    which everything diverged has no metric at all.
 
     Raises:
         UnknownNameError: naming what there is.
     """
     metrics = {name for row in rows for name in row.values}
-    if metric not in metrics:
+    if metrics and metric not in metrics:
         raise UnknownNameError.of("metric in these runs", metric, metrics)
-    methods = {row.method for row in rows}
-    if baseline not in methods and baseline != PLAIN:
-        raise UnknownNameError.of("row", baseline, methods)
+    known = any(row.method == baseline or row.is_of(baseline) for row in rows)
+    if not known and baseline != PLAIN:
+        raise UnknownNameError.of("row", baseline, {row.method for row in rows})
 
 
 def in_percent(values: Sequence[float]) -> str:
@@ -106,8 +160,7 @@ def in_percent(values: Sequence[float]) -> str:
     >>> in_percent([0.80, 0.82])
     '81.0 ± 1.4'
     """
-    spread = f" ± {100 * stdev(values):.1f}" if len(values) > 1 else ""
-    return f"{100 * fmean(values):.1f}{spread}"
+    return as_percent(values).text
 
 
 def in_points(gain: Gain | None) -> str:

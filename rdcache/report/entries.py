@@ -1,4 +1,4 @@
-"""What the forms of tables have in common: marked entries, averages seed by seed, notes below."""
+"""What stands in the places of a table of comparisons: metrics, gains, how sure they are."""
 
 from __future__ import annotations
 
@@ -7,20 +7,25 @@ from dataclasses import replace
 from statistics import fmean
 from typing import TypeVar
 
-from rdcache.report import published
-from rdcache.report.comparison import OF_IMAGES, Comparison
-from rdcache.report.plain import metric_entry
-from rdcache.report.tables import Entry
+from rdcache.report.comparison import Comparison, in_points
+from rdcache.report.notes import seeds_in_words
+from rdcache.report.significance import Gain, ImageTest
+from rdcache.report.tables import MARK, MISSING, SURE, Entry, Heading, as_percent, with_best
 
-SURE = 0.05
-MARK = " †"
-MISSING = Entry("–")
+NOTHING = Entry("")
 Key = TypeVar("Key")
 
 
 def distinct(items: Sequence[Comparison], key: Callable[[Comparison], Key]) -> list[Key]:
     """What items have for a key, each once, in the order of the grid."""
     return list(dict.fromkeys(map(key, items)))
+
+
+def metric_entry(item: Comparison, metric: str) -> Entry:
+    """Mean ± std over seeds, or why there is none."""
+    if values := item.row.values.get(metric):
+        return as_percent(list(values.values()))
+    return Entry("diverged") if item.row.diverged else MISSING
 
 
 def marked(item: Comparison | None) -> Entry:
@@ -32,17 +37,58 @@ def marked(item: Comparison | None) -> Entry:
     return replace(entry, text=entry.text + MARK) if sure else entry
 
 
+def best_of(
+    items: Sequence[Comparison | None], several: Sequence[Mapping[int, object]]
+) -> list[Entry]:
+    """Marked cells that compete with each other, the best in bold. One that lacks a seed that
+    another has does not compete.
+
+    Args:
+        several: for each cell, what it has of each seed.
+    """
+    seeds = {seed for values in several for seed in values}
+    return with_best([marked(it) for it in items], [seeds <= set(values) for values in several])
+
+
+def gain_entry(gain: Gain | None) -> Entry:
+    """A gain and its interval in percentage points; nothing where there is none."""
+    if gain is None:
+        return NOTHING
+    bounds = {"low": 100 * gain.low, "high": 100 * gain.high} if gain.pairs > 1 else {}
+    return Entry(in_points(gain), 100 * gain.mean, bounds)
+
+
+def test_entries(test: ImageTest | None) -> tuple[Entry, Entry]:
+    """The interval over test images, in points, and the p-value, to two digits."""
+    if test is None:
+        return NOTHING, NOTHING
+    low, high = 100 * test.low, 100 * test.high
+    p = f"{test.p:.2f}" if test.p >= 0.01 else f"{test.p:.1g}"
+    bounds = Entry(f"{low:+.1f} to {high:+.1f}", 100 * test.mean, {"low": low, "high": high})
+    return bounds, Entry(p, test.p)
+
+
+def seeds_entry(item: Comparison) -> Entry:
+    """How many seeds there are, and which diverged."""
+    count = len(item.row.seeds)
+    text = str(count)
+    if item.row.diverged:
+        text += f" ({seeds_in_words(item.row.diverged)} diverged)"
+    return Entry(text, count)
+
+
 def published_entry(value: float | None, form: str = ".2f") -> Entry:
     """A number of the paper, or a dash."""
     return MISSING if value is None else Entry(f"{value:{form}}", value)
 
 
-def differences(item: Comparison) -> dict[int, float]:
-    """Seed → metric minus the baseline's, for the seeds that both have."""
-    if item.base is None:
-        return {}
-    base = item.base.values.get(item.metric, {})
-    return {seed: value - base[seed] for seed, value in item.values.items() if seed in base}
+def gain_heading(metric: str, baseline: str) -> Heading:
+    """Over a column of gains."""
+    name = f"{metric.replace('_', ' ')} gain over {baseline}"
+    return Heading(name, unit="points", aside="95 %")
+
+
+TEST_HEADINGS = (Heading("over images", unit="points", aside="95 %"), Heading("p", aside="images"))
 
 
 def mean_by_seed(several: Sequence[Mapping[int, float]]) -> list[float]:
@@ -51,33 +97,3 @@ def mean_by_seed(several: Sequence[Mapping[int, float]]) -> list[float]:
         return []
     seeds = sorted(set.intersection(*(set(values) for values in several)))
     return [fmean(values[seed] for values in several) for seed in seeds]
-
-
-def about_marks(comparisons: Sequence[Comparison], baseline: str) -> tuple[str, ...]:
-    """What the entries are, and what their marks mean."""
-    metric = comparisons[0].metric if comparisons else "accuracy"
-    what = f"{metric.replace('_', ' ').capitalize()} in per cent, mean ± std over seeds."
-    if metric not in OF_IMAGES or not any(item.base for item in comparisons):
-        return (what,)
-    return (
-        what,
-        f"{MARK.strip()} differs from {baseline} with p < {SURE:g} over test images (paired "
-        "bootstrap, not corrected for the number of entries).",
-    )
-
-
-def about_diverged(comparisons: Sequence[Comparison]) -> tuple[str, ...]:
-    """Which trainings came to nothing."""
-    return tuple(
-        f"Training diverged: {', '.join((*item.row.place, item.row.method))}, "
-        f"seed {', '.join(map(str, item.row.diverged))}."
-        for item in comparisons
-        if item.row.diverged
-    )
-
-
-def about_paper(shown: bool) -> tuple[str, ...]:
-    """Where the paper's numbers come from, or why there are none."""
-    if shown:
-        return (f"Columns of the paper: {published.SOURCE}.",)
-    return ("The paper has no sound number for these data sets, teachers and students.",)

@@ -21,6 +21,9 @@ LATEX = {
     "·": r"$\cdot$",
     "τ": r"$\tau$",
     "†": r"$\dagger$",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
 }
 
 
@@ -39,28 +42,27 @@ def as_markdown(table: Table) -> str:
 
 
 def as_csv(table: Table) -> str:
-    """Numbers alone: a column that has standard deviations is followed by one that holds them.
+    """Numbers alone, in the units of their headings: a column whose texts say more than one number,
+    as mean ± std, is followed by one for each of the others.
 
     Titles and notes are left out, so that any reader of CSV takes it.
     """
-    columns = range(len(table.headings))
-    spread = {c for c in columns if any(line[c].std is not None for line in table.lines)}
-    numbers = {c for c in columns if any(line[c].mean is not None for line in table.lines)}
+    headings: list[str] = []
+    columns: list[list[str]] = []
+    for number, heading in enumerate(table.headings):
+        entries = [line[number] for line in table.lines]
+        if not heading.unit and all(entry.mean is None for entry in entries):
+            headings.append(heading.of_number())
+            columns.append([entry.text for entry in entries])
+            continue
+        headings.append(heading.of_number())
+        columns.append([_number(entry.mean) for entry in entries])
+        for which in dict.fromkeys(name for entry in entries for name in entry.further):
+            headings.append(heading.of_number(which))
+            columns.append([_number(entry.further.get(which)) for entry in entries])
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    headings = []
-    for column in columns:
-        headings.append(table.headings[column].joined)
-        if column in spread:
-            headings.append(f"{headings[-1]} std")
-    writer.writerow(headings)
-    for line in table.lines:
-        cells: list[str] = []
-        for column, entry in enumerate(line):
-            cells.append(_number(entry.mean) if column in numbers else entry.text)
-            if column in spread:
-                cells.append(_number(entry.std))
-        writer.writerow(cells)
+    writer.writerows([headings, *zip(*columns, strict=True)])
     return text.getvalue()
 
 
@@ -85,7 +87,7 @@ def as_latex(table: Table) -> str:
     ]
     if any(heading.group for heading in table.headings):
         lines.append(" & ".join(named) + r" \\")
-    lines += [" & ".join(escaped(it.name) for it in table.headings) + r" \\", "\\midrule"]
+    lines += [" & ".join(escaped(it.shown) for it in table.headings) + r" \\", "\\midrule"]
     before = None
     for line in table.lines:
         block = [entry.text for entry in line[: table.block - 1]]
@@ -104,4 +106,4 @@ def escaped(text: str) -> str:
 
 
 def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.4f}".rstrip("0").rstrip(".")
+    return "" if value is None else f"{value:.6g}"

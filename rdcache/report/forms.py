@@ -15,11 +15,11 @@ from collections.abc import Callable, Mapping, Sequence
 
 from rdcache.report import published
 from rdcache.report.comparison import Comparison
-from rdcache.report.entries import MISSING, distinct
+from rdcache.report.entries import distinct
 from rdcache.report.gain_forms import ablation_table, gains_table
 from rdcache.report.method_forms import methods_table, peft_table
-from rdcache.report.plain import plain_table
-from rdcache.report.tables import Entry, Heading, Table
+from rdcache.report.plain import tested_table
+from rdcache.report.tables import MISSING, Entry, Heading, Table
 
 
 def datasets_table(
@@ -46,14 +46,8 @@ def _count(number: int) -> Entry:
     return Entry(str(number), float(number))
 
 
-def _plain_table(
-    title: str, comparisons: Sequence[Comparison], baseline: str, reference: bool
-) -> Table:
-    return plain_table(title, comparisons, baseline, tested=True)
-
-
 FORMS: Mapping[str, Callable[[str, Sequence[Comparison], str, bool], Table]] = {
-    "plain": _plain_table,
+    "plain": tested_table,
     "methods": methods_table,
     "peft": peft_table,
     "gains": gains_table,

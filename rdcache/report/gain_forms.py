@@ -5,58 +5,90 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rdcache.report import published
-from rdcache.report.comparison import Comparison, in_points
+from rdcache.report.comparison import Comparison
 from rdcache.report.entries import (
     MISSING,
-    about_diverged,
-    about_paper,
-    differences,
+    TEST_HEADINGS,
     distinct,
+    gain_entry,
+    gain_heading,
     mean_by_seed,
+    metric_entry,
     published_entry,
+    seeds_entry,
+    test_entries,
 )
-from rdcache.report.plain import as_p, metric_entry, notes_on, over_images, seeds_of
+from rdcache.report.notes import about_paper, metric_of, notes_on
+from rdcache.report.rows import PLAIN
 from rdcache.report.tables import Entry, Heading, Table, as_gain
 
 
 def gains_table(
     title: str, comparisons: Sequence[Comparison], baseline: str, reference: bool
 ) -> Table:
-    """Gains over the baseline, averaged over students seed by seed: mean ± std over seeds."""
+    """Gains over the baseline, averaged over students seed by seed: mean ± std over seeds.
+
+    All entries of a column are averages over the same students: those with which every row of the
+    column has a gain.
+    """
+    metric = metric_of(comparisons)
     gained = [item for item in comparisons if item.base is not None]
-    datasets = list(dict.fromkeys(item.row.dataset for item in gained))
+    datasets = distinct(gained, lambda it: it.row.dataset)
     lines_of = distinct(gained, lambda it: (it.row.teacher, it.row.method))
     headings = [Heading("teacher"), Heading("method")]
     taken: list[list[Entry]] = []
+    over: dict[str, list[str]] = {}
     for dataset in datasets:
+        here = [it for it in gained if it.row.dataset == dataset]
+        students = over[dataset] = _shared_students(here)
         entries = []
         for pair in lines_of:
             own = [
-                it
-                for it in gained
-                if it.row.dataset == dataset and (it.row.teacher, it.row.method) == pair
+                it.differences
+                for it in here
+                if (it.row.teacher, it.row.method) == pair and it.row.student in students
             ]
-            gains = mean_by_seed([differences(it) for it in own])
+            gains = mean_by_seed(own)
             entries.append(as_gain(gains) if gains else MISSING)
         taken.append(entries)
-        headings.append(Heading(dataset))
-        paper = [published.published_gain(dataset, *pair) for pair in lines_of]
-        if reference and any(value is not None for value in paper):
+        headings.append(Heading(dataset, unit="points"))
+        theirs = baseline == PLAIN and set(students) == set(published.STUDENTS)
+        paper = [published.published_gain(dataset, *pair, metric) for pair in lines_of]
+        if reference and theirs and any(value is not None for value in paper):
             taken.append([published_entry(value, "+.2f") for value in paper])
-            headings.append(Heading(f"{dataset}, paper"))
+            headings.append(Heading(f"{dataset}, paper", unit="points"))
     lines = tuple(
         (Entry(teacher), Entry(method), *(column[number] for column in taken))
         for number, (teacher, method) in enumerate(lines_of)
     )
-    students = list(dict.fromkeys(item.row.student for item in gained))
-    notes = (
-        f"Points over {baseline}, averaged over {', '.join(students)}; ± over seeds.",
-        *notes_on(comparisons),
-        *about_diverged(comparisons),
-    )
+    what = f"Points of {metric.replace('_', ' ')} over {baseline}"
+    notes = (f"{what}; ± over seeds.", *_averaged(over), *notes_on(comparisons))
     if reference:
         notes += about_paper(len(headings) > len(datasets) + 2)
     return Table(title, tuple(headings), lines, block=2, notes=notes)
+
+
+def _shared_students(items: Sequence[Comparison]) -> list[str]:
+    """Students with which every teacher and method, of those with any gain, has one."""
+    of: dict[tuple[str, str], set[str]] = {}
+    for it in items:
+        if it.differences:
+            of.setdefault((it.row.teacher, it.row.method), set()).add(it.row.student)
+    shared = set.intersection(*of.values()) if of else set()
+    return [student for student in distinct(items, lambda it: it.row.student) if student in shared]
+
+
+def _averaged(over: dict[str, list[str]]) -> list[str]:
+    """Which students the averages are over, in as few sentences as that takes."""
+    by_students: dict[str, list[str]] = {}
+    for dataset, students in over.items():
+        by_students.setdefault(", ".join(students), []).append(dataset)
+    notes = []
+    for names, datasets in by_students.items():
+        what = f"averaged over {names}." if names else "rows have no student in common."
+        where = f"On {', '.join(datasets)}: " if len(by_students) > 1 else ""
+        notes.append(f"{where}{what}" if where else f"{what[:1].upper()}{what[1:]}")
+    return notes
 
 
 def ablation_table(
@@ -66,13 +98,19 @@ def ablation_table(
     places = distinct(comparisons, lambda it: it.row.place)
     names = ["dataset", "teacher", "student"] if len(places) > 1 else []
     paper = [
-        published.published_ablation(it.row.dataset, it.row.student, it.row.method)
+        published.published_ablation(it.row.dataset, it.row.student, it.row.method, it.metric)
         for it in comparisons
     ]
     shown = reference and any(value is not None for value in paper)
-    metric = comparisons[0].metric if comparisons else "accuracy"
-    own = [metric, f"gain over {baseline} (95 %)", "over images (95 %)", "p (images)", "seeds"]
-    headings = [*names, "variant", *(["paper"] if shown else []), *own]
+    metric = metric_of(comparisons)
+    headings = [
+        *map(Heading, (*names, "variant")),
+        *([Heading("paper", unit="%", aside="%")] if shown else []),
+        Heading(metric, unit="%", aside="%"),
+        gain_heading(metric, baseline),
+        *TEST_HEADINGS,
+        Heading("seeds"),
+    ]
     lines = []
     for item, value in zip(comparisons, paper, strict=True):
         place = [Entry(part) for part in item.row.place] if names else []
@@ -82,16 +120,13 @@ def ablation_table(
                 Entry(item.row.method),
                 *([published_entry(value)] if shown else []),
                 metric_entry(item, item.metric),
-                Entry(in_points(item.gain)),
-                Entry(over_images(item.images)),
-                Entry(as_p(item.images)),
-                Entry(seeds_of(item)),
+                gain_entry(item.gain),
+                *test_entries(item.images),
+                seeds_entry(item),
             )
         )
     at = "" if names or not places else f" ({', '.join(places[0])})"
-    notes = (*notes_on(comparisons), *about_diverged(comparisons))
+    notes = notes_on(comparisons)
     if reference:
         notes += about_paper(shown)
-    return Table(
-        title + at, tuple(Heading(name) for name in headings), tuple(lines), len(names) + 1, notes
-    )
+    return Table(title + at, tuple(headings), tuple(lines), len(names) + 1, notes)

@@ -8,15 +8,12 @@ from rdcache.report import published
 from rdcache.report.comparison import Comparison
 from rdcache.report.entries import (
     MISSING,
-    about_diverged,
-    about_marks,
-    about_paper,
+    best_of,
     distinct,
-    marked,
     mean_by_seed,
     published_entry,
 )
-from rdcache.report.plain import notes_on
+from rdcache.report.notes import about_marks, about_paper, metric_of, notes_on
 from rdcache.report.tables import Entry, Heading, Table, as_percent, with_best
 
 
@@ -25,6 +22,7 @@ def methods_table(
 ) -> Table:
     """Teachers in blocks, methods as lines, students of each dataset as columns."""
     cells = {(*item.row.place, item.row.method): item for item in comparisons}
+    metric = metric_of(comparisons)
     columns = distinct(comparisons, lambda it: (it.row.dataset, it.row.student))
     lines_of = distinct(comparisons, lambda it: (it.row.teacher, it.row.method))
     taken: list[list[Entry]] = []
@@ -33,27 +31,24 @@ def methods_table(
         entries: list[Entry] = []
         for teacher in dict.fromkeys(teacher for teacher, _ in lines_of):
             block = [cells.get((dataset, t, student, m)) for t, m in lines_of if t == teacher]
-            entries += with_best([marked(item) for item in block])
+            entries += best_of(block, [item.values if item else {} for item in block])
         taken.append(entries)
-        headings.append(Heading(student, dataset))
-        paper = [published.published_accuracy(dataset, t, student, m) for t, m in lines_of]
+        headings.append(Heading(student, dataset, "%"))
+        paper = [published.published_accuracy(dataset, t, student, m, metric) for t, m in lines_of]
         if reference and any(value is not None for value in paper):
             taken.append([published_entry(value) for value in paper])
-            headings.append(Heading(f"{student}, paper", dataset))
+            headings.append(Heading(f"{student}, paper", dataset, "%"))
     lines = tuple(
         (Entry(teacher), Entry(method), *(column[number] for column in taken))
         for number, (teacher, method) in enumerate(lines_of)
     )
-    notes = (
-        *about_marks(comparisons, baseline),
-        *notes_on(comparisons),
-        *about_diverged(comparisons),
-    )
+    notes = (*about_marks(comparisons, baseline), *notes_on(comparisons))
     if reference:
         notes += about_paper(len(headings) > len(columns) + 2)
         notes += _about_teachers(
             list(dict.fromkeys(dataset for dataset, _ in columns)),
             list(dict.fromkeys(teacher for teacher, _ in lines_of)),
+            metric,
         )
     return Table(title, tuple(headings), lines, block=2, notes=notes)
 
@@ -67,23 +62,23 @@ def peft_table(
     pairs = distinct(comparisons, lambda it: (it.row.teacher, it.row.method))
     several = len({teacher for teacher, _ in pairs}) > 1
     headings = [Heading("dataset"), Heading("student")]
-    headings += [Heading(method, teacher if several else "") for teacher, method in pairs]
+    headings += [Heading(method, teacher if several else "", "%") for teacher, method in pairs]
     lines = []
     for dataset, student in places:
         found = [cells.get((dataset, teacher, student, method)) for teacher, method in pairs]
-        lines.append((Entry(dataset), Entry(student), *with_best([marked(it) for it in found])))
+        shown = best_of(found, [item.values if item else {} for item in found])
+        lines.append((Entry(dataset), Entry(student), *shown))
     whole = [
         place for place in places if all((place[0], t, place[1], m) in cells for t, m in pairs)
     ]
     if len(whole) > 1:
-        averages = [_average([cells[d, t, s, m] for d, s in whole]) for t, m in pairs]
-        lines.append((Entry("average"), Entry(f"of {len(whole)}"), *with_best(averages)))
-    notes = (
-        *about_marks(comparisons, baseline),
-        *notes_on(comparisons),
-        *about_diverged(comparisons),
-    )
-    if reference:
+        by_seed = [mean_by_seed([cells[d, t, s, m].values for d, s in whole]) for t, m in pairs]
+        averages = [as_percent(values) if values else MISSING for values in by_seed]
+        most = max(map(len, by_seed))
+        shown = with_best(averages, [len(values) == most for values in by_seed])
+        lines.append((Entry("average"), Entry(f"of {len(whole)}"), *shown))
+    notes = (*about_marks(comparisons, baseline), *notes_on(comparisons))
+    if reference and metric_of(comparisons) == published.METRIC:
         averages_there = ", ".join(f"{m} {v:.2f}" for m, v in published.PEFT_AVERAGES.items())
         notes += (
             f"The paper's averages over busi, btc, isic and covid with its three students and "
@@ -92,17 +87,16 @@ def peft_table(
     return Table(title, tuple(headings), tuple(lines), block=2, notes=notes)
 
 
-def _average(own: Sequence[Comparison]) -> Entry:
-    """Over datasets and students, seed by seed."""
-    means = mean_by_seed([item.values for item in own])
-    return as_percent(means) if means else MISSING
-
-
-def _about_teachers(datasets: Sequence[str], teachers: Sequence[str]) -> tuple[str, ...]:
+def _about_teachers(
+    datasets: Sequence[str], teachers: Sequence[str], metric: str
+) -> tuple[str, ...]:
     """The paper's accuracies of the teachers themselves."""
     notes = []
     for teacher in teachers:
-        there = {dataset: published.published_fine_tuned(dataset, teacher) for dataset in datasets}
+        there = {
+            dataset: published.published_fine_tuned(dataset, teacher, metric)
+            for dataset in datasets
+        }
         told = ", ".join(f"{name} {value:.2f}" for name, value in there.items() if value)
         if told:
             notes.append(f"{teacher} itself, fully fine-tuned, in the paper: {told}.")

@@ -12,26 +12,48 @@ import numpy as np
 from rdcache.errors import RunNotFoundError
 
 
-@lru_cache(maxsize=1024)
 def correct_by_uid(path: Path) -> Mapping[str, bool]:
     """Uid of each test image → whether the student's most probable class is its label.
+
+    A file is read once, and again when it has changed.
 
     Raises:
         RunNotFoundError: the file is missing or damaged.
     """
     try:
+        state = path.stat()
+    except OSError as error:
+        raise _unreadable(path, error) from None
+    return _read(path, state.st_mtime_ns, state.st_size)
+
+
+def same_images(several: Sequence[Mapping[int, Path]]) -> bool:
+    """Whether all predictions are of the same images; also where some have none to compare."""
+    if not all(several):
+        return True
+    tables = [correct_by_uid(path) for each in several for path in each.values()]
+    return all(table.keys() == tables[0].keys() for table in tables)
+
+
+@lru_cache(maxsize=1024)
+def _read(path: Path, changed: int, size: int) -> Mapping[str, bool]:
+    try:
         with path.open(encoding="utf-8", newline="") as file:
             return {row["uid"]: row["label"] == row["predicted"] for row in csv.DictReader(file)}
     except OSError as error:
-        raise RunNotFoundError(
-            "the predictions of this run cannot be read.", file=path, why=error.strerror
-        ) from None
+        raise _unreadable(path, error) from None
     except (KeyError, ValueError, csv.Error):
         raise RunNotFoundError(
             "the predictions of this run are damaged.",
             file=path,
             next="the same `rdcache distill` with --overwrite",
         ) from None
+
+
+def _unreadable(path: Path, error: OSError) -> RunNotFoundError:
+    return RunNotFoundError(
+        "the predictions of this run cannot be read.", file=path, why=error.strerror
+    )
 
 
 def in_step(

@@ -15,6 +15,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from rdcache.report.rows import PLAIN
+
 TEST_IMAGES: Mapping[str, int] = {
     "busi": 154,
     "btc": 394,
@@ -25,10 +27,11 @@ TEST_IMAGES: Mapping[str, int] = {
 STUDENTS = ("resnet18", "shufflenet", "mobilenet")
 TEACHERS = ("pmc-clip", "rad-densenet", "lvm-med")
 RD = ("rd", "rd-paper")  # rows that the paper's RD stands beside
+METRIC = "accuracy"  # the only one it has
 SOURCE = "Zhou et al., MICCAI 2024; one run each, 224 px, 240 epochs"
 
 # Table 3, plain students: dataset → accuracy of each of STUDENTS, as far as they are known here.
-PLAIN: Mapping[str, tuple[float, ...]] = {
+PLAIN_STUDENTS: Mapping[str, tuple[float, ...]] = {
     "busi": (77.92, 81.82, 80.52),
     "btc": (77.92, 78.17, 76.90),
     "isic": (70.50,),
@@ -72,7 +75,7 @@ FINE_TUNED: Mapping[str, tuple[float, float, float]] = {
 # Ablation on COVID-CT, by the names of pipelines/ablation.yaml. That the student is ResNet-18
 # follows from its counts; the teacher is not stated.
 ABLATION: Mapping[tuple[str, str, str], float] = {
-    ("covid", "resnet18", "none"): 75.86,
+    ("covid", "resnet18", PLAIN): 75.86,
     ("covid", "resnet18", "direct"): 80.79,
     ("covid", "resnet18", "co-training + KD"): 82.27,
 }
@@ -87,34 +90,40 @@ GAINS: Mapping[str, tuple[float | None, float | None, float | None]] = {
 }
 
 
-def published_accuracy(dataset: str, teacher: str, student: str, method: str) -> float | None:
+def published_accuracy(
+    dataset: str, teacher: str, student: str, method: str, metric: str = METRIC
+) -> float | None:
     """What Tables 3 and 4 have for a cell, in per cent; None where they have nothing, or nothing
-    sound.
+    sound, or are of another metric.
     """
-    if teacher not in TEACHERS or student not in STUDENTS:
+    if metric != METRIC or teacher not in TEACHERS or student not in STUDENTS:
         return None
-    if method == "none":
-        plain = PLAIN.get(dataset, ())
+    if method == PLAIN:
+        plain = PLAIN_STUDENTS.get(dataset, ())
         return dict(zip(STUDENTS, plain, strict=False)).get(student)
     if method in RD and (dataset, student) in REPROGRAMMED:
         return REPROGRAMMED[dataset, student][TEACHERS.index(teacher)]
     return OTHERS.get((dataset, teacher, student, "rd" if method in RD else method))
 
 
-def published_ablation(dataset: str, student: str, method: str) -> float | None:
+def published_ablation(
+    dataset: str, student: str, method: str, metric: str = METRIC
+) -> float | None:
     """What the ablation has for one of its rows, whatever the teacher."""
+    if metric != METRIC:
+        return None
     return ABLATION.get((dataset, student, method))
 
 
-def published_gain(dataset: str, teacher: str, method: str) -> float | None:
-    """The mean gain of Table 6 over the paper's students, in points."""
-    if method not in RD or teacher not in TEACHERS:
+def published_gain(dataset: str, teacher: str, method: str, metric: str = METRIC) -> float | None:
+    """The mean gain of Table 6 over plain students, all three of the paper's, in points."""
+    if metric != METRIC or method not in RD or teacher not in TEACHERS:
         return None
     return GAINS.get(dataset, (None, None, None))[TEACHERS.index(teacher)]
 
 
-def published_fine_tuned(dataset: str, teacher: str) -> float | None:
+def published_fine_tuned(dataset: str, teacher: str, metric: str = METRIC) -> float | None:
     """The accuracy of the teacher itself, fully fine-tuned."""
-    if teacher not in TEACHERS or dataset not in FINE_TUNED:
+    if metric != METRIC or teacher not in TEACHERS or dataset not in FINE_TUNED:
         return None
     return FINE_TUNED[dataset][TEACHERS.index(teacher)]

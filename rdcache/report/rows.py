@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from rdcache.distillation import Run
 from rdcache.distillation.config import CIRCUMSTANCES
-from rdcache.distillation.diverged import DIVERGED
-from rdcache.distillation.run import PREDICTIONS, RESULT
-from rdcache.errors import RunNotFoundError
+from rdcache.distillation.run import PREDICTIONS
 
 METRICS = ("accuracy", "balanced_accuracy", "macro_f1", "auroc")
 LEAK_FREE = "accuracy_without_leaks"
 PLAIN = "none"  # reads no teacher
+SETTLED = ("amp",)  # chosen for a student, a method and a machine, where it is not given
 # What a comparison is about, or what follows from the store and the machine.
-OF_THE_ROW = {"student", "method", "method_options", "teacher_head", "amp", "shuffle"}
+OF_THE_ROW = {"student", "method", "method_options", "teacher_head", "shuffle", *SETTLED}
 
 
 @dataclass(frozen=True)
@@ -26,14 +24,17 @@ class Row:
     """One method on one dataset; metrics are fractions, one per seed.
 
     Attributes:
+        method: what the row is called.
         values: metric name → seed → value.
-        factor: what the method's reference weights were multiplied with, if they were tuned.
-        diverged: seeds with which training came to no student.
-        predictions: seed → file of predictions on the test images.
+        diverged: seeds with which training came to no student → why.
+        runs: seed → folder of the run; predictions on the test images lie in it.
         leaked: uids of test images that also occur in training.
-        training: the options that a fair comparison has in common, such as `epochs`.
+        training: the options that a fair comparison has in common, such as `epochs`, and `amp`.
+        data: the same of the store: digest of the dataset, which views of it were cached.
         sizes: what is told of the dataset: `classes`, and numbers of `train`, `val`, `test` images.
-        tuning: how the factor was chosen, as JSON values.
+        tuning: how the `factor` was chosen, as JSON values, if the weights were tuned.
+        underlying: the method without what tells the row from others of that method.
+        source: the teacher whose tensors were read, where that is an adapted one.
     """
 
     dataset: str
@@ -41,26 +42,57 @@ class Row:
     student: str
     method: str
     values: Mapping[str, Mapping[int, float]]
-    factor: float | None = None
-    diverged: tuple[int, ...] = ()
-    predictions: Mapping[int, Path] = field(default_factory=dict)
+    diverged: Mapping[int, str] = field(default_factory=dict)
+    runs: Mapping[int, Path] = field(default_factory=dict)
     leaked: frozenset[str] = frozenset()
     training: Mapping[str, Any] = field(default_factory=dict)
+    data: Mapping[str, Any] = field(default_factory=dict)
     sizes: Mapping[str, int] = field(default_factory=dict)
     tuning: Mapping[str, Any] | None = None
+    underlying: str = ""
+    source: str = ""
 
     @property
     def place(self) -> tuple[str, str, str]:
         """What a row has in common with those that it can be compared with."""
         return self.dataset, self.teacher, self.student
 
+    @property
+    def factor(self) -> float | None:
+        """What the method's reference weights were multiplied with, if they were tuned."""
+        return None if self.tuning is None else float(self.tuning["factor"])
+
+    @property
+    def seeds(self) -> set[int]:
+        """Those with which anything was measured."""
+        return {seed for values in self.values.values() for seed in values}
+
+    @property
+    def predictions(self) -> dict[int, Path]:
+        """Seed → file of predictions on the test images."""
+        return {seed: folder / PREDICTIONS for seed, folder in self.runs.items()}
+
+    def is_of(self, method: str) -> bool:
+        """Whether it is a row of a method, whatever it is called."""
+        return method == (self.underlying or self.method)
+
+    def trained_as(self, other: Row) -> bool:
+        """Whether two rows have options of training and data in common. Of what each machine
+        settles by itself nothing is asked; a table says where it differs.
+        """
+        return self._conditions() == other._conditions()
+
+    def _conditions(self) -> tuple[object, ...]:
+        training = {name: it for name, it in self.training.items() if name not in SETTLED}
+        return training, self.data, self.sizes, self.leaked
+
 
 def row_of(
     place: tuple[str, str, str],
     method: str,
     runs: Sequence[Run],
-    factor: float | None = None,
-    diverged: tuple[int, ...] = (),
+    diverged: Mapping[int, str] | None = None,
+    tuning: Mapping[str, Any] | None = None,
 ) -> Row:
     """Collect what the runs of a row have measured. Of a teacher that `rdcache adapt` has made of
     another, the row is of that other one, and its method `lora + kd`.
@@ -68,90 +100,57 @@ def row_of(
     Args:
         place: dataset, teacher, student.
         method: what the row is called.
+        diverged: seed → why, of those that came to no student.
+        tuning: as `Row.tuning`.
     """
+    underlying = runs[0].result["method"] if runs else method
+    source = ""
     if runs and (adapted := runs[0].result["teacher"].get("adapted")):
-        place = (place[0], adapted["teacher"], place[2])
-        method = method if method == PLAIN else f"{adapted['method']} + {method}"
-    values: dict[str, dict[int, float]] = {}
-    for run in runs:
-        for name in (*METRICS, LEAK_FREE):
-            if isinstance(value := run.metrics.get(name), float):
-                values.setdefault(name, {})[run.seed] = value
+        place, source = (place[0], adapted["teacher"], place[2]), place[1]
+        if underlying != PLAIN:
+            method = f"{adapted['method']} + {method}"
+            underlying = f"{adapted['method']} + {underlying}"
     first = runs[0] if runs else None
     return Row(
         *place,
         method,
-        values,
-        factor,
-        diverged,
-        predictions={run.seed: run.path / PREDICTIONS for run in runs},
+        _values(runs),
+        dict(diverged or {}),
+        runs={run.seed: run.path for run in runs},
         leaked=frozenset(first.result.get("leaked_test_uids", ())) if first else frozenset(),
-        training=training_options(first.config["config"]) if first else {},
+        training=training_of(first.config["config"]) if first else {},
+        data=data_of(first.result) if first else {},
         sizes=_sizes(first.result) if first else {},
+        tuning=tuning,
+        underlying=underlying,
+        source=source,
     )
 
 
-def rows_of_folders(folders: Sequence[Path]) -> list[Row]:
-    """Rows of all finished runs in some folders: place by place, plain students first.
+def distinguished(rows: Sequence[Row]) -> list[Row]:
+    """The rows, no two of one place by one name.
 
-    Runs that differ in their seed alone make a row. Where a method was run with several sets of
-    options, its rows are called by what differs: `rd (beta=0)`.
-
-    Raises:
-        RunNotFoundError: no finished run lies in one of them.
+    The plain student of an adapted teacher is that of the teacher itself, if both were trained
+    alike, and stands there once. Others of one name, as by two adaptations of one kind, get the
+    name of what they have read, or a number.
     """
-    groups: dict[Path, list[Run]] = {}
-    for folder in folders:
-        found = sorted(path.parent for path in folder.rglob(RESULT))
-        if not found:
-            raise RunNotFoundError("there is no finished run in this folder.", folder=folder)
-        for path in found:
-            runs = groups.setdefault(path.parent.resolve(), [])
-            if all(path.resolve() != run.path.resolve() for run in runs):
-                runs.append(Run(path))
-    labels = _labels(groups)
-    rows = [
-        row_of(_place(runs[0]), labels[group], runs, diverged=_diverged_in(group))
-        for group, runs in groups.items()
-    ]
-    return sorted(rows, key=lambda row: (row.place, not row.method.startswith(PLAIN), row.method))
+    own = [row for row in rows if not row.source]
+    kept = [row for row in rows if not _stands_elsewhere(row, [*own, *rows])]
+    for tell in (_with_source, _with_number):
+        taken: dict[tuple[str, ...], list[int]] = {}
+        for index, row in enumerate(kept):
+            taken.setdefault((*row.place, row.method), []).append(index)
+        for same in taken.values():
+            for number, index in enumerate(same, 1):
+                if len(same) > 1:
+                    kept[index] = tell(kept[index], number)
+    return kept
 
 
-def _place(run: Run) -> tuple[str, str, str]:
-    result = run.result
-    return result["dataset"]["name"], result["teacher"]["name"], result["student"]
-
-
-def _labels(groups: Mapping[Path, Sequence[Run]]) -> dict[Path, str]:
-    """A name for each group of runs: its method, and what tells it from others of its method."""
-    alike: dict[tuple[str, ...], list[Path]] = defaultdict(list)
-    for group, (first, *_) in groups.items():
-        adapted = first.result["teacher"].get("adapted", {"teacher": _place(first)[1]})
-        kind = (_place(first)[0], adapted["teacher"], _place(first)[2], adapted.get("method", ""))
-        alike[(*kind, first.result["method"])].append(group)
-    labels = {}
-    for (*_, method), members in alike.items():
-        options = {group: _options(groups[group][0]) for group in members}
-        differing = _differing(options.values())
-        for group in members:
-            own = ", ".join(f"{name}={options[group].get(name)}" for name in differing)
-            labels[group] = f"{method} ({own})" if own else method
-    return labels
-
-
-def _differing(several: Iterable[Mapping[str, Any]]) -> list[str]:
-    """Names whose values are not the same everywhere; the store's only if nothing else tells."""
-    several = list(several)
-    names = dict.fromkeys(name for options in several for name in options)
-    differing = [n for n in names if any(o.get(n) != several[0].get(n) for o in several)]
-    return [name for name in differing if name != "store"] or differing
-
-
-def _options(run: Run) -> dict[str, Any]:
-    config = run.config["config"]
-    own = {name: value for name, value in config.items() if name not in CIRCUMSTANCES}
-    method_options = own.pop("method_options", {})
-    return {**method_options, **own, "store": run.config["store"]["fingerprint"][:8]}
+def training_of(config: Mapping[str, Any]) -> dict[str, Any]:
+    """How a row was trained: `training_options`, and what was settled."""
+    settled = {name: config[name] for name in SETTLED if name in config}
+    return {**training_options(config), **settled}
 
 
 def training_options(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -160,15 +159,56 @@ def training_options(config: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in config.items() if name not in left_out}
 
 
+def data_of(result: Mapping[str, Any]) -> dict[str, Any]:
+    """What the images and their cached views were, whichever teacher has seen them."""
+    facts = {}
+    if digest := result["dataset"].get("digest"):
+        facts["dataset digest"] = str(digest)[:12]
+    views = result.get("views")
+    if isinstance(views, Mapping):
+        facts |= {f"cached views' {name}": value for name, value in views.items()}
+    return facts
+
+
+def _stands_elsewhere(row: Row, others: Iterable[Row]) -> bool:
+    """Whether a row is of a plain student that the first like it stands for already."""
+    if not row.is_of(PLAIN):
+        return False
+    alike = (
+        other
+        for other in others
+        if (*other.place, other.method) == (*row.place, row.method)
+        and other.is_of(PLAIN)
+        and other.trained_as(row)
+    )
+    return row.source != "" and next(alike, row) is not row
+
+
+def _with_source(row: Row, number: int) -> Row:
+    return replace(row, method=f"{row.method} ({row.source})") if row.source else row
+
+
+def _with_number(row: Row, number: int) -> Row:
+    return replace(row, method=f"{row.method} ({number})")
+
+
+def _values(runs: Sequence[Run]) -> dict[str, dict[int, float]]:
+    """Metric → seed → value. Without leaks, the accuracy is the leak-free accuracy as well."""
+    values: dict[str, dict[int, float]] = {}
+    for run in runs:
+        metrics = dict(run.metrics)
+        if not run.result.get("leaked_test_uids"):
+            metrics.setdefault(LEAK_FREE, metrics.get("accuracy"))
+        for name in (*METRICS, LEAK_FREE):
+            if isinstance(value := metrics.get(name), float):
+                values.setdefault(name, {})[run.seed] = value
+    return values
+
+
 def _sizes(result: Mapping[str, Any]) -> dict[str, int]:
     return {
         "classes": len(result["dataset"]["classes"]),
-        "train": result.get("training", {}).get("samples", 0),
-        "val": result.get("val", {}).get("n", 0),
+        "train": (result.get("training") or {}).get("samples", 0),
+        "val": (result.get("val") or {}).get("n", 0),
         "test": result["test"]["n"],
     }
-
-
-def _diverged_in(group: Path) -> tuple[int, ...]:
-    seeds = (path.parent.name.removeprefix("seed") for path in group.glob(f"seed*/{DIVERGED}"))
-    return tuple(sorted(int(seed) for seed in seeds if seed.isdecimal()))

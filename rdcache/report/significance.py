@@ -34,6 +34,11 @@ class Gain:
     high: float
     pairs: int
 
+    def as_facts(self) -> dict[str, float | None]:
+        """As JSON values. JSON has no infinity, which the interval of a single seed would need."""
+        numbers = {"mean": self.mean, "low": self.low, "high": self.high, "pairs": self.pairs}
+        return {name: value if math.isfinite(value) else None for name, value in numbers.items()}
+
 
 @dataclass(frozen=True)
 class ImageTest:

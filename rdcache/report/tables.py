@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from statistics import fmean, stdev
+
+SURE = 0.05
+MARK = " †"
 
 
 @dataclass(frozen=True)
@@ -13,28 +16,53 @@ class Entry:
 
     Attributes:
         text: as people read it.
-        mean, std: the numbers behind it, in the unit of the text; None where it is no number, or
-            one without a spread.
+        mean: the number behind it, in the unit of its heading; None where it is no number.
+        further: what else the text says, by name: `std`, or the bounds `low` and `high`.
         best: whether it is the best of those that it competes with.
     """
 
     text: str
     mean: float | None = None
-    std: float | None = None
+    further: Mapping[str, float] = field(default_factory=dict)
     best: bool = False
+
+
+MISSING = Entry("–")
 
 
 @dataclass(frozen=True)
 class Heading:
-    """What stands over a column; neighbours of one group share what stands over that."""
+    """What stands over a column; neighbours of one group share what stands over that.
+
+    Attributes:
+        unit: of the numbers below, for those who read numbers alone.
+        aside: what people should know of the texts below.
+    """
 
     name: str
     group: str = ""
+    unit: str = ""
+    aside: str = ""
+
+    @property
+    def shown(self) -> str:
+        """As it stands below its group."""
+        return f"{self.name} ({self.aside})" if self.aside else self.name
 
     @property
     def joined(self) -> str:
         """Both in one line."""
-        return f"{self.group} · {self.name}" if self.group else self.name
+        return f"{self.group} · {self.shown}" if self.group else self.shown
+
+    def of_number(self, which: str = "") -> str:
+        """Over a column of numbers alone.
+
+        >>> Heading("accuracy", "busi", "%").of_number("std")
+        'busi · accuracy std (%)'
+        """
+        name = " · ".join(filter(None, (self.group, self.name)))
+        name = f"{name} {which}".strip()
+        return f"{name} ({self.unit})" if self.unit else name
 
 
 @dataclass(frozen=True)
@@ -63,7 +91,7 @@ def as_percent(values: Sequence[float]) -> Entry:
     if len(values) < 2:
         return Entry(f"{mean:.1f}", mean)
     std = 100 * stdev(values)
-    return Entry(f"{mean:.1f} ± {std:.1f}", mean, std)
+    return Entry(f"{mean:.1f} ± {std:.1f}", mean, {"std": std})
 
 
 def as_gain(values: Sequence[float]) -> Entry:
@@ -77,11 +105,16 @@ def as_gain(values: Sequence[float]) -> Entry:
     return replace(entry, text=f"{sign}{entry.text}")
 
 
-def with_best(entries: Sequence[Entry]) -> list[Entry]:
+def with_best(entries: Sequence[Entry], competing: Sequence[bool]) -> list[Entry]:
     """Mark the largest means of those that compete, if there is anything to win."""
-    means = [round(entry.mean, 9) for entry in entries if entry.mean is not None]
-    if len(means) < 2:
+    means = [
+        round(entry.mean, 9) if entry.mean is not None and competes else None
+        for entry, competes in zip(entries, competing, strict=True)
+    ]
+    known = [mean for mean in means if mean is not None]
+    if len(known) < 2:
         return list(entries)
     return [
-        replace(it, best=it.mean is not None and round(it.mean, 9) == max(means)) for it in entries
+        replace(entry, best=mean is not None and mean == max(known))
+        for entry, mean in zip(entries, means, strict=True)
     ]

@@ -143,8 +143,8 @@ per_method: {{rd: {{method_options: {{width: 16}}}}}}
     )
     arguments = ("run", str(recipe), "--out", str(tmp_path / "runs"))
     report = as_json(*arguments, "--table", str(tmp_path / "table.md"))
-    assert [cell["method"] for cell in report["cells"]] == ["none", "rd"]
-    assert report["cells"][1]["gain"]["pairs"] == 2
+    assert [row["method"] for row in report["rows"]] == ["none", "rd"]
+    assert report["rows"][1]["gain"]["pairs"] == 2
     assert "gain" in (tmp_path / "table.md").read_text()
     results = {p: p.stat().st_mtime_ns for p in (tmp_path / "runs").rglob("result.json")}
     assert len(results) == 4

@@ -53,7 +53,11 @@ def test_a_recipe_is_run_and_laid_out_and_its_folders_are_as_well(
     assert co_training["over_images"]["images"] > 0
     assert 0 < co_training["over_images"]["p"] <= 1
     assert co_training["gain"]["low"] is None, "of a single seed there is no interval"
-    assert (wild["metrics"], wild["diverged"]) == ({}, [0])
+    assert wild["metrics"] == {}
+    assert list(wild["diverged"]) == ["0"]
+    assert list(none["runs"]) == ["0"]
+    ran = CliRunner().invoke(cli, ("run", str(recipe), *place, "--json"), catch_exceptions=False)
+    assert json.loads(ran.stdout) == report, "one shape for both"
     results = {path: path.stat().st_mtime_ns for path in runs.rglob("result.json")}
     assert len(results) == 2
 
@@ -61,14 +65,15 @@ def test_a_recipe_is_run_and_laid_out_and_its_folders_are_as_well(
     assert "co-training" in text
     assert "diverged" in text
     table = tmp_path / "table.tex"
-    wanted = ("--form", "methods", "--format", "latex", "--table", str(table))
+    wanted = ("--form", "methods", "--table", str(table))
     assert compared(str(recipe), *place, *wanted) == ""
     assert r"\begin{tabular}" in table.read_text()
     assert {path: path.stat().st_mtime_ns for path in runs.rglob("result.json")} == results
 
     heading, *lines = csv.reader(compared(str(runs), "--format", "csv").splitlines())
-    assert heading[3:5] == ["method", "accuracy"]
-    assert [line[3] for line in lines] == ["none", "rd"], "folders know methods, not variants"
+    assert heading[3:5] == ["method", "accuracy (%)"]
+    names = [line[3] for line in lines]
+    assert names == ["none (lr=0.005)", "none (lr=1e+30)", "rd"], "they know no variants"
 
 
 def test_mistakes_are_one_sentence(
@@ -81,7 +86,14 @@ def test_mistakes_are_one_sentence(
         ((str(recipe), str(folder)), 2, "one recipe is compared, or folders"),
         ((str(folder), "--table", str(folder / "no" / "t.md")), 2, "no folder for the table"),
         (("no_such.yaml",), 2, "no recipe named 'no_such.yaml'"),
+        (("typo",), 2, "no such folder of runs"),
+        ((str(folder), "typo"), 2, "no such folder or recipe"),
+        ((str(recipe), "--table", str(folder)), 2, "this is a folder"),
+        ((str(recipe), "--metric", "acuracy"), 2, "acuracy"),
+        ((str(recipe), "--baseline", "direkt"), 2, "no row named 'direkt'"),
+        ((str(folder), "--out", str(folder)), 2, "--out is of a recipe"),
         ((str(folder), "--form", "table9"), 2, "table9"),
     ):
         assert run_command_line(("compare", *arguments)) == status
         assert sentence in capsys.readouterr().err
+    assert not list(tmp_path.rglob("config.yaml")), "refused before anything is trained"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -110,11 +111,15 @@ def test_one_that_diverges_is_set_aside_and_the_others_are_finished(
 ) -> None:
     """It diverges in its second epoch, when it has a checkpoint and the others go on."""
     original = Trainer._require_finite
+    noted: list[str] = []
 
     def of_a_loss_that_is_none(trainer: Trainer, line: dict[str, Any]) -> None:
         if trainer.config.student == "mobilenet" and trainer.epoch == 1:
             assert list((tmp_path / "runs").rglob("*mobilenet*/seed4/checkpoint*"))
             line["loss"] = float("nan")
+        elif trainer.epoch == 2:  # of those that go on
+            (record,) = (tmp_path / "runs").rglob("diverged.json")
+            noted.append(json.loads(record.read_text())["of"]["dataset"]["name"])
         original(trainer, line)
 
     monkeypatch.setattr(Trainer, "_require_finite", of_a_loss_that_is_none)
@@ -124,6 +129,7 @@ def test_one_that_diverges_is_set_aside_and_the_others_are_finished(
     with pytest.raises(TrainingError, match="mobilenet by none, seed 4") as caught:
         distill_many(tiny.store, configs(options(epochs=3), first, failing, *rest))
     assert caught.value.facts["others"] == "3 finished"
+    assert noted, "while the others go on"
     assert "epoch 1" in caught.value.facts["why"]
     assert "--lr" in caught.value.facts["next"]
     assert not list((tmp_path / "runs").rglob("checkpoint*"))

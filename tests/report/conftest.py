@@ -29,9 +29,11 @@ def finished(tmp_path: Path) -> Callable[..., Path]:
         method_options: dict[str, Any] | None = None,
         adapted: dict[str, str] | None = None,
         store: str = "f",
+        fit: str = "",
+        below: str = "runs",
         **options: Any,
     ) -> Path:
-        folder = tmp_path / "runs" / "-".join((dataset, teacher, student, method, digest))
+        folder = tmp_path / below / "-".join((dataset, teacher, student, method, digest))
         folder /= f"seed{seed}"
         folder.mkdir(parents=True)
         config = {"method": method, "epochs": 3, "out": "x", **options}
@@ -59,6 +61,9 @@ def finished(tmp_path: Path) -> Callable[..., Path]:
             "test": test,
             "leaked_test_uids": [f"u{number}" for number in leaked],
         }
+        if fit:
+            result["views"] = {"name": "random", "count": 8, "fit": fit}
+            result["dataset"] = {**result["dataset"], "digest": "0f" * 32}  # type: ignore[dict-item]
         (folder / "result.json").write_text(json.dumps(result))
         return folder
 

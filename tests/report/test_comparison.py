@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from scipy import stats
 
-from rdcache.report import Row, as_markdown, compare, in_percent, paired_gain, plain_table
+from rdcache.report import Row, as_markdown, compare, paired_gain, plain_table, require_names
+from rdcache.report.predictions import correct_by_uid
 
 
 def row(method: str, *accuracies: float) -> Row:
@@ -58,4 +61,71 @@ def test_the_plain_table_shows_percent_and_points() -> None:
     table = as_markdown(plain_table("t", compare([row("none", 0.70, 0.72), row("rd", 0.80, 0.82)])))
     assert "| busi | t | s | none | 71.0 ± 1.4 | – | – | – |  | 2 |" in table
     assert "| busi | t | s | rd | 81.0 ± 1.4 | – | – | – | +10.0 (+10.0 to +10.0) | 2 |" in table
-    assert in_percent([0.5]) == "50.0"
+    assert "| method | accuracy (%) |" in table
+    assert "accuracy gain over none (95 %)" in table
+
+
+def budget(method: str, epochs: int, underlying: str = "", **more: Any) -> Row:
+    training = {"epochs": epochs, **more}
+    values = {"accuracy": {0: 0.5 + epochs / 1000}}
+    return Row("busi", "t", "s", method, values, training=training, underlying=underlying)
+
+
+def test_of_several_plain_students_each_row_stands_beside_the_one_trained_alike() -> None:
+    short, long = budget("none (epochs=40)", 40, "none"), budget("none (epochs=240)", 240, "none")
+    rd, slow, odd = budget("rd (epochs=40)", 40), budget("rd (epochs=240)", 240), budget("kd", 60)
+    compared = compare([short, long, rd, slow, odd])
+    assert [item.base for item in compared] == [None, None, short, long, None]
+    assert compared[4].candidates == ("none (epochs=40)", "none (epochs=240)")
+    (note,) = plain_table("t", compared).notes
+    assert "kd has no gain" in note
+    assert "--baseline 'none (epochs=240)'" in note
+    assert [item.base for item in compare([short, long, rd], baseline=long.method)] == [
+        long,
+        None,
+        long,
+    ]
+
+
+def test_other_arithmetic_is_said_but_is_no_other_budget() -> None:
+    plain, rd = budget("none", 40, amp="off"), budget("rd", 40, amp="bfloat16")
+    item = compare([plain, rd])[1]
+    assert item.base is plain
+    assert item.unequal == {"amp": ("bfloat16", "off")}
+    exact = budget("none (amp=bfloat16)", 40, "none", amp="bfloat16")
+    other = budget("none (amp=off)", 40, "none", amp="off")
+    assert compare([other, exact, rd])[2].base is exact
+
+
+def test_a_gain_of_some_seeds_alone_says_of_which() -> None:
+    plain, rd = compare([row("none", 0.7, 0.7), row("rd", 0.8, 0.9, 0.8)])
+    (note,) = plain_table("t", [plain, rd]).notes
+    assert note == "The gain of rd over none is of seeds 0, 1 alone."
+    none_common = Row("busi", "t", "s", "kd", {"accuracy": {7: 0.9}})
+    assert "no seed in common" in plain_table("t", compare([plain.row, none_common])).notes[0]
+
+
+def test_notes_say_of_which_place_they_are() -> None:
+    rows = [budget("none", 40), budget("rd", 240), Row("covid", "t", "s", "none", {})]
+    (note,) = plain_table("t", compare(rows)).notes
+    assert note.startswith("busi, t, s: rd is compared with none at epochs 240")
+
+
+def test_a_gain_has_no_infinity_in_json() -> None:
+    gain = paired_gain({0: 0.75}, {0: 0.5})
+    assert gain is not None
+    assert gain.as_facts() == {"mean": 0.25, "low": None, "high": None, "pairs": 1}
+
+
+def test_a_grid_in_which_everything_diverged_is_no_slip_in_the_metrics_name() -> None:
+    rows = [Row("busi", "t", "s", "none", {}, diverged={0: "the loss is NaN."})]
+    require_names(rows, "accuracy", "none")
+    assert "diverged" in as_markdown(plain_table("t", compare(rows)))
+
+
+def test_predictions_that_were_written_anew_are_read_anew(tmp_path: Path) -> None:
+    path = tmp_path / "predictions.csv"
+    path.write_text("uid,label,predicted\nu0,a,a\n")
+    assert correct_by_uid(path) == {"u0": True}
+    path.write_text("uid,label,predicted\nu0,a,bb\n")
+    assert correct_by_uid(path) == {"u0": False}

@@ -7,7 +7,7 @@ import pytest
 from rdcache.report import published
 
 CELLS = [
-    *((dataset, value) for dataset, values in published.PLAIN.items() for value in values),
+    *((dataset, value) for dataset, values in published.PLAIN_STUDENTS.items() for value in values),
     *((key[0], value) for key, values in published.REPROGRAMMED.items() for value in values),
     *((key[0], value) for key, value in published.OTHERS.items()),
     *((key[0], value) for key, value in published.ABLATION.items()),
@@ -40,3 +40,33 @@ def test_other_teachers_and_students_have_no_number() -> None:
     assert published.published_accuracy("busi", "efficientnet-lite2", "resnet18", "none") is None
     assert published.published_accuracy("busi", "lvm-med", "shufflenet-x0.5", "rd") is None
     assert published.published_accuracy("busi", "lvm-med", "resnet18", "crd") is None
+
+
+def test_what_is_listed_as_misprinted_is_not_there() -> None:
+    accuracy, gain = published.published_accuracy, published.published_gain
+    missing = [
+        accuracy("busi", "lvm-med", "resnet18", "adaptformer"),
+        accuracy("isic", "lvm-med", "resnet18", "adaptformer"),
+        accuracy("busi", "lvm-med", "shufflenet", "vpt"),
+        accuracy("busi", "lvm-med", "shufflenet", "vqt"),
+        accuracy("covid", "lvm-med", "resnet18", "lpt"),
+        *(
+            accuracy(dataset, teacher, student, "mgd")
+            for dataset in published.TEST_IMAGES
+            for teacher in published.TEACHERS
+            for student in published.STUDENTS
+        ),
+        published.published_ablation("covid", "resnet18", "rd"),
+        *(gain("busi", teacher, "rd") for teacher in published.TEACHERS),
+        gain("btc", "pmc-clip", "rd"),
+    ]
+    assert set(missing) == {None}
+    assert published.PEFT_AVERAGES.keys() == {"melo", "rd"}
+    assert 85.71 not in published.ABLATION.values()
+
+
+def test_the_paper_has_accuracies_alone() -> None:
+    assert published.published_accuracy("busi", "lvm-med", "resnet18", "rd") == 88.96
+    assert published.published_accuracy("busi", "lvm-med", "resnet18", "rd", "macro_f1") is None
+    assert published.published_gain("isic", "lvm-med", "rd", "auroc") is None
+    assert published.published_fine_tuned("isic", "lvm-med", "auroc") is None

@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from rdcache.errors import RunNotFoundError, UnknownNameError
-from rdcache.report import compare, require_names, rows_of_folders
+from rdcache.distillation.diverged import record_divergence
+from rdcache.errors import RunNotFoundError, TrainingError, UnknownNameError
+from rdcache.report import (
+    Row,
+    compare,
+    distinguished,
+    plain_table,
+    require_names,
+    rows_of_folders,
+)
 
 GOOD, FAIR = [True] * 9 + [False], [True] * 6 + [False] * 4
 
@@ -21,7 +32,7 @@ def test_runs_that_differ_in_their_seed_alone_make_a_row(
         finished("none", seed, FAIR)
     none, rd = rows_of_folders([tmp_path / "runs", tmp_path / "runs"])
     assert (none.method, rd.method) == ("none", "rd")
-    assert rd.values == {"accuracy": {0: 0.9, 1: 0.9}}
+    assert rd.values["accuracy"] == {0: 0.9, 1: 0.9}
     assert rd.sizes == {"classes": 2, "train": 20, "val": 5, "test": 10}
     _, compared = compare([none, rd])
     assert compared.gain is not None
@@ -80,14 +91,138 @@ def test_leaked_images_are_left_out_where_the_metric_leaves_them_out(
     assert rd.images.mean == pytest.approx(3 / 8)
 
 
-def test_runs_on_other_test_images_are_not_tested_on_them(
+def test_runs_on_other_test_images_are_not_compared(
     finished: Callable[..., Path], tmp_path: Path
 ) -> None:
     finished("rd", 0, GOOD)
     finished("none", 0, FAIR[:8])
-    rd = compare(rows_of_folders([tmp_path / "runs"]))[1]
+    none, rd = compare(rows_of_folders([tmp_path / "runs"]))
     assert rd.images is None
+    assert rd.gain is None
+    assert any("other test images" in note for note in plain_table("t", [none, rd]).notes)
+
+
+def test_images_that_were_cut_otherwise_are_said(
+    finished: Callable[..., Path], tmp_path: Path
+) -> None:
+    finished("rd", 0, GOOD, fit="center", store="a")
+    finished("none", 0, FAIR, fit="squash", store="b")
+    rd = compare(rows_of_folders([tmp_path / "runs"]))[1]
+    assert rd.unequal == {"cached views' fit": ("center", "squash")}
+
+
+def test_without_leaks_the_accuracy_is_the_leak_free_one(
+    finished: Callable[..., Path], tmp_path: Path
+) -> None:
+    finished("rd", 0, GOOD)
+    finished("none", 0, FAIR)
+    _, rd = compare(rows_of_folders([tmp_path / "runs"]), "accuracy_without_leaks")
+    assert rd.values == {0: 0.9}
     assert rd.gain is not None
+    assert rd.images is not None
+    headings = [heading.name for heading in plain_table("t", [rd]).headings]
+    assert "accuracy_without_leaks" not in headings, "it would say the same twice"
+
+
+def test_what_is_no_finished_student_is_left_out_and_said(
+    finished: Callable[..., Path], tmp_path: Path
+) -> None:
+    runs = tmp_path / "runs"
+    finished("rd", 0, GOOD)
+    adapted = {"schema": 1, "seed": 0, "test": {}, "dataset": {}, "adapted": {}, "teacher": {}}
+    for name, text in (
+        ("adapt", json.dumps(adapted)),
+        ("foreign", json.dumps({"score": 1})),
+        ("list", "[]"),
+        ("damaged", "{"),
+        ("other", json.dumps({**adapted, "student": "s", "method": "rd", "training": 0})),
+    ):
+        (runs / name).mkdir()
+        (runs / name / "result.json").write_text(text)
+    finished("kd", 1, GOOD)
+    (runs / "busi-t-s-kd-" / "seed1" / "result.json").unlink()
+    notes: list[str] = []
+    (row,) = rows_of_folders([runs], notes.append)
+    assert row.method == "rd"
+    assert any("adapted teacher" in note and "adapt/result.json" in note for note in notes)
+    assert any("damaged" in note for note in notes)
+    assert any("not finished" in note and "busi-t-s-kd-" in note for note in notes)
+
+
+def test_seeds_of_one_configuration_are_one_row_wherever_they_lie(
+    finished: Callable[..., Path], tmp_path: Path
+) -> None:
+    for seed, below in ((0, "one"), (1, "other")):
+        finished("rd", seed, GOOD, below=below)
+    finished("rd", 0, FAIR, below="third")
+    notes: list[str] = []
+    folders = [tmp_path / name for name in ("one", "other", "third")]
+    (row,) = rows_of_folders(folders, notes.append)
+    assert row.values["accuracy"] == {0: 0.9, 1: 0.9}
+    assert any("seed 0 of rd is there twice" in note and "third" in note for note in notes)
+
+
+def test_a_method_whose_seeds_all_diverged_is_a_row(
+    finished: Callable[..., Path], tmp_path: Path
+) -> None:
+    finished("none", 0, FAIR)
+    for seed in (0, 1):
+        folder = finished("kd", seed, GOOD)
+        (folder / "result.json").unlink()
+        record_divergence(folder, TrainingError("the loss is NaN."), {})
+    for name, text in (("x", "[]"), ("y", "{"), ("z", '{"summary": "", "of": {"dataset": 1}}')):
+        shutil.copytree(folder, tmp_path / "runs" / name)
+        (tmp_path / "runs" / name / "diverged.json").write_text(text)
+    none, kd = rows_of_folders([tmp_path / "runs"])
+    assert (kd.method, kd.place) == ("kd", none.place), "told by the store of another run"
+    assert kd.diverged == {0: "the loss is NaN.", 1: "the loss is NaN."}
+    (note,) = plain_table("t", compare([none, kd])).notes
+    assert note == "Training diverged: busi, t, s, kd, seeds 0, 1."
+
+
+def test_the_plain_student_of_an_adapted_teacher_is_that_of_the_teacher(
+    finished: Callable[..., Path], tmp_path: Path
+) -> None:
+    adapted = {"method": "lora", "teacher": "t"}
+    finished("none", 0, FAIR, fit="squash", store="a")
+    finished("none", 0, FAIR, fit="squash", store="b", teacher="adapted:x", adapted=adapted)
+    finished("kd", 0, GOOD, fit="squash", store="b", teacher="adapted:x", adapted=adapted)
+    none, kd = compare(rows_of_folders([tmp_path / "runs"]))
+    assert (none.row.method, none.gain) == ("none", None)
+    assert kd.row.method == "lora + kd"
+    assert kd.gain is not None
+
+
+def test_no_two_rows_of_a_grid_have_one_name() -> None:
+    def of(method: str, source: str, **more: Any) -> Row:
+        return Row("busi", "t", "s", method, {}, source=source, underlying=method, **more)
+
+    rows = [
+        of("none", "adapted:a"),
+        of("none", ""),
+        of("lora + kd", "adapted:a"),
+        of("lora + kd", "adapted:b"),
+        of("none", "adapted:c", training={"epochs": 2}),
+        of("hint", ""),
+        of("hint", ""),
+    ]
+    assert [row.method for row in distinguished(rows)] == [
+        "none",
+        "lora + kd (adapted:a)",
+        "lora + kd (adapted:b)",
+        "none (adapted:c)",
+        "hint (1)",
+        "hint (2)",
+    ]
+
+
+def test_names_of_rows_have_no_more_options_than_tell_them_apart(
+    finished: Callable[..., Path], tmp_path: Path
+) -> None:
+    finished("rd", 0, GOOD, digest="a", method_options={"beta": 0, "tau": 4}, epochs=3)
+    finished("rd", 0, GOOD, digest="b", method_options={"beta": 1, "tau": 2}, epochs=5)
+    names = [row.method for row in rows_of_folders([tmp_path / "runs"])]
+    assert names == ["rd (beta=0)", "rd (beta=1)"]
 
 
 def test_what_is_missing_is_said_in_one_sentence(
@@ -96,6 +231,10 @@ def test_what_is_missing_is_said_in_one_sentence(
     with pytest.raises(RunNotFoundError, match="no finished run"):
         rows_of_folders([tmp_path])
     run = finished("rd", 0, GOOD)
+    (run / "result.json").rename(tmp_path / "kept")
+    with pytest.raises(RunNotFoundError, match="no run in this folder is finished"):
+        rows_of_folders([tmp_path])
+    (tmp_path / "kept").rename(run / "result.json")
     finished("none", 0, FAIR)
     rows = rows_of_folders([tmp_path])
     with pytest.raises(UnknownNameError, match=r"metric in these runs named 'acuracy'"):
