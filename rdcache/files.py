@@ -68,10 +68,15 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write a file, whole or not at all."""
+    write_whole(path, lambda partial: _all_of(partial, data))
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a text file, whole or not at all."""
-    write_whole(path, lambda partial: _as_utf8(partial, text))
+    write_bytes(path, text.encode())
 
 
-def _as_utf8(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8", newline="")
+def _all_of(path: Path, data: bytes) -> None:
+    path.write_bytes(data)

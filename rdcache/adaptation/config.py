@@ -7,16 +7,24 @@ import json
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field
 
-from rdcache.adaptation.defaults import TRAINING
+from rdcache.adaptation.defaults import TRAINING, Training
 from rdcache.data import salt_of_environment
+from rdcache.distillation.shared_options import (
+    CheckpointSecondsOption,
+    SeedsOption,
+    ThreadsOption,
+    from_call,
+)
 from rdcache.errors import UsageError
 from rdcache.extraction.shared_options import (
     DropLeaksOption,
+    FitOption,
     SaltOption,
     SplitSeedOption,
     ValFractionOption,
+    WeightsOption,
 )
 from rdcache.methods import ClassWeights
 from rdcache.models.adapters import find_adapter
@@ -47,14 +55,8 @@ class AdaptConfig(BaseModel):
         description="lora, adaptformer, vpt, vpt-shallow, vqt, lpt, linear-probe, or full (all of "
         "the teacher's tensors); see `rdcache list adapters`.",
     )
-    weights: str | None = Field(
-        default=None,
-        description="Weight file of the teacher, or `random` for an untrained one (default: the "
-        "published file under the data folder).",
-    )
-    seeds: tuple[int, ...] = Field(
-        default=(0,), min_length=1, description="Seeds, comma-separated: one run for each."
-    )
+    weights: WeightsOption = None
+    seeds: SeedsOption = (0,)
     split_seed: SplitSeedOption = 0
     val_fraction: ValFractionOption = 0.15
     drop_leaks: DropLeaksOption = False
@@ -63,14 +65,13 @@ class AdaptConfig(BaseModel):
         description="Views of each training image: clean, flip, d4, or a number K of crops that "
         "counts the clean view. An image is seen through another one in each epoch.",
     )
-    fit: Literal["squash", "center"] = Field(
-        default="squash",
-        description="The clean view: the whole image squashed to a square, or its central square.",
-    )
+    fit: FitOption = "squash"
     epochs: int = Field(default=50, gt=0, description="Passes over the training images.")
     batch_size: int = Field(default=32, gt=1, description="Images per step.")
     optimiser: Literal["auto", "adamw", "sgd"] = Field(
-        default="auto", description="AdamW, or SGD with momentum 0.9; auto: the method's own."
+        default="auto",
+        description="AdamW, or SGD with momentum 0.9; auto: the method's own. "
+        "The other one wants --lr.",
     )
     lr: float | None = Field(
         default=None, gt=0, description="Largest learning rate (default: the method's own)."
@@ -104,10 +105,11 @@ class AdaptConfig(BaseModel):
         description="Largest random change of brightness and contrast in training.",
     )
     label_smoothing: float = Field(
-        default=0.0, ge=0, lt=1, description="Share of the label spread over all classes."
+        default=0.0, ge=0, lt=1, description="Share of the label spread over all classes (not lpt)."
     )
     class_weights: ClassWeights = Field(
-        default="none", description="Weigh classes equally in the loss, or balanced by frequency."
+        default="none",
+        description="Weigh classes equally in the loss, or balanced by frequency (not lpt).",
     )
     select: Literal["best", "last"] = Field(
         default="best", description="Keep the epoch that is best on validation, or the last."
@@ -120,15 +122,8 @@ class AdaptConfig(BaseModel):
         default={}, description="Option of the method, as in `rank=8`; repeatable."
     )
     device: str = Field(default="auto", description="auto, cpu, cuda, cuda:1.")
-    num_threads: int | None = Field(
-        default=None, gt=0, description="CPU threads (default: PyTorch's choice)."
-    )
-    checkpoint_seconds: float = Field(
-        default=20.0,
-        ge=0,
-        description="Least time between checkpoints, from which --resume goes on; they are written "
-        "at the ends of epochs.",
-    )
+    num_threads: ThreadsOption = None
+    checkpoint_seconds: CheckpointSecondsOption = 20.0
     out: Path = Field(default=Path("runs"), description="Where runs are kept.")
     data_dir: Path | None = Field(
         default=None,
@@ -137,22 +132,16 @@ class AdaptConfig(BaseModel):
     )
     uid_salt: SaltOption = Field(default_factory=salt_of_environment)
 
-    @field_validator("seeds")
-    @classmethod
-    def _each_once(cls, seeds: tuple[int, ...]) -> tuple[int, ...]:
-        if len(set(seeds)) < len(seeds):
-            raise ValueError("should name each seed once")
-        return seeds
-
     def resolved(self) -> AdaptConfig:
         """Fill in the method's own defaults, and complete its options.
 
         Raises:
             UnknownNameError: no such method, or the method has no such option.
-            UsageError: an option out of range.
+            UsageError: an option out of range, or one that has no place in this method.
         """
         card = find_adapter(self.method)
         training = TRAINING[self.method]
+        self._require_own(training)
         own = {
             "lr": training.rate(self.batch_size),
             "weight_decay": training.weight_decay,
@@ -165,6 +154,23 @@ class AdaptConfig(BaseModel):
             changes["optimiser"] = training.optimiser
         options = card.settled(self.method_options).model_dump()
         return self.model_copy(update={**changes, "method_options": options})
+
+    def _require_own(self, training: Training) -> None:
+        """Refuse what the method's defaults do not go with."""
+        if self.optimiser not in ("auto", training.optimiser) and self.lr is None:
+            raise UsageError(
+                f"the default learning rate of {self.method} is not one for {self.optimiser}.",
+                default=f"{training.rate(self.batch_size):g}, for {training.optimiser}",
+                next=f"--lr with a rate for {self.optimiser}, or leave --optimiser out",
+            )
+        if training.own_losses and (self.class_weights != "none" or self.label_smoothing):
+            raise UsageError(
+                f"{self.method} has losses of its own, which know neither --class-weights nor "
+                "--label-smoothing.",
+                class_weights=self.class_weights,
+                label_smoothing=self.label_smoothing,
+                next="leave them out, or another --method",
+            )
 
     def digest(self, weights: str, dataset: str) -> str:
         """Identify what a run of this resolved config will come to, seed aside.
@@ -181,20 +187,7 @@ class AdaptConfig(BaseModel):
 def config_from_options(teacher: str, dataset: str, options: dict[str, Any]) -> AdaptConfig:
     """Sort options of a Python call into those of training and those of the method.
 
-    `seed=3` stands for `seeds=(3,)`. A name that training does not know is taken for an option of
-    the method, which then refuses it if it does not know it either.
-
     Raises:
         UsageError: a value out of range.
     """
-    options = dict(options)
-    if "seed" in options:
-        options["seeds"] = (options.pop("seed"),)
-    for_method = dict(options.pop("method_options", {}))
-    known = AdaptConfig.model_fields
-    for_method |= {name: options.pop(name) for name in list(options) if name not in known}
-    values = {"teacher": teacher, "dataset": dataset, "method_options": for_method, **options}
-    try:
-        return AdaptConfig(**values)
-    except ValidationError as error:
-        raise UsageError.of_validation(error, values) from None
+    return from_call(AdaptConfig, {"teacher": teacher, "dataset": dataset}, options)

@@ -13,12 +13,15 @@ class Training:
     """Defaults of a way's training.
 
     Attributes:
+        own_losses: whether the method says what is minimised, so that cross-entropy's options have
+            no place in it.
         lr: largest learning rate.
         lr_per_256: or so much for each 256 images of a batch, as the authors of some scale it.
         layer_decay: factor of the learning rate from each block to the one before it.
     """
 
     optimiser: Literal["adamw", "sgd"]
+    own_losses: bool = False
     lr: float = 0.0
     lr_per_256: float = 0.0
     weight_decay: float = 0.0
@@ -39,5 +42,5 @@ TRAINING = {
     "vpt-shallow": Training("sgd", lr_per_256=1.0, weight_decay=1e-4),
     # Parts of length 1 give small logits, which want a larger rate.
     "vqt": Training("adamw", lr=1e-2),
-    "lpt": Training("sgd", lr_per_256=0.02, weight_decay=0.01),
+    "lpt": Training("sgd", own_losses=True, lr_per_256=0.02, weight_decay=0.01),
 }

@@ -11,9 +11,8 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import torch
 
-from rdcache.data import ImageDataset, Jitter, StudentInputs, ViewSpec, view_parameters
+from rdcache.data import CLEAN_VIEW, ImageDataset, Jitter, StudentInputs, ViewSpec, view_parameters
 from rdcache.distillation.batches import (
-    CLEAN_VIEW,
     EVALUATION_BATCH,
     made_ahead,
     made_between,

@@ -6,6 +6,7 @@ delta.safetensors   what was learned by the selected epoch: adapter and classifi
 predictions.csv     its probabilities on the test images
 result.json         metrics, counts, environment; written last
 checkpoint.safetensors   only while the run is not finished
+diverged.json       in place of a delta, predictions and a result: how training diverged
 """
 
 from __future__ import annotations

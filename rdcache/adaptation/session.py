@@ -11,10 +11,10 @@ from rdcache.adaptation.config import AdaptConfig, config_from_options
 from rdcache.adaptation.run import FILES, AdaptRun
 from rdcache.adaptation.task import Note, Task
 from rdcache.data import DatasetSpec, ImageDataset, load_dataset
+from rdcache.distillation.diverged import in_one
 from rdcache.distillation.hardware import threads, within_device_memory
-from rdcache.distillation.run import CHECKPOINT, RESULT
-from rdcache.distillation.run_folders import refuse_interrupted
-from rdcache.errors import UsageError
+from rdcache.distillation.run_folders import earlier_outcome, refuse_interrupted
+from rdcache.errors import TrainingError, UsageError
 from rdcache.models import Teacher, choose_device, load_teacher
 from rdcache.models.adapters import AdapterCard, build_adapted, find_adapter
 from rdcache.models.devices import has_bfloat16
@@ -69,7 +69,7 @@ def adapt_seeds(
         UsageError: the method does not apply to the teacher, options do not go together, or an
             interrupted run without `resume`.
         DatasetNotFoundError, WeightsNotFoundError: files that are not there.
-        TrainingError: the loss became NaN or infinite.
+        TrainingError: a loss became NaN or infinite; all other seeds are finished then.
         DeviceMemoryError: training does not fit into the memory of the GPU.
     """
     if resume and overwrite:
@@ -83,16 +83,14 @@ def adapt_seeds(
     folders = {seed: run_folder(config, teacher, dataset, seed) for seed in config.seeds}
     for folder in folders.values():
         refuse_interrupted(folder, resume, overwrite)
-    runs = []
+    outcomes = {
+        seed: earlier_outcome(folder, AdaptRun, FILES, resume, overwrite)
+        for seed, folder in folders.items()
+    }
     spare: Teacher | None = teacher  # training changes a teacher: each seed wants a new one
     for seed, folder in folders.items():
-        if (folder / RESULT).is_file() and not overwrite:
-            (folder / CHECKPOINT).unlink(missing_ok=True)  # a kill between the two left it
-            runs.append(AdaptRun(folder))
+        if outcomes[seed] is not None:
             continue
-        if overwrite and folder.is_dir():
-            for name in FILES:
-                (folder / name).unlink(missing_ok=True)
         fresh, spare = spare or _load(config), None
         cuda = [device] if device.type == "cuda" else []
         with (
@@ -101,7 +99,18 @@ def adapt_seeds(
             within_device_memory(),
         ):
             task = Task(config, card, fresh, dataset, device, seed, folder, on_note)
-            runs.append(task.run(on_progress))
+            try:
+                outcomes[seed] = task.run(on_progress)
+            except TrainingError as error:
+                outcomes[seed] = error.with_traceback(None)  # which would hold the trainer
+    runs = [it for it in outcomes.values() if isinstance(it, AdaptRun)]
+    diverged = [
+        (f"{teacher.name} by {config.method}, seed {seed}", it)
+        for seed, it in outcomes.items()
+        if isinstance(it, TrainingError)
+    ]
+    if diverged:
+        raise in_one(diverged, len(runs))
     return runs
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -19,11 +18,13 @@ from rdcache.adaptation.run import AdaptRun
 from rdcache.adaptation.sampling import TrainingImages
 from rdcache.adaptation.training import AdaptTrainer
 from rdcache.data import ImageDataset, ViewSpec
-from rdcache.distillation.checkpoint import load_checkpoint, save_checkpoint
+from rdcache.distillation.checkpoint import go_on, save_checkpoint
+from rdcache.distillation.diverged import DIVERGED
 from rdcache.distillation.hardware import autocast_for, environment
 from rdcache.distillation.randomness import counted_seed
-from rdcache.distillation.run import CHECKPOINT, CONFIG, HISTORY
-from rdcache.errors import RunNotFoundError
+from rdcache.distillation.run import CHECKPOINT, CONFIG
+from rdcache.distillation.run_folders import give_up, write_history
+from rdcache.errors import TrainingError
 from rdcache.files import write_text
 from rdcache.methods import task_loss
 from rdcache.models import Teacher
@@ -72,14 +73,27 @@ class Task:
         )
 
     def run(self, on_progress: Progress) -> AdaptRun:
-        """Train, from a checkpoint where there is one, and write the folder."""
+        """Train, from a checkpoint where there is one, and write the folder.
+
+        Raises:
+            TrainingError: it diverged, and the folder says how.
+        """
+        try:
+            return self._run(on_progress)
+        except TrainingError as error:
+            write_history(self.folder, self.trainer.history)
+            give_up(self.folder, error, {"adaptation": self.card.name})
+            raise
+
+    def _run(self, on_progress: Progress) -> AdaptRun:
         began = time.perf_counter()
         trainer, checkpoint = self.trainer, self.folder / CHECKPOINT
         status: Literal["trained", "resumed"] = "trained"
         if checkpoint.is_file():
-            self._restore(checkpoint)
+            go_on(checkpoint, self.device, trainer.restore, "teacher and method")
             status = "resumed"
         write_text(self.folder / CONFIG, self._config_text())
+        (self.folder / DIVERGED).unlink(missing_ok=True)  # by an earlier call, not gone on with
 
         def report(done: int) -> None:
             on_progress(done, trainer.steps, f"seed {self.seed}")
@@ -88,10 +102,10 @@ class Task:
         saved = time.monotonic()
         for _ in trainer.epochs(report):
             if time.monotonic() - saved >= self.config.checkpoint_seconds:
-                self._write_history()
+                write_history(self.folder, trainer.history)
                 save_checkpoint(checkpoint, trainer.state())
                 saved = time.monotonic()
-        self._write_history()
+        write_history(self.folder, trainer.history)
         facts = {**self._facts(), "seconds": round(time.perf_counter() - began, 2)}
         finish(trainer, self.folder, self.adaptation, self.original, facts)
         return AdaptRun(self.folder, status)
@@ -111,21 +125,6 @@ class Task:
         return AdaptTrainer(
             config, self.seed, network, self.card.whole, objective, self.images, autocast
         )
-
-    def _restore(self, checkpoint: Path) -> None:
-        state = load_checkpoint(checkpoint, self.device)
-        try:
-            self.trainer.restore(state)
-        except (KeyError, TypeError, ValueError, RuntimeError) as error:
-            raise RunNotFoundError(
-                "the checkpoint of this run is not one of this teacher and method.",
-                file=checkpoint,
-                next="start the run again with --overwrite",
-            ) from error
-
-    def _write_history(self) -> None:
-        lines = [json.dumps(line) + "\n" for line in self.trainer.history]
-        write_text(self.folder / HISTORY, "".join(lines))
 
     def _config_text(self) -> str:
         content = {

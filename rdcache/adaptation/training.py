@@ -45,7 +45,7 @@ class AdaptTrainer:
         config: resolved.
         network: on the device.
         whole: whether the teacher's own tensors are trained.
-        autocast: makes the context that forward passes run in.
+        autocast: makes the context that forward passes of training run in.
 
     Attributes:
         stages: what there is to do.
@@ -170,14 +170,15 @@ class AdaptTrainer:
         return line
 
     def predict(self, samples: np.ndarray, network: AdaptedNetwork | None = None) -> Predictions:
-        """Classify images through the clean view, in evaluation mode.
+        """Classify images through the clean view, in evaluation mode and in float32, as phase 1
+        runs a teacher unless told otherwise.
 
         Args:
             network: another network than the one that is trained.
         """
         labels = self.images.dataset.labels[samples]
         classifier = _Classifier(network or self.network)
-        return predict(classifier, self.images.clean(samples), samples, labels, self.autocast())
+        return predict(classifier, self.images.clean(samples), samples, labels)
 
     def samples(self, split: str) -> np.ndarray:
         """Numbers of the samples of a split."""

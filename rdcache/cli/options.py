@@ -14,10 +14,10 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
 import click
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from rdcache.errors import UsageError
+from rdcache import configs
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -123,10 +123,7 @@ def validated(
         field = name.partition(".")[0]
         return (renamed or {}).get(field, "--" + field.replace("_", "-")) if field else ""
 
-    try:
-        return model(**given)
-    except ValidationError as error:
-        raise UsageError.of_validation(error, given, flag) from None
+    return configs.validated(model, given, flag)
 
 
 def _option(name: str, field: FieldInfo, flag: str | None) -> Callable[[Any], Any]:

@@ -13,9 +13,10 @@ from rdcache.data.registry import DatasetCard, default_data_dir
 from rdcache.data.salting import salt_as_recorded, salt_of_environment
 from rdcache.data.samples import DatasetSpec, ImageDataset, Sample, Skipped, portable_name
 from rdcache.data.student_inputs import StudentInputs
-from rdcache.data.views import VIEW_COLUMNS, ViewSpec, cut_view, view_parameters
+from rdcache.data.views import CLEAN_VIEW, VIEW_COLUMNS, ViewSpec, cut_view, view_parameters
 
 __all__ = [
+    "CLEAN_VIEW",
     "VIEW_COLUMNS",
     "DatasetCard",
     "DatasetSpec",

@@ -20,6 +20,7 @@ from rdcache.errors import UsageError
 # The box in fractions of the upright image's width and height. It is resized to a square, then
 # mirrored left-right if `mirror` is 1, then turned counter-clockwise `quarter_turns` times.
 VIEW_COLUMNS = ("left", "top", "right", "bottom", "mirror", "quarter_turns")
+CLEAN_VIEW = 0  # the number of the view that evaluation looks through
 VERSION = 1
 TRIES = 10
 MOST_VIEWS = 1000  # more than the longest training has epochs is a slip of the keyboard

@@ -16,7 +16,7 @@ from typing import TypeVar
 import numpy as np
 import torch
 
-from rdcache.data import StudentInputs
+from rdcache.data import CLEAN_VIEW, StudentInputs
 from rdcache.distillation.randomness import counted_generator
 from rdcache.distillation.residency import TapSource, as_numbers
 from rdcache.distillation.sampling import Picks
@@ -25,7 +25,6 @@ from rdcache.methods import CachedBatch
 BATCHES_AHEAD = 2
 BATCHES_TRIED = 2
 EVALUATION_BATCH = 64
-CLEAN_VIEW = 0
 Made = TypeVar("Made")
 
 

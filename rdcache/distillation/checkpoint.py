@@ -6,6 +6,7 @@ The file is safetensors; what is no tensor travels as JSON in its metadata.
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,26 @@ def load_checkpoint(path: Path, device: torch.device) -> Any:
             "the checkpoint of this run cannot be read.",
             file=path,
             why=reason_of(error),
+            next="start the run again with --overwrite",
+        ) from error
+
+
+def go_on(path: Path, device: torch.device, restore: Callable[[Any], None], things: str) -> None:
+    """Give a checkpoint's content to who goes on from it.
+
+    Args:
+        things: what a checkpoint is of, in words.
+
+    Raises:
+        RunNotFoundError: it is damaged, or of another network.
+    """
+    state = load_checkpoint(path, device)
+    try:
+        restore(state)
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise RunNotFoundError(
+            f"the checkpoint of this run is not one of this {things}.",
+            file=path,
             next="start the run again with --overwrite",
         ) from error
 

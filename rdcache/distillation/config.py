@@ -7,9 +7,15 @@ import json
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from rdcache.data import salt_of_environment
+from rdcache.distillation.shared_options import (
+    CheckpointSecondsOption,
+    SeedsOption,
+    ThreadsOption,
+    from_call,
+)
 from rdcache.distillation.subset import Subset
 from rdcache.errors import UsageError
 from rdcache.extraction.shared_options import DataDirOption, RootOption, SaltOption
@@ -60,9 +66,7 @@ class DistillConfig(BaseModel):
         description="Take the newest store of this dataset (default: any). For a store of "
         "`folder:` or `table:` it also says where the images lie now.",
     )
-    seeds: tuple[int, ...] = Field(
-        default=(0,), min_length=1, description="Seeds, comma-separated: one run for each."
-    )
+    seeds: SeedsOption = (0,)
     order_seed: int | None = Field(
         default=None,
         description="Seed of the order of batches, of their views and of jitter (default: each "
@@ -172,15 +176,8 @@ class DistillConfig(BaseModel):
         "reads a disk in large pieces; auto: by shards what is larger than three quarters of the "
         "memory of the machine, or of the job.",
     )
-    num_threads: int | None = Field(
-        default=None, gt=0, description="CPU threads (default: PyTorch's choice)."
-    )
-    checkpoint_seconds: float = Field(
-        default=20.0,
-        ge=0,
-        description="Least time between checkpoints, from which --resume goes on; they are written "
-        "at the ends of epochs.",
-    )
+    num_threads: ThreadsOption = None
+    checkpoint_seconds: CheckpointSecondsOption = 20.0
     out: Path = Field(default=Path("runs"), description="Where runs are kept.")
     root: RootOption = None
     data_dir: DataDirOption = None
@@ -211,18 +208,12 @@ class DistillConfig(BaseModel):
             raise ValueError("it must be 0 or at least 1: less would blur what the student sees")
         return scale
 
-    @field_validator("seeds")
-    @classmethod
-    def _each_once(cls, seeds: tuple[int, ...]) -> tuple[int, ...]:
-        if len(set(seeds)) < len(seeds):
-            raise ValueError("should name each seed once")
-        return seeds
-
     def resolved(self) -> DistillConfig:
         """Replace defaults by the preset's values, and complete the method's options.
 
         Raises:
             UnknownNameError: no such method, or the method has no such option.
+            UsageError: a value out of range, or an option that nothing would read.
         """
         card = find_method(self.method)
         preset = {
@@ -231,6 +222,7 @@ class DistillConfig(BaseModel):
             if name not in self.model_fields_set
         }
         options = dict(self.method_options)
+        card.require_read(options)
         if self.teacher_head is not None and "teacher_head" in card.method.Config.model_fields:
             options.setdefault("teacher_head", self.teacher_head)
         complete = card.config(options).model_dump()
@@ -272,31 +264,8 @@ class DistillConfig(BaseModel):
 def config_from_options(student: str, method: str, options: dict[str, Any]) -> DistillConfig:
     """Sort options of a Python call into those of training and those of the method.
 
-    `seed=3` stands for `seeds=(3,)`. A name that training does not know is taken for an option of
-    the method, which then refuses it if it does not know it either.
-
     Raises:
         UsageError: a value out of range.
         UnknownNameError: a name that neither has.
     """
-    options = dict(options)
-    if "seed" in options:
-        options["seeds"] = (options.pop("seed"),)
-    for_method = dict(options.pop("method_options", {}))
-    known = DistillConfig.model_fields
-    for_method |= {name: options.pop(name) for name in list(options) if name not in known}
-    return validated(
-        {"student": student, "method": method, "method_options": for_method, **options}
-    )
-
-
-def validated(values: dict[str, Any]) -> DistillConfig:
-    """Build the config, or say in one sentence which option is wrong.
-
-    Raises:
-        UsageError: naming the option and what it should be.
-    """
-    try:
-        return DistillConfig(**values)
-    except ValidationError as error:
-        raise UsageError.of_validation(error, values) from None
+    return from_call(DistillConfig, {"student": student, "method": method}, options)

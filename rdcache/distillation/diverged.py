@@ -7,7 +7,7 @@ Training is exact (on a CPU), so a run that diverged would diverge again. Its fo
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,6 +44,18 @@ def record_divergence(folder: Path, error: TrainingError, of: Mapping[str, Any])
     """
     content = {"summary": error.summary, "facts": error.facts, "of": of}
     write_text(folder / DIVERGED, json.dumps(content, indent=1))
+
+
+def in_one(diverged: Sequence[tuple[str, TrainingError]], finished: int) -> TrainingError:
+    """What to say when some of several runs have diverged: all of them, and how the first did.
+
+    Args:
+        diverged: each in words, and how it diverged.
+        finished: how many others are finished.
+    """
+    names, first = "; ".join(name for name, _ in diverged), diverged[0][1]
+    others = {"others": f"{finished} finished"} if finished else {}
+    return TrainingError(f"training diverged: {names}.", why=first.summary, **first.facts, **others)
 
 
 def recorded_divergence(folder: Path) -> TrainingError | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from rdcache.data.groups import dealt_out, members_of
 from rdcache.distillation.randomness import counted_generator
 from rdcache.store import Store
 
@@ -19,13 +20,8 @@ def training_folds(store: Store, rows: np.ndarray, count: int, seed: int) -> np.
         int64 (N,): the fold of each sample of the store, -1 where it is not in `rows`.
     """
     labels, groups = np.asarray(store.labels)[rows], np.asarray(store.groups)[rows]
-    # A sample without a group stands alone; its own number, made negative, is its group.
-    groups = np.where(groups < 0, -1 - np.arange(len(rows)), groups)
-    _, first, member_of = np.unique(groups, return_index=True, return_inverse=True)
-    shuffled = counted_generator("folds", seed).permutation(len(first))
-    dealt = shuffled[np.argsort(labels[first][shuffled], kind="stable")]
-    fold_of_group = np.empty(len(first), np.int64)
-    fold_of_group[dealt] = np.arange(len(first)) % count
+    members = members_of(groups)
+    shuffled = counted_generator("folds", seed).permutation(len(np.unique(members)))
     folds = np.full(store.samples, -1, np.int64)
-    folds[rows] = fold_of_group[member_of]
+    folds[rows] = dealt_out(labels, members, count, shuffled)
     return folds

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from rdcache.data import (
+    CLEAN_VIEW,
     DatasetSpec,
     ImageDataset,
     StudentInputs,
@@ -18,7 +19,7 @@ from rdcache.data import (
     salt_as_recorded,
     view_parameters,
 )
-from rdcache.distillation.batches import CLEAN_VIEW, EVALUATION_BATCH
+from rdcache.distillation.batches import EVALUATION_BATCH
 from rdcache.distillation.evaluation import predict
 from rdcache.distillation.hardware import autocast_for
 from rdcache.distillation.metrics import classification_metrics

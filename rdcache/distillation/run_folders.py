@@ -6,29 +6,32 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 import yaml
 
 from rdcache.data.salting import CHECK
-from rdcache.distillation.checkpoint import load_checkpoint, save_checkpoint
+from rdcache.distillation.checkpoint import go_on, save_checkpoint
 from rdcache.distillation.config import DistillConfig
-from rdcache.distillation.diverged import DIVERGED, record_divergence
+from rdcache.distillation.diverged import DIVERGED, record_divergence, recorded_divergence
 from rdcache.distillation.hardware import environment
-from rdcache.distillation.preparing import Job, Sources, create_trainers
+from rdcache.distillation.preparing import Job, create_trainers
 from rdcache.distillation.result import finish
-from rdcache.distillation.run import CHECKPOINT, CONFIG, FILES, HISTORY, RESULT, Run
+from rdcache.distillation.run import CHECKPOINT, CONFIG, HISTORY, RESULT, FinishedRun, Run
+from rdcache.distillation.shared_sources import Sources
 from rdcache.distillation.together import train_together
-from rdcache.distillation.training import Trainer
-from rdcache.errors import RunNotFoundError, TrainingError, UsageError
+from rdcache.distillation.training import Line, Trainer
+from rdcache.errors import TrainingError, UsageError
 from rdcache.files import write_text
 from rdcache.progress import Progress
 from rdcache.store import Store, folder_name
 
 Outcome = Run | TrainingError
+Made = TypeVar("Made", bound=FinishedRun)
 
 
 def run_folder(store: Store, config: DistillConfig, seed: int) -> Path:
@@ -55,11 +58,11 @@ def train_runs(
     statuses: dict[Path, Literal["trained", "resumed"]] = dict.fromkeys(jobs, "trained")
     for folder, trainer in trainers.items():
         if (folder / CHECKPOINT).is_file():
-            _restore(trainer, folder / CHECKPOINT, device)
+            go_on(folder / CHECKPOINT, device, trainer.restore, "student and method")
             statuses[folder] = "resumed"
         write_text(folder / CONFIG, _config_text(store, trainer.config, trainer.seed))
         (folder / DIVERGED).unlink(missing_ok=True)  # by an earlier call that is not gone on with
-        _write_history(folder, trainer)
+        write_history(folder, trainer.history)
     steps = sum(trainer.steps for trainer in trainers.values())
     note = ", ".join(dict.fromkeys(f"seed {job.seed}" for job in jobs.values()))
 
@@ -72,48 +75,24 @@ def train_runs(
     for trainer in train_together(list(trainers.values()), report):
         folder = folder_of[id(trainer)]
         if trainer.error is not None:  # noted at once: others may go on for hours, or be killed
-            _set_aside(store, folder, trainer.error)
+            give_up(folder, trainer.error, _about_store(store))
         # Epochs of small data sets are shorter than the time that a disk takes for this.
         elif time.monotonic() - saved[folder] >= trainer.config.checkpoint_seconds:
-            _write_history(folder, trainer)
+            write_history(folder, trainer.history)
             save_checkpoint(folder / CHECKPOINT, trainer.state())
             saved[folder] = time.monotonic()
     facts = {"seconds": round(time.perf_counter() - began, 2), "side_by_side": len(jobs)}
     outcomes: dict[Path, Outcome] = {}
     for folder, trainer in trainers.items():
-        _write_history(folder, trainer)
+        write_history(folder, trainer.history)
         with suppress(TrainingError):  # by the last evaluation; the trainer keeps it
             if trainer.error is None:
                 finish(trainer, folder, {**_facts(store, trainer, device), **facts})
         if trainer.error is None:
             outcomes[folder] = Run(folder, statuses[folder])
         else:
-            _set_aside(store, folder, trainer.error)
-            outcomes[folder] = trainer.error.with_traceback(None)  # which would hold the trainer
+            outcomes[folder] = give_up(folder, trainer.error, _about_store(store))
     return outcomes
-
-
-def _set_aside(store: Store, folder: Path, error: TrainingError) -> None:
-    """Note that a run has diverged; its checkpoint leads nowhere."""
-    record_divergence(folder, error, _about_store(store))
-    (folder / CHECKPOINT).unlink(missing_ok=True)
-
-
-def _restore(trainer: Trainer, checkpoint: Path, device: torch.device) -> None:
-    """Go on from a checkpoint.
-
-    Raises:
-        RunNotFoundError: it is damaged, or of another network.
-    """
-    state = load_checkpoint(checkpoint, device)
-    try:
-        trainer.restore(state)
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise RunNotFoundError(
-            "the checkpoint of this run is not one of this student and method.",
-            file=checkpoint,
-            next="start the run again with --overwrite",
-        ) from error
 
 
 def refuse_interrupted(folder: Path, resume: bool, overwrite: bool) -> None:
@@ -131,10 +110,49 @@ def refuse_interrupted(folder: Path, resume: bool, overwrite: bool) -> None:
         )
 
 
-def clear_folder(folder: Path) -> None:
+def earlier_outcome(
+    folder: Path, make: Callable[[Path], Made], files: Sequence[str], resume: bool, overwrite: bool
+) -> Made | TrainingError | None:
+    """What a run has come to in an earlier call, if that is to stand. If it is to be overwritten,
+    nothing is left of it.
+
+    Args:
+        make: opens the folder of a finished run.
+        files: that an earlier run may have left there.
+    """
+    if overwrite:
+        _clear(folder, files)
+        return None
+    if (folder / RESULT).is_file():
+        (folder / CHECKPOINT).unlink(missing_ok=True)  # a kill between the two left it
+        return make(folder)
+    return recorded_divergence(folder) if resume else None
+
+
+def _clear(folder: Path, files: Sequence[str]) -> None:
     """Remove the files of an earlier run, and nothing else; the result first."""
-    for name in (RESULT, DIVERGED, *FILES):
+    for name in (RESULT, DIVERGED, *files):
         (folder / name).unlink(missing_ok=True)
+
+
+def write_history(folder: Path, history: Sequence[Line]) -> None:
+    """Write one line of numbers an epoch."""
+    lines = [json.dumps(line) + "\n" for line in history]
+    write_text(folder / HISTORY, "".join(lines))
+
+
+def give_up(folder: Path, error: TrainingError, of: Mapping[str, Any]) -> TrainingError:
+    """Note that a run has diverged, and remove its checkpoint, which leads nowhere.
+
+    Args:
+        of: see `record_divergence`.
+
+    Returns:
+        The error without its traceback, which would hold the trainer.
+    """
+    record_divergence(folder, error, of)
+    (folder / CHECKPOINT).unlink(missing_ok=True)
+    return error.with_traceback(None)
 
 
 def _config_text(store: Store, config: DistillConfig, seed: int) -> str:
@@ -151,11 +169,6 @@ def _identity(store: Store) -> dict[str, Any]:
     members = [str(member.location) for member in store.members]
     several = {"members": members} if len(members) > 1 else {}
     return {"location": store.where, "fingerprint": store.fingerprint.digest, **several}
-
-
-def _write_history(folder: Path, trainer: Trainer) -> None:
-    lines = [json.dumps(line) + "\n" for line in trainer.history]
-    write_text(folder / HISTORY, "".join(lines))
 
 
 def _facts(store: Store, trainer: Trainer, device: torch.device) -> dict[str, Any]:

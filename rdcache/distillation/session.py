@@ -15,23 +15,21 @@ import torch
 
 from rdcache.distillation.acceleration import choose_amp
 from rdcache.distillation.config import DistillConfig, config_from_options
-from rdcache.distillation.diverged import (
-    Diverged,
-    recorded_divergence,
-)
+from rdcache.distillation.diverged import Diverged, in_one
 from rdcache.distillation.hardware import threads, within_device_memory
-from rdcache.distillation.preparing import Job, Note, Sources
+from rdcache.distillation.preparing import Job
 from rdcache.distillation.residency import choose_shuffle
-from rdcache.distillation.run import CHECKPOINT, RESULT, Run
+from rdcache.distillation.run import FILES, Run
 from rdcache.distillation.run_folders import (
     Outcome,
-    clear_folder,
+    earlier_outcome,
     refuse_interrupted,
     run_folder,
     train_runs,
 )
+from rdcache.distillation.shared_sources import Note, Sources
 from rdcache.distillation.source import Places, choose_store, open_dataset
-from rdcache.errors import TrainingError, UsageError
+from rdcache.errors import UsageError
 from rdcache.models import choose_device
 from rdcache.progress import Progress, ignore
 from rdcache.store import Store, default_taps
@@ -158,7 +156,10 @@ def distill_many(
     runs = [run for run in outcomes if isinstance(run, Run)]
     if diverged:
         finished = len({run.path for run in runs})
-        raise _in_one(list(diverged.values()), finished)
+        named = [
+            (f"{it.student} by {it.method}, seed {it.seed}", it.error) for it in diverged.values()
+        ]
+        raise in_one(named, finished)
     return runs
 
 
@@ -206,13 +207,9 @@ def distill_each(
         refuse_interrupted(folder, resume, overwrite)
     outcomes: dict[Path, Outcome] = {}
     for folder in jobs:
-        if (folder / RESULT).is_file() and not overwrite:
-            (folder / CHECKPOINT).unlink(missing_ok=True)  # a kill between the two left it
-            outcomes[folder] = Run(folder)
-        elif overwrite:
-            clear_folder(folder)
-        elif resume and (error := recorded_divergence(folder)):
-            outcomes[folder] = error
+        earlier = earlier_outcome(folder, Run, FILES, resume, overwrite)
+        if earlier is not None:
+            outcomes[folder] = earlier
     waiting = {folder: job for folder, job in jobs.items() if folder not in outcomes}
 
     @cache
@@ -282,14 +279,6 @@ def once_each(on_note: Note) -> Note:
             on_note(text)
 
     return note
-
-
-def _in_one(diverged: Sequence[Diverged], finished: int) -> TrainingError:
-    """What to say when some of the runs have diverged; of several, the first says how."""
-    names = "; ".join(f"{it.student} by {it.method}, seed {it.seed}" for it in diverged)
-    first = diverged[0].error
-    others = {"others": f"{finished} finished"} if finished else {}
-    return TrainingError(f"training diverged: {names}.", why=first.summary, **first.facts, **others)
 
 
 def _company(job: Job) -> tuple[object, ...]:

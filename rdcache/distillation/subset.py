@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from rdcache.data.groups import members_of
 from rdcache.distillation.randomness import counted_keys
 from rdcache.store import Store
 
@@ -66,7 +67,7 @@ def drawn(
     Returns:
         bool (n,).
     """
-    members = _members(groups)
+    members = members_of(groups)
     sizes = np.bincount(members)
     own = _most_common(members, labels)
     hashes = _hashes(uids, members, seed)
@@ -84,12 +85,6 @@ def drawn(
         count = int(np.argmin(np.abs(reached - fraction * reached[-1])))
         taken[order[: max(count, int(needed[order].sum()))]] = True
     return np.asarray(taken[members])
-
-
-def _members(groups: np.ndarray) -> np.ndarray:
-    """The group of each sample, counted from 0; a sample without one has one of its own."""
-    own = np.where(groups < 0, -1 - np.arange(len(groups)), groups)
-    return np.unique(own, return_inverse=True)[1]
 
 
 def _most_common(members: np.ndarray, labels: np.ndarray) -> np.ndarray:

@@ -13,14 +13,16 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
+from rdcache.configs import validated
 from rdcache.data import ImageDataset
-from rdcache.distillation.config import validated
-from rdcache.distillation.preparing import Job, Sources, build_untrained
+from rdcache.distillation.config import DistillConfig
+from rdcache.distillation.preparing import Job, build_untrained
 from rdcache.distillation.run import TEACHER_BRANCH, Run
+from rdcache.distillation.shared_sources import Sources
 from rdcache.distillation.statistics import channels_of
 from rdcache.distillation.subset import EVERYTHING, Subset
 from rdcache.errors import RunNotFoundError, StaleStoreError, reason_of
-from rdcache.files import write_whole
+from rdcache.files import write_bytes
 from rdcache.methods import ChannelStatistics, Method
 from rdcache.store import Store
 
@@ -41,7 +43,7 @@ def save_teacher_branch(method: Method, path: Path) -> None:
     }
     # Not `save_file`, which makes files that only their owner may read.
     data = save(tensors, {METADATA_KEY: json.dumps({"taps": list(method.taps)})})
-    write_whole(path, lambda partial: _as_bytes(partial, data))
+    write_bytes(path, data)
 
 
 def load_teacher_branch(run: Run, store: Store, dataset: ImageDataset) -> Method:
@@ -73,7 +75,7 @@ def load_teacher_branch(run: Run, store: Store, dataset: ImageDataset) -> Method
             next="the same `rdcache distill` with --overwrite, where its method has one",
         )
     # The student only gives its width here: its initial weights may have been a download.
-    config = validated({**run.config["config"], "student_weights": None})
+    config = validated(DistillConfig, {**run.config["config"], "student_weights": None})
     sources = _WithoutReading(store, dataset, torch.device("cpu"), lambda note: None)
     with torch.random.fork_rng(devices=[]):
         _, method, _ = build_untrained(sources, Job(config, run.seed))
@@ -107,7 +109,3 @@ def _unfitting(path: Path, why: str) -> RunNotFoundError:
     return RunNotFoundError(
         "the teacher branch of this run is damaged, or of another method.", file=path, why=why
     )
-
-
-def _as_bytes(path: Path, data: bytes) -> None:
-    path.write_bytes(data)

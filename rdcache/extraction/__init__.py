@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import ValidationError
-
-from rdcache.errors import UsageError
+from rdcache.configs import config_of_call
 from rdcache.extraction.config import ExtractConfig
 from rdcache.extraction.plan import ExtractionPlan, plan_extraction
 from rdcache.extraction.run import Extraction, run_extraction
@@ -29,12 +27,7 @@ def extract(
     Raises:
         RdcacheError: see `plan_extraction` and `run_extraction`.
     """
-    if config is not None and options:
-        raise UsageError("give either a config or options, not both.", options=", ".join(options))
-    try:
-        config = config or ExtractConfig(**options)
-    except ValidationError as error:
-        raise UsageError.of_validation(error, options) from None
+    config = config_of_call(ExtractConfig, config, options)
     return run_extraction(plan_extraction(config, on_progress), on_progress).store
 
 

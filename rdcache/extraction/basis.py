@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
+from rdcache.data import CLEAN_VIEW
 from rdcache.errors import UsageError
 from rdcache.extraction.forward import TeacherForward
 from rdcache.extraction.reduction import KeptTap
@@ -14,7 +15,6 @@ from rdcache.store import TapSpec
 from rdcache.store.projection import Projection
 
 PROBE = 256  # training samples whose clean views a basis is found from
-CLEAN_VIEW = 0
 
 
 def probe(training: np.ndarray, most: int) -> np.ndarray:

@@ -13,11 +13,13 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_valida
 from rdcache.data import salt_of_environment
 from rdcache.extraction.shared_options import (
     DropLeaksOption,
+    FitOption,
     KeepPathsOption,
     RootOption,
     SaltOption,
     SplitSeedOption,
     ValFractionOption,
+    WeightsOption,
 )
 from rdcache.store.signatures import required_signature
 
@@ -54,10 +56,7 @@ class ExtractConfig(BaseModel):
         description="Views of each training image: clean, flip, d4, or a number K of crops that "
         "counts the clean view. Validation and test images get the clean view only.",
     )
-    fit: Literal["squash", "center"] = Field(
-        default="squash",
-        description="The clean view: the whole image squashed to a square, or its central square.",
-    )
+    fit: FitOption = "squash"
     dtype: PerTap = Field(
         default=("float16",),
         description="Stored number format: float16, bfloat16, float32, or int8 with a scale for "
@@ -90,11 +89,7 @@ class ExtractConfig(BaseModel):
         description="Compile the teacher (torch.compile): a minute first, faster from then on. "
         "Last bits may differ; wants a C++ compiler.",
     )
-    weights: str | None = Field(
-        default=None,
-        description="Weight file of the teacher, or `random` for an untrained one (default: the "
-        "published file under the data folder).",
-    )
+    weights: WeightsOption = None
     seed: SplitSeedOption = 0
     val_fraction: ValFractionOption = 0.15
     drop_leaks: DropLeaksOption = False

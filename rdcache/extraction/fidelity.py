@@ -14,7 +14,8 @@ from typing import Any
 
 import torch
 
-from rdcache.extraction.basis import CLEAN_VIEW, probe
+from rdcache.data import CLEAN_VIEW
+from rdcache.extraction.basis import probe
 from rdcache.extraction.forward import forward_of
 from rdcache.extraction.plan import ExtractionPlan
 from rdcache.losses import cka as linear_cka

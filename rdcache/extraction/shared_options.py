@@ -6,7 +6,7 @@ Defaults stand in the configs, where type checkers look for them.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
@@ -28,6 +28,19 @@ RootOption = Annotated[
 DataDirOption = Annotated[
     Path | None,
     Field(description="Where datasets are looked for (default: RDCACHE_DATA, else `data`)."),
+]
+WeightsOption = Annotated[
+    str | None,
+    Field(
+        description="Weight file of the teacher, or `random` for an untrained one (default: the "
+        "published file under the data folder)."
+    ),
+]
+FitOption = Annotated[
+    Literal["squash", "center"],
+    Field(
+        description="The clean view: the whole image squashed to a square, or its central square."
+    ),
 ]
 SplitSeedOption = Annotated[int, Field(description="Seed of the splits that are drawn here.")]
 ValFractionOption = Annotated[

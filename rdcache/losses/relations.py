@@ -19,6 +19,7 @@ import torch
 from torch.nn import functional as F
 
 from rdcache.errors import UsageError
+from rdcache.losses.unit_length import unit_length
 
 PKT_EPS = 1e-7  # added to probabilities before the logarithm, as in the authors' code
 
@@ -35,10 +36,9 @@ def sp(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
     Raises:
         UsageError: other shapes, or fewer than 2 samples.
     """
-    student, teacher = _rows(student), _rows(teacher)
-    _require_pairs(student, teacher, least=2)
+    student, teacher = _pairs(student, teacher, least=2)
     with torch.autocast(student.device.type, enabled=False):
-        difference = _unit(student @ student.T) - _unit(teacher @ teacher.T)
+        difference = unit_length(student @ student.T) - unit_length(teacher @ teacher.T)
         return difference.square().mean()
 
 
@@ -52,8 +52,7 @@ def rkd_distance(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
     Raises:
         UsageError: other shapes, or fewer than 2 samples.
     """
-    student, teacher = _rows(student), _rows(teacher)
-    _require_pairs(student, teacher, least=2)
+    student, teacher = _pairs(student, teacher, least=2)
     with torch.autocast(student.device.type, enabled=False):
         mine, theirs = (_over_mean(_distances(rows)[0]) for rows in (student, teacher))
         return F.smooth_l1_loss(mine, theirs)
@@ -70,8 +69,7 @@ def rkd_angle(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
     Raises:
         UsageError: other shapes, or fewer than 3 samples.
     """
-    student, teacher = _rows(student), _rows(teacher)
-    _require_pairs(student, teacher, least=3)
+    student, teacher = _pairs(student, teacher, least=3)
     with torch.autocast(student.device.type, enabled=False):
         return F.smooth_l1_loss(_angles(student), _angles(teacher))
 
@@ -90,8 +88,7 @@ def pkt(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
     Raises:
         UsageError: other shapes, or fewer than 2 samples.
     """
-    student, teacher = _rows(student), _rows(teacher)
-    _require_pairs(student, teacher, least=2)
+    student, teacher = _pairs(student, teacher, least=2)
     with torch.autocast(student.device.type, enabled=False):
         p_s, p_t = _neighbours(student), _neighbours(teacher)
         return (p_t * ((p_t + PKT_EPS) / (p_s + PKT_EPS)).log()).mean()
@@ -110,8 +107,7 @@ def cc(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
     Raises:
         UsageError: other shapes, or fewer than 2 samples.
     """
-    student, teacher = _rows(student), _rows(teacher)
-    _require_pairs(student, teacher, least=2)
+    student, teacher = _pairs(student, teacher, least=2)
     if student.shape != teacher.shape:
         raise UsageError(
             "cc compares embeddings of one width.",
@@ -129,7 +125,11 @@ def _rows(features: torch.Tensor) -> torch.Tensor:
     return rows.to(torch.promote_types(rows.dtype, torch.float32))
 
 
-def _require_pairs(student: torch.Tensor, teacher: torch.Tensor, least: int) -> None:
+def _pairs(
+    student: torch.Tensor, teacher: torch.Tensor, least: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Both as rows, if there are as many of the one as of the other, and enough of them."""
+    student, teacher = _rows(student), _rows(teacher)
     if student.ndim != 2 or teacher.ndim != 2 or len(student) != len(teacher):
         raise UsageError(
             "relations are compared between two (sample, …) tensors of equally many samples.",
@@ -138,19 +138,12 @@ def _require_pairs(student: torch.Tensor, teacher: torch.Tensor, least: int) -> 
         )
     if len(student) < least:
         raise UsageError(f"this relation needs at least {least} samples.", samples=len(student))
-
-
-def _unit(rows: torch.Tensor) -> torch.Tensor:
-    """Scale each row to length 1; a row of zeros stays, and has no gradient."""
-    norms = rows.norm(dim=1, keepdim=True)
-    known = norms > 0
-    # Replaced before the division, not after it: the gradient of 0/0 would not be a number.
-    return torch.where(known, rows / torch.where(known, norms, 1.0), 0.0)
+    return student, teacher
 
 
 def _neighbours(rows: torch.Tensor) -> torch.Tensor:
     """Cosines of all pairs, moved to [0, 1], each row a distribution: (B, B)."""
-    unit = _unit(rows)
+    unit = unit_length(rows)
     similarity = (unit @ unit.T + 1) / 2
     return similarity / similarity.sum(dim=1, keepdim=True)
 
@@ -160,13 +153,20 @@ def _distances(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
     Rows that coincide as far as the precision tells are at a distance of 0, without gradient.
     """
-    precision = 10 * torch.finfo(rows.dtype).eps * rows.detach().square().sum(dim=1).mean()
     centred = rows - rows.mean(dim=0)  # moves no distance, and keeps the numbers small
+    # Products of centred rows are rounded by ε of their squares, and centring by ε of the rows.
+    noise = 10 * torch.finfo(rows.dtype).eps
+    precision = noise * _mean_square(centred) + noise**2 * _mean_square(rows)
     gram = centred @ centred.T
     lengths = gram.diagonal()
     squares = lengths[:, None] + lengths[None, :] - 2 * gram
     apart = squares > precision
     return torch.where(apart, torch.where(apart, squares, 1.0).sqrt(), 0.0), gram
+
+
+def _mean_square(rows: torch.Tensor) -> torch.Tensor:
+    """Mean of the rows' squared lengths, a constant."""
+    return rows.detach().square().sum(dim=1).mean()
 
 
 def _over_mean(distances: torch.Tensor) -> torch.Tensor:

@@ -10,8 +10,10 @@ import torch
 from torch.nn import functional as F
 
 from rdcache.errors import UsageError
+from rdcache.losses.unit_length import unit_length
 
 HCL_SIDES = (4, 2, 1)  # of the grids to which maps are pooled, beside their own
+LEAST_VARIATION = 1e-5  # of a map's mean length that a position must differ from its mean by
 
 
 def hcl(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
@@ -55,7 +57,7 @@ def direction_error(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tenso
     """
     student, teacher = _maps(student, teacher)
     with torch.autocast(student.device.type, enabled=False):
-        difference = _unit_channels(student) - _unit_channels(teacher)
+        difference = unit_length(student) - unit_length(teacher)
         return difference.square().sum() / len(difference)
 
 
@@ -64,8 +66,15 @@ def without_dc(maps: torch.Tensor) -> torch.Tensor:
 
     The same as leaving out the lowest coefficient of a discrete cosine transform (DCT-II) over H
     and W and going back, since that coefficient's wave is the constant one.
+
+    What is left of a map that is constant is the rounding of its mean, and its directions are
+    noise: a position shorter than 1e-5 of the map's root mean squared length becomes 0 exactly,
+    without gradient.
     """
-    return maps - maps.mean(dim=(2, 3), keepdim=True)
+    varying = maps - maps.mean(dim=(2, 3), keepdim=True)
+    lengths = maps.detach().norm(dim=1, keepdim=True)
+    least = LEAST_VARIATION * lengths.square().mean(dim=(2, 3), keepdim=True).sqrt()
+    return torch.where(varying.detach().norm(dim=1, keepdim=True) > least, varying, 0.0)
 
 
 def _maps(student: torch.Tensor, teacher: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -77,10 +86,3 @@ def _maps(student: torch.Tensor, teacher: torch.Tensor) -> tuple[torch.Tensor, t
         )
     dtype = torch.promote_types(student.dtype, torch.float32)
     return student.to(dtype), teacher.to(dtype)
-
-
-def _unit_channels(maps: torch.Tensor) -> torch.Tensor:
-    norms = maps.norm(dim=1, keepdim=True)
-    known = norms > 0
-    # Replaced before the division, not after it: the gradient of 0/0 would not be a number.
-    return torch.where(known, maps / torch.where(known, norms, 1.0), 0.0)

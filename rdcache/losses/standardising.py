@@ -1,4 +1,4 @@
-"""Logits without their mean and their spread."""
+"""Numbers without their scale: logits without their mean and spread, vectors of length 1."""
 
 from __future__ import annotations
 

@@ -6,8 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
-from pydantic import ValidationError
-
+from rdcache.configs import validated_options
 from rdcache.errors import UnknownNameError, UsageError
 from rdcache.methods.base import Method, MethodConfig, MethodContext, one_tap_only
 
@@ -44,14 +43,23 @@ class MethodCard:
         Raises:
             UsageError: an option that the method does not have, or a value out of range.
         """
-        known = self.method.Config.model_fields
-        for name in given:
-            if name not in known:
-                raise UnknownNameError.of(f"option of {self.name}", name, known)
-        try:
-            return self.method.Config(**{**self.options, **given})
-        except ValidationError as error:
-            raise UsageError.of_validation(error, given) from None
+        return validated_options(self.name, self.method.Config, given, self.options)
+
+    def require_read(self, given: Mapping[str, Any]) -> None:
+        """Refuse options that nothing would read. Those that are at their defaults may be given:
+        so they are where all options of a method are listed.
+
+        Raises:
+            UsageError: naming the option.
+        """
+        config = self.config(given)
+        for name in self.method.unread_options(config) & given.keys():
+            if getattr(config, name) != type(config).model_fields[name].default:
+                raise UsageError(
+                    f"{name} is given, and nothing of {self.name} would read it.",
+                    why="no logits of the teacher are compared (kd_weight is 0), or its head does "
+                    "not train (teacher_head is not rd)",
+                )
 
 
 _CARDS: dict[str, MethodCard] = {}
@@ -144,6 +152,6 @@ def create_method(name: str, options: Mapping[str, Any], context: MethodContext)
     taps = context.taps_asked_for(getattr(config, "tap", None))
     if len(taps) > 1:
         if method not in _FOR_SEVERAL_TAPS:
-            raise one_tap_only(taps)
-        method = _FOR_SEVERAL_TAPS[method]
-    return method(config, context)
+            raise one_tap_only(taps, "tap" if "tap" in type(config).model_fields else None)
+        return _FOR_SEVERAL_TAPS[method](config, context)
+    return method(config, context.of_teacher_of(taps[0]))

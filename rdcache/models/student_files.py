@@ -9,7 +9,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 
 from rdcache.errors import WeightsMismatchError, WeightsNotFoundError, reason_of
-from rdcache.files import write_whole
+from rdcache.files import write_bytes
 from rdcache.models.students import Student, create_student
 from rdcache.models.weight_files import is_there
 
@@ -30,7 +30,7 @@ def save_student(student: Student, path: Path | str) -> None:
     }
     # Not `save_file`, which makes files that only their owner may read.
     data = save(tensors, {METADATA_KEY: json.dumps(student.architecture)})
-    write_whole(path, lambda partial: _as_bytes(partial, data))
+    write_bytes(path, data)
 
 
 def load_student(path: Path | str) -> Student:
@@ -57,7 +57,3 @@ def load_student(path: Path | str) -> Student:
             reason=reason_of(error),
         ) from error
     return student.eval()
-
-
-def _as_bytes(path: Path, data: bytes) -> None:
-    path.write_bytes(data)

@@ -21,6 +21,7 @@ from rdcache.distillation.run import CONFIG, RESULT
 from rdcache.errors import RdcacheError, RunNotFoundError
 
 NEEDED = {"student", "method", "teacher", "dataset", "training", "test", "seed"}
+NO_STUDENT = "an adapted teacher and no student"
 
 
 @dataclass(frozen=True)
@@ -95,9 +96,19 @@ def finished_students(folders: Sequence[Path]) -> Found:
             if (path.parent / RESULT).is_file():
                 continue
             try:
+                if _of_adaptation(path):
+                    skipped[path] = NO_STUDENT
+                    continue
                 diverged[path.parent.resolve()] = _diverged(path)
                 here += 1
-            except (OSError, ValueError, TypeError, KeyError, yaml.YAMLError):
+            except (
+                OSError,
+                ValueError,
+                TypeError,
+                KeyError,
+                AttributeError,
+                yaml.YAMLError,
+            ):
                 skipped[path] = "damaged"
         under_way = [
             path.parent
@@ -132,7 +143,7 @@ def _no_student(run: Run) -> str | None:
     try:
         result = run.result
         if "student" not in result and "adapted" in result:
-            return "an adapted teacher and no student"
+            return NO_STUDENT
         if not result.keys() >= NEEDED:
             return "not the result of a student"
         _require_facts(run.config, result)
@@ -143,6 +154,10 @@ def _no_student(run: Run) -> str | None:
     except (KeyError, TypeError, ValueError):
         return "damaged"
     return None
+
+
+def _of_adaptation(record: Path) -> bool:
+    return "adaptation" in dict(json.loads(record.read_text(encoding="utf-8")).get("of") or {})
 
 
 def _diverged(path: Path) -> DivergedRun:

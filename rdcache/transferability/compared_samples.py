@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from rdcache.data.groups import dealt_out, members_of
 from rdcache.errors import StoreFormatError, UsageError
 from rdcache.store import Store
 from rdcache.transferability.pooled_features import usable_rows
@@ -109,12 +110,6 @@ def _thinned(rows: np.ndarray, labels: np.ndarray, limit: int) -> np.ndarray:
 
 def _held_out(store: Store, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Split training rows in two: groups are dealt out class by class, every fifth is held out."""
-    groups = store.groups[rows]
-    # A sample without a group stands alone; its own number, made negative, is its group.
-    groups = np.where(groups < 0, -1 - np.arange(len(rows)), groups)
-    _, first, member_of = np.unique(groups, return_index=True, return_inverse=True)
-    dealt = np.argsort(store.labels[rows][first], kind="stable")
-    place = np.empty(len(first), np.int64)
-    place[dealt] = np.arange(len(first))
-    held_out = (place % HELD_OUT_PART == HELD_OUT_PART - 1)[member_of]
+    folds = dealt_out(store.labels[rows], members_of(store.groups[rows]), HELD_OUT_PART)
+    held_out = folds == HELD_OUT_PART - 1
     return rows[~held_out], rows[held_out]

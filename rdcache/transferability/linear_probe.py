@@ -2,7 +2,7 @@
 
 Multinomial logistic regression on standardised features. The strength of its L2 penalty is the one
 with the smallest negative log-likelihood on the validation samples or, where there are none, over
-five folds of the training samples. Nothing is drawn at random.
+five folds of the training samples, which part no group. Nothing is drawn at random.
 """
 
 from __future__ import annotations
@@ -10,9 +10,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch.nn.functional import cross_entropy
 
+from rdcache.data.groups import dealt_out, members_of
 from rdcache.errors import UsageError
 from rdcache.transferability.logistic_regression import COMPARABLE, Solution, minimise
 from rdcache.transferability.principal_axes import PrincipalAxes
@@ -53,6 +55,7 @@ def fit_linear_probe(
     num_classes: int,
     *,
     validation: tuple[torch.Tensor, torch.Tensor] | None = None,
+    groups: np.ndarray | None = None,
 ) -> LinearProbe:
     """Fit a linear classifier of frozen features.
 
@@ -61,13 +64,18 @@ def fit_linear_probe(
         labels: int64 (n,), 0 to `num_classes` − 1; classes may be missing.
         validation: features and labels that the strength of the penalty is chosen on. Where there
             are none, or not one sample, it is chosen by folds.
+        groups: int64 (n,), equal numbers for samples that are much alike, as those of one patient:
+            no fold parts them, unless all are of one group. -1 for a sample that stands alone
+            (default: all do).
 
     Raises:
-        UsageError: other shapes, NaN or Inf, labels out of range, or fewer than two samples.
+        UsageError: other shapes, NaN or Inf, labels out of range, fewer than two samples, or not a
+            group for each.
     """
     _require_fitting(features, labels, num_classes)
     if len(features) < 2:
         raise UsageError("a linear probe needs at least two samples.", samples=len(features))
+    members = _members(len(labels), groups)
     samples = features.detach().cpu().to(torch.float64, copy=True)
     labels = labels.cpu()
     mean = samples.mean(dim=0)
@@ -75,7 +83,7 @@ def fit_linear_probe(
     axes = PrincipalAxes.of(samples.sub_(mean).div_(divisor))
     del samples  # as large as all that follows
     if validation is None or not len(validation[0]):
-        l2, solution, accuracy = _chosen_by_folds(axes, labels, num_classes)
+        l2, solution, accuracy = _chosen_by_folds(axes, labels, members, num_classes)
     else:
         _require_fitting(*validation, num_classes, dimension=features.shape[1])
         held_out = ((validation[0].detach().cpu().double() - mean) / divisor) @ axes.axes
@@ -106,13 +114,13 @@ def _chosen_on(
 
 
 def _chosen_by_folds(
-    axes: PrincipalAxes, labels: torch.Tensor, classes: int
+    axes: PrincipalAxes, labels: torch.Tensor, members: np.ndarray, classes: int
 ) -> tuple[float, Solution, float]:
     """The best strength over folds, the solution on all samples, and the folds' accuracy.
 
     Mean, spread and axes are those of all training samples: they know no labels.
     """
-    folds = list(_folds(labels))
+    folds = list(_folds(labels, members))
     solutions = [_untrained(axes, classes) for _ in folds]
     tried: list[tuple[float, float, Solution, float]] = []
     for l2 in STRENGTHS:
@@ -134,11 +142,24 @@ def _chosen_by_folds(
     return l2, minimise(axes.coordinates, labels, axes.variances, l2, middle), accuracy
 
 
-def _folds(labels: torch.Tensor) -> Iterator[torch.Tensor]:
-    """Masks of the held-out samples: every class is dealt out evenly, in the order it comes in."""
-    count = min(FOLDS, len(labels))
-    fold_of = torch.empty_like(labels)
-    fold_of[labels.argsort(stable=True)] = torch.arange(len(labels)) % count
+def _members(samples: int, groups: np.ndarray | None) -> np.ndarray:
+    """The group of each sample, of which there are two at least."""
+    alone = np.full(samples, -1)
+    members = members_of(alone if groups is None else groups)
+    if len(members) != samples:
+        raise UsageError(
+            "a linear probe takes a group for each sample.", samples=samples, groups=len(members)
+        )
+    return members if members.any() else members_of(alone)
+
+
+def _folds(labels: torch.Tensor, members: np.ndarray) -> Iterator[torch.Tensor]:
+    """Masks of the held-out samples: the groups of every class are dealt out evenly, in the order
+    that they come in.
+    """
+    order = np.argsort(np.unique(members, return_index=True)[1])
+    count = min(FOLDS, len(order))
+    fold_of = torch.from_numpy(dealt_out(labels.numpy(), members, count, order))
     for fold in range(count):
         yield fold_of == fold
 

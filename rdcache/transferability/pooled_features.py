@@ -12,11 +12,11 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
+from rdcache.data import CLEAN_VIEW
 from rdcache.errors import UnknownNameError
 from rdcache.store import Store, TapSpec
 from rdcache.store.tap_axes import as_maps
 
-CLEAN_VIEW = 0
 BYTES_AT_ONCE = 64 * 2**20
 
 

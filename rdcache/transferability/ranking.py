@@ -14,10 +14,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from pydantic import ValidationError
 from scipy import stats
 
-from rdcache.errors import UsageError
+from rdcache.configs import config_of_call
 from rdcache.losses import MIN_SAMPLES, cka
 from rdcache.progress import Progress, ignore
 from rdcache.store import Store
@@ -147,12 +146,7 @@ def rank(
     Raises:
         RdcacheError: see `find_candidates` and `choose_samples`, and `Store.read`.
     """
-    if config is not None and options:
-        raise UsageError("give either a config or options, not both.", options=", ".join(options))
-    try:
-        config = config or RankConfig(**options)
-    except ValidationError as error:
-        raise UsageError.of_validation(error, options) from None
+    config = config_of_call(RankConfig, config, options)
     candidates, notes = find_candidates(config)
     first = candidates[0].store
     classes = classes_of(first)
@@ -203,7 +197,8 @@ def _judge(candidate: Candidate, tap: str, samples: ComparedSamples, classes: in
     truth = torch.from_numpy(store.labels[samples.validation])
     # Chosen on `held_out`, the penalty would follow the confidence that these samples punish, and
     # their accuracy would no longer be that of samples never looked at.
-    probe = fit_linear_probe(features, labels, classes)
+    groups = store.groups[samples.training]
+    probe = fit_linear_probe(features, labels, classes, groups=groups)
     right = (probe.logits(held_out).argmax(dim=1) == truth).numpy()
     neighbours = knn_scores(features, labels, held_out, classes).argmax(dim=1)
     accuracy = float(right.mean())

@@ -16,17 +16,24 @@ from small_inputs import Pooling, save_image
 from torch import nn
 
 import rdcache
-from rdcache.adaptation import AdaptRun, adapt
+from rdcache.adaptation import AdaptConfig, AdaptRun, adapt, adapt_seeds
+from rdcache.adaptation.training import AdaptTrainer
 from rdcache.data import cut_view, load_dataset
 from rdcache.distillation import choose_store
 from rdcache.errors import (
     RunNotFoundError,
+    TrainingError,
     UsageError,
     WeightsMismatchError,
     WeightsNotFoundError,
 )
+from rdcache.extraction.live_taps import load_live_taps
 from rdcache.models import load_teacher
 from rdcache.models.adapters import FILE
+from rdcache.report.costs import CostConfig, cost_of_teacher
+from rdcache.store import Store
+from rdcache.transferability.candidates import find_candidates
+from rdcache.transferability.config import RankConfig
 
 VIT = "timm:test_vit"
 QUICK: dict[str, Any] = {
@@ -110,6 +117,7 @@ def test_an_adapted_teacher_goes_through_both_phases(
     expected = torch.tensor([said[str(store.uids[sample])] for sample in test])
     torch.testing.assert_close(stored, expected.double(), rtol=0, atol=2e-3)
     assert choose_store(teacher=lora.teacher_name).location == store.location
+    assert_it_is_found_by_its_run(lora, store)
     run = rdcache.distill(
         store,
         student="shufflenet-x0.5",
@@ -125,6 +133,24 @@ def test_an_adapted_teacher_goes_through_both_phases(
     assert run.result["teacher"]["name"] == teacher.name
 
 
+def assert_it_is_found_by_its_run(lora: AdaptRun, store: Store) -> None:
+    """Whoever is given `adapted:RUN` knows that the store is of this teacher."""
+    (live,) = load_live_taps(store, ["torchscript:else.pt", lora.teacher_name])
+    recorded = store.manifest["teacher"]["name"]
+    assert live.teacher.name == recorded
+    with pytest.raises(UsageError, match=r"does not know[\s\S]*adapted:RUN"):
+        load_live_taps(store)
+    config = RankConfig(
+        dataset=store.manifest["dataset"]["name"], teachers=(lora.teacher_name,), taps=("pooled",)
+    )
+    (candidate,), _ = find_candidates(config)
+    assert candidate.teacher == recorded
+    untimed = CostConfig(batch=(), classes=2)
+    adapted, base = (cost_of_teacher(it, untimed, []) for it in (lora.teacher_name, VIT))
+    assert adapted.parameters == base.parameters, "what LoRA learnt is in the weights"
+    assert adapted.with_classifier == base.with_classifier
+
+
 def test_an_adapted_teacher_is_not_run_on_other_splits_of_its_dataset(
     lora: AdaptRun, images: str
 ) -> None:
@@ -134,7 +160,8 @@ def test_an_adapted_teacher_is_not_run_on_other_splits_of_its_dataset(
 
 @pytest.mark.parametrize("method", ["adaptformer", "linear-probe", "vqt"])
 def test_what_is_loaded_is_what_was_trained(method: str, images: str, options: Options) -> None:
-    run = adapt(VIT, images, method=method, **options(epochs=1))
+    # Trained in bfloat16, and evaluated as it will be run.
+    run = adapt(VIT, images, method=method, **options(epochs=1, amp="bf16"))
     teacher = run.load_teacher()
     assert teacher.weights.sha256 == run.result["adapted"]["sha256"]
     dataset = load_dataset(images)
@@ -189,6 +216,34 @@ def test_a_run_that_was_interrupted_goes_on_to_the_same_numbers(
     else:
         assert [line["stage"] for line in whole.history] == ["shared", "groups", "groups"]
         assert resumed.result["selected_epoch"] >= 1, "an epoch of the last stage"
+
+
+def test_a_seed_that_diverges_is_set_aside_and_not_trained_again(
+    images: str, options: Options, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def diverging(self: AdaptTrainer, line: object, sums: object) -> None:
+        if self.seed == 0 and self.epoch == 1:  # there is a checkpoint then
+            raise TrainingError("the loss is not a finite number.", terms="ce")
+
+    monkeypatch.setattr(AdaptTrainer, "_require_finite", diverging)
+    chosen = options(method="linear-probe", seeds=(0, 1))
+    config = AdaptConfig(teacher=VIT, dataset=images, **chosen)
+    with pytest.raises(TrainingError, match=r"by linear-probe, seed 0\.[\s\S]*others +1 finished"):
+        adapt_seeds(config)
+    (record,) = chosen["out"].rglob("diverged.json")
+    assert {it.name for it in record.parent.iterdir()} == {
+        "config.yaml",
+        "metrics.jsonl",
+        "diverged.json",
+    }
+    (result,) = chosen["out"].rglob("result.json")
+    assert (record.parent.name, result.parent.name) == ("seed0", "seed1")
+
+    monkeypatch.undo()
+    with pytest.raises(TrainingError, match=r"seed 0[\s\S]*record.*--overwrite trains again"):
+        adapt_seeds(config, resume=True)
+    assert [run.status for run in adapt_seeds(config)] == ["trained", "done before"]
+    assert not record.exists()
 
 
 def test_a_black_box_is_probed_and_named_again_when_it_is_loaded(

@@ -239,6 +239,19 @@ def test_queries_read_what_a_block_makes_of_them(kind: str, grid: int, tokens: i
     torch.testing.assert_close(found, torch.cat(read).float(), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [("vpt", {"tokens": 8}), ("vpt-shallow", {"tokens": 8}), ("vqt", {"queries": 8})],
+)
+def test_each_image_of_a_batch_drops_other_numbers(name: str, options: dict[str, int]) -> None:
+    teacher = plain_vit()
+    network = stirred(adapted(teacher, name, dropout=0.5, **options)).train()
+    twice = images_for(teacher)[:1].expand(2, -1, -1, -1)
+    with torch.no_grad():
+        first, second = network.classify(twice).features
+    assert not torch.allclose(first, second, rtol=0, atol=1e-2)
+
+
 def test_the_bottleneck_stands_beside_the_mlp() -> None:
     teacher = plain_vit()
     images = images_for(teacher)[:1]

@@ -67,6 +67,23 @@ def test_without_validation_samples_folds_choose_and_judge() -> None:
     assert by_chance.validation_accuracy < 0.5, "the folds are judged by who has not seen them"
 
 
+def test_folds_part_no_group() -> None:
+    random = np.random.default_rng(0)
+    patients = np.repeat(np.arange(40), 4)
+    # A patient's images are nearly alike, and say nothing of the label that they share.
+    features = random.normal(0, 1, (40, 60))[patients] + random.normal(0, 0.01, (160, 60))
+    x, labels = torch.from_numpy(features), torch.from_numpy(random.integers(0, 2, 40)[patients])
+    parted = fit_linear_probe(x, labels, 2)
+    assert parted.validation_accuracy > 0.9, "the others of its patient have been seen"
+    together = fit_linear_probe(x, labels, 2, groups=patients)
+    assert together.validation_accuracy < 0.7
+    assert together.l2 > parted.l2
+    one = fit_linear_probe(x, labels, 2, groups=np.zeros(160, np.int64))
+    assert (one.l2, one.validation_accuracy) == (parted.l2, parted.validation_accuracy)
+    with pytest.raises(UsageError, match="a group for each sample"):
+        fit_linear_probe(x, labels, 2, groups=patients[1:])
+
+
 def test_the_same_samples_give_the_same_probe() -> None:
     features, labels = blobs(24, 4, 3)
     first, second = (fit_linear_probe(features, labels, 3) for _ in range(2))

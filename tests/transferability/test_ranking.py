@@ -142,6 +142,21 @@ def test_of_large_splits_some_are_looked_at_classes_in_proportion(images: Images
     assert np.array_equal(samples.training, again.training), "nothing is drawn"
 
 
+def test_the_penalty_is_not_chosen_by_images_of_patients_who_were_learnt_from(
+    images: Images,
+) -> None:
+    random = np.random.default_rng(0)
+    patients = np.arange(165) % 33  # of each, images of one label in every split
+    labels = random.integers(0, 3, 33)[patients]
+    features = random.normal(0, 1, (33, 40))[patients] + random.normal(0, 0.01, (165, 40))
+    strengths = []
+    for number, groups in enumerate((np.full(165, -1), patients)):
+        told = images.but(root=images.root / str(number), labels=labels, groups=groups)
+        told.store("one", {"pooled": features})
+        strengths.append(ranked(told).best.l2)
+    assert strengths[0] < strengths[1]
+
+
 def test_without_a_validation_split_whole_groups_of_training_images_are_held_out(
     images: Images,
 ) -> None:

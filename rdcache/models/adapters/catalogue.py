@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from pydantic import ValidationError
 from torch import nn
 
+from rdcache.configs import validated_options
 from rdcache.errors import UnknownNameError, UsageError
 from rdcache.models.adapters.adaptformer import AdaptFormer, AdaptFormerOptions
 from rdcache.models.adapters.base import Adapter, AdapterOptions
@@ -62,13 +62,7 @@ class AdapterCard:
             UnknownNameError: no such option.
             UsageError: a value out of range.
         """
-        for name in given:
-            if name not in self.options.model_fields:
-                raise UnknownNameError.of(f"option of {self.name}", name, self.options.model_fields)
-        try:
-            return self.options(**given)
-        except ValidationError as error:
-            raise UsageError.of_validation(error, given) from None
+        return validated_options(self.name, self.options, given)
 
 
 ADAPTERS = {

@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 
 from rdcache.errors import WeightsMismatchError, WeightsNotFoundError, reason_of
-from rdcache.files import write_whole
+from rdcache.files import write_bytes
 from rdcache.models.adapters.networks import AdaptedNetwork
 from rdcache.models.teacher import Adaptation
 from rdcache.models.weight_files import Tensors, is_there, tensors_digest, weight_tensors
@@ -75,7 +75,7 @@ def save_delta(path: Path, adaptation: Adaptation, tensors: Tensors) -> None:
     """
     content = {"schema": SCHEMA, **asdict(adaptation)}
     data = save(tensors, {METADATA_KEY: json.dumps(content)})
-    write_whole(path, lambda partial: _as_bytes(partial, data))
+    write_bytes(path, data)
 
 
 def load_delta(path: Path) -> tuple[Adaptation, Tensors]:
@@ -129,7 +129,3 @@ def _no_delta(file: Path, error: Exception) -> WeightsMismatchError:
     return WeightsMismatchError(
         "this file is not an adaptation that rdcache saved.", file=file, reason=reason_of(error)
     )
-
-
-def _as_bytes(path: Path, data: bytes) -> None:
-    path.write_bytes(data)

@@ -19,6 +19,8 @@ from timm.models import vision_transformer_sam as sam
 from torch import nn
 
 Change = Callable[[torch.Tensor], torch.Tensor]
+Projected = tuple[torch.Tensor, torch.Tensor, torch.Tensor]  # (B, heads, N, D / heads) each
+Project = Callable[[torch.Tensor], Projected]
 
 
 class Grid(NamedTuple):
@@ -59,7 +61,6 @@ class Tower(ABC):
     def pooled(self, tokens: torch.Tensor, grid: Grid) -> torch.Tensor:
         """(B, F): what the network recommends as its embedding, from the last block's tokens."""
 
-    @abstractmethod
     def attend(
         self,
         number: int,
@@ -74,6 +75,24 @@ class Tower(ABC):
             number: of the block.
             keys: only the first so many tokens are looked at; all of them look (default: all).
             change: of normed tokens (…, D), added to their queries, keys and values (…, 3·D).
+        """
+        block = self.blocks[number]
+
+        def project(normed: torch.Tensor) -> Projected:
+            query, key, value = _projected(block.attn, normed, change)
+            return query, key[:, :, :keys], value[:, :, :keys]
+
+        mixed = self._mixed(block, block.norm1(tokens), grid, project)
+        return tokens + block.drop_path1(block.ls1(mixed))
+
+    @abstractmethod
+    def _mixed(
+        self, block: Any, normed: torch.Tensor, grid: Grid, project: Project
+    ) -> torch.Tensor:
+        """What a block's attention gives to normed tokens (B, N, D).
+
+        Args:
+            project: queries, keys and values of tokens.
         """
 
     def transform(self, number: int, tokens: torch.Tensor) -> torch.Tensor:
@@ -101,22 +120,13 @@ class PlainTower(Tower):
         """See `Tower.pooled`."""
         return self.model.forward_head(self.model.norm(tokens), pre_logits=True).flatten(1)
 
-    def attend(
-        self,
-        number: int,
-        tokens: torch.Tensor,
-        grid: Grid,
-        keys: int | None = None,
-        change: Change | None = None,
+    def _mixed(
+        self, block: Any, normed: torch.Tensor, grid: Grid, project: Project
     ) -> torch.Tensor:
-        """See `Tower.attend`."""
-        block = self.blocks[number]
-        attention, normed = block.attn, block.norm1(tokens)
-        query, key, value = _projected(attention, normed, change)
-        mixed = F.scaled_dot_product_attention(query, key[:, :, :keys], value[:, :, :keys])
+        attention = block.attn
+        mixed = F.scaled_dot_product_attention(*project(normed))
         mixed = attention.norm(mixed.transpose(1, 2).flatten(2))
-        mixed = attention.proj_drop(attention.proj(mixed))
-        return tokens + block.drop_path1(block.ls1(mixed))
+        return attention.proj_drop(attention.proj(mixed))
 
 
 class WindowedTower(Tower):
@@ -146,36 +156,22 @@ class WindowedTower(Tower):
         final = self.model.neck(self.as_map(tokens, grid))
         return self.model.forward_head(final, pre_logits=True).flatten(1)
 
-    def attend(
-        self,
-        number: int,
-        tokens: torch.Tensor,
-        grid: Grid,
-        keys: int | None = None,
-        change: Change | None = None,
-    ) -> torch.Tensor:
-        """See `Tower.attend`."""
-        block = self.blocks[number]
-        normed, size = block.norm1(tokens), block.window_size
-        if size and tuple(grid) != (size, size):
-            patches, padded = sam.window_partition(normed.unflatten(1, tuple(grid)), size)
-            mixed = self._mixed(block.attn, patches.flatten(1, 2), Grid(size, size), None, change)
-            mixed = mixed.unflatten(1, (size, size))
-            mixed = sam.window_unpartition(mixed, size, grid, padded).flatten(1, 2)
-        else:
-            mixed = self._mixed(block.attn, normed, grid, keys, change)
-        return tokens + block.drop_path1(block.ls1(mixed))
-
     def _mixed(
-        self,
-        attention: Any,
-        tokens: torch.Tensor,
-        grid: Grid,
-        keys: int | None,
-        change: Change | None,
+        self, block: Any, normed: torch.Tensor, grid: Grid, project: Project
     ) -> torch.Tensor:
-        query, key, value = _projected(attention, tokens, change)
-        key, value = key[:, :, :keys], value[:, :, :keys]
+        size = block.window_size
+        if not size or tuple(grid) == (size, size):
+            return self._within(block.attn, normed, grid, project)
+        patches, padded = sam.window_partition(normed.unflatten(1, tuple(grid)), size)
+        mixed = self._within(block.attn, patches.flatten(1, 2), Grid(size, size), project)
+        mixed = mixed.unflatten(1, (size, size))
+        return sam.window_unpartition(mixed, size, grid, padded).flatten(1, 2)
+
+    def _within(
+        self, attention: Any, tokens: torch.Tensor, grid: Grid, project: Project
+    ) -> torch.Tensor:
+        """Attention within one window, or over the whole grid."""
+        query, key, value = project(tokens)
         bias = None
         if attention.use_rel_pos:
             patches = grid.rows * grid.columns
@@ -190,10 +186,8 @@ class WindowedTower(Tower):
         return attention.proj_drop(attention.proj(mixed.transpose(1, 2).flatten(2)))
 
 
-def _projected(
-    attention: Any, tokens: torch.Tensor, change: Change | None
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Queries, keys and values of normed tokens: (B, heads, N, D / heads) each."""
+def _projected(attention: Any, tokens: torch.Tensor, change: Change | None) -> Projected:
+    """Queries, keys and values of normed tokens."""
     joined = attention.qkv(tokens)
     if change is not None:
         joined = joined + change(tokens)

@@ -38,8 +38,9 @@ class DeepPrompts(Adapter):
     def walk(self, tower: Tower, tokens: torch.Tensor, grid: Grid) -> Iterator[Passed]:
         """See `Adapter.walk`."""
         count = tokens.shape[1]
-        for number, prompts in enumerate(self.dropout(self.prompts)):
-            joined = torch.cat([tokens, prompts.expand(len(tokens), -1, -1)], dim=1)
+        for number, prompts in enumerate(self.prompts):
+            own = self.dropout(prompts.expand(len(tokens), -1, -1))  # each image drops others
+            joined = torch.cat([tokens, own], dim=1)
             joined = tower.transform(number, tower.attend(number, joined, grid))
             tokens = joined[:, :count]
             yield Passed(tokens)
@@ -58,7 +59,7 @@ class ShallowPrompts(Adapter):
     def walk(self, tower: Tower, tokens: torch.Tensor, grid: Grid) -> Iterator[Passed]:
         """See `Adapter.walk`."""
         count = tokens.shape[1]
-        prompts = self.dropout(self.prompts).expand(len(tokens), -1, -1)
+        prompts = self.dropout(self.prompts.expand(len(tokens), -1, -1))  # each image drops others
         joined = torch.cat([tokens, prompts], dim=1)
         for number in range(len(tower.blocks)):
             joined = tower.transform(number, tower.attend(number, joined, grid))

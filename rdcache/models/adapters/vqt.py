@@ -39,8 +39,9 @@ class QueryTuning(Adapter):
     def walk(self, tower: Tower, tokens: torch.Tensor, grid: Grid) -> Iterator[Passed]:
         """See `Adapter.walk`."""
         count = tokens.shape[1]
-        for number, queries in enumerate(self.dropout(self.queries)):
-            joined = torch.cat([tokens, queries.expand(len(tokens), -1, -1)], dim=1)
+        for number, queries in enumerate(self.queries):
+            own = self.dropout(queries.expand(len(tokens), -1, -1))  # each image drops others
+            joined = torch.cat([tokens, own], dim=1)
             joined = tower.transform(number, tower.attend(number, joined, grid, keys=count))
             tokens, answers = joined[:, :count], joined[:, count:]
             yield Passed(tokens, F.normalize(answers.flatten(1), dim=1))
