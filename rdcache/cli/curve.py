@@ -13,7 +13,7 @@ from rdcache.report.learning_curve_picture import save_picture
 from rdcache.report.learning_curve_tables import as_csv, as_facts, as_markdown, headings, rows
 from rdcache.report.picture_files import require_drawable
 
-FORMATS = ("table", "markdown", "csv")
+FORMATS = ("text", "markdown", "csv")
 
 
 @click.command(epilog="Example:  rdcache curve runs --out curve.png")
@@ -23,14 +23,14 @@ FORMATS = ("table", "markdown", "csv")
     "--out", type=click.Path(path_type=Path), metavar="FILE", help="Draw it too: .png, .svg, .pdf."
 )
 @click.option(
-    "--format", "form", type=click.Choice(FORMATS), default="table", show_default=True, help="Print"
+    "--format", "form", type=click.Choice(FORMATS), default="text", show_default=True, help="Print"
 )
 @json_option
 def command(
     runs: Path,
     metric: str,
     out: Path | None,
-    form: Literal["table", "markdown", "csv"],
+    form: Literal["text", "markdown", "csv"],
     as_json: bool,
 ) -> None:
     """Tabulate accuracy against the number of training images, of all finished runs in RUNS.
@@ -48,7 +48,7 @@ def command(
         print_note(f"drawn as {out}")
     if as_json:
         print_json(as_facts(lines, metric))
-    elif form == "table":
+    elif form == "text":
         title = "Test metrics by the number of training images, in per cent, mean ± std of seeds"
         print_table(title, headings(metric), rows(lines))
     else:
