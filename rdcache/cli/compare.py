@@ -9,6 +9,7 @@ import click
 
 from rdcache.cli import options
 from rdcache.cli.comparisons import (
+    FORMATS,
     found,
     print_facts_of,
     print_laid_out,
@@ -25,16 +26,12 @@ from rdcache.report import (
     METRICS,
     PLAIN,
     Row,
-    as_csv,
-    as_latex,
-    as_markdown,
     compare,
     require_names,
     rows_of_folders,
 )
 from rdcache.store.locations import Location
 
-FORMATS = {"markdown": as_markdown, "csv": as_csv, "latex": as_latex}
 OF_ENDINGS = {".md": "markdown", ".csv": "csv", ".tex": "latex"}
 ADAPTED = "adapted:"  # whose rows have names that only their results tell
 

@@ -11,7 +11,9 @@ import click
 from rdcache.cli.output import print_json, print_note, print_table, progress
 from rdcache.errors import UsageError
 from rdcache.recipes import Places, Recipe, rows_of_cells, run_recipe, shipped_recipe
-from rdcache.report import Comparison, Row, Table
+from rdcache.report import Comparison, Row, Table, as_csv, as_latex, as_markdown
+
+FORMATS = {"markdown": as_markdown, "csv": as_csv, "latex": as_latex}
 
 
 def found(file: Path) -> Path:

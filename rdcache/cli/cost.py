@@ -9,11 +9,11 @@ import click
 import torch
 
 from rdcache.cli import options
-from rdcache.cli.output import json_option, print_json, print_table, progress
+from rdcache.cli.comparisons import FORMATS, print_laid_out
+from rdcache.cli.output import json_option, print_json, print_note, progress
 from rdcache.probing import machine
-from rdcache.report.cost_tables import cost_table, costs_as_csv
+from rdcache.report.cost_tables import cost_table
 from rdcache.report.costs import Cost, CostConfig, measure_costs
-from rdcache.report.formats import as_latex, as_markdown
 from rdcache.report.latencies import timed_on
 
 
@@ -24,7 +24,7 @@ from rdcache.report.latencies import timed_on
 @click.option(
     "--format",
     "form",
-    type=click.Choice(["text", "markdown", "csv", "latex"]),
+    type=click.Choice(["text", *FORMATS]),
     default="text",
     show_default=True,
     help="How the table is printed.",
@@ -42,17 +42,13 @@ def command(
     table = cost_table(costs, config.classes, _place(config))
     if as_json:
         print_json(_as_facts(costs, config))
-    elif form in ("markdown", "latex"):
-        click.echo(as_markdown(table) if form == "markdown" else as_latex(table), nl=False)
+    elif form == "text":
+        print_laid_out(table)
     else:
-        if form == "csv":
-            click.echo(costs_as_csv(costs), nl=False)
-        else:
-            columns = [heading.joined for heading in table.headings]
-            lines = [[entry.text for entry in line] for line in table.lines]
-            print_table(table.title, columns, lines)
+        click.echo(FORMATS[form](table), nl=False)
+    if form == "csv" and not as_json:  # which has no place for them
         for note in table.notes:
-            click.echo(note, err=True)
+            print_note(note)
 
 
 def _as_facts(costs: Sequence[Cost], config: CostConfig) -> dict[str, object]:

@@ -3,13 +3,13 @@
 from rdcache.report.comparison import Comparison, compare, require_names
 from rdcache.report.finished import Found, finished_students
 from rdcache.report.folders import rows_of_folders
-from rdcache.report.formats import as_csv, as_latex, as_markdown
 from rdcache.report.forms import FORMS
 from rdcache.report.learning_curve import learning_curve, runs_below
-from rdcache.report.plain import plain_table
+from rdcache.report.plain_form import plain_table
 from rdcache.report.rows import LEAK_FREE, METRICS, PLAIN, Row, distinguished, row_of
 from rdcache.report.significance import Gain, ImageTest, image_test, mcnemar, paired_gain
 from rdcache.report.tables import Entry, Heading, Table
+from rdcache.report.text_formats import as_csv, as_latex, as_markdown
 
 __all__ = [
     "FORMS",

@@ -1,19 +1,17 @@
-"""Costs laid out as a table for people, and as CSV for machines.
+"""Costs laid out as a table.
 
-CSV has plain numbers; the table has millions, milliseconds and megabytes.
+Its texts are in millions, milliseconds and megabytes; the numbers behind them, which CSV has, are
+counts, milliseconds and bytes.
 """
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Mapping, Sequence
 
 from rdcache.report.costs import Cost
 from rdcache.report.latencies import Latency
-from rdcache.report.tables import Entry, Heading, Table
+from rdcache.report.tables import MISSING, Entry, Heading, Table
 
-MISSING = "–"
 MEGA, GIGA = 1e6, 1e9
 MEANING = (
     "Parameters: without a classifier; then with one linear layer on the pooled features.",
@@ -33,11 +31,16 @@ def cost_table(costs: Sequence[Cost], classes: int, place: str) -> Table:
         place: where times were taken, in a few words.
     """
     timed = _timed(costs)
-    names = ("network", "kind", "input", "parameters", f"with {classes} classes", "MACs", "FLOPs")
     headings = [
-        *map(Heading, names),
-        *(Heading(f"×{batch}, ms", device) for device, batch in timed),
-        Heading("file"),
+        Heading("network"),
+        Heading("kind"),
+        Heading("input", unit="px"),
+        Heading("parameters"),
+        Heading(f"with {classes} classes", unit="parameters"),
+        Heading("MACs"),
+        Heading("FLOPs"),
+        *(Heading(f"×{batch}", device, unit="ms", aside="ms") for device, batch in timed),
+        Heading("file", unit="bytes"),
     ]
     notes = [f"{cost.name}: {note}." for cost in costs for note in cost.notes]
     return Table(
@@ -59,40 +62,8 @@ def _line(cost: Cost, timed: Sequence[tuple[str, int]]) -> tuple[Entry, ...]:
         _scaled(cost.macs, GIGA, "G"),
         _scaled(cost.flops, GIGA, "G"),
         *(_time(found.get(key)) for key in timed),
-        Entry(f"{cost.file_bytes / MEGA:.1f} MB", cost.file_bytes / MEGA),
+        Entry(f"{cost.file_bytes / MEGA:.1f} MB", cost.file_bytes),
     )
-
-
-def costs_as_csv(costs: Sequence[Cost]) -> str:
-    """Comma-separated values: counts, bytes and milliseconds; empty where there is no number."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    timed = _timed(costs)
-    writer.writerow(
-        [
-            *("network", "kind", "input_px", "parameters", "parameters_with_classifier"),
-            *("macs", "flops"),
-            *(
-                f"{device}_batch{batch}_{name}_ms"
-                for device, batch in timed
-                for name in ("median", "p90")
-            ),
-            *("file_bytes", "notes"),
-        ]
-    )
-    for cost in costs:
-        found = _latencies(cost)
-        times: list[float | None] = []
-        for key in timed:
-            it = found.get(key)
-            times += [None, None] if it is None else [round(it.median, 4), round(it.p90, 4)]
-        writer.writerow(
-            [
-                *(cost.name, cost.kind, cost.input_size, cost.parameters, cost.with_classifier),
-                *(cost.macs, cost.flops, *times, cost.file_bytes, "; ".join(cost.notes)),
-            ]
-        )
-    return text.getvalue()
 
 
 def _timed(costs: Sequence[Cost]) -> list[tuple[str, int]]:
@@ -107,10 +78,11 @@ def _latencies(cost: Cost) -> Mapping[tuple[str, int], Latency]:
 
 
 def _scaled(count: int | None, unit: float, letter: str) -> Entry:
-    return Entry(MISSING) if count is None else Entry(f"{count / unit:.3f} {letter}", count / unit)
+    return MISSING if count is None else Entry(f"{count / unit:.3f} {letter}", count)
 
 
 def _time(latency: Latency | None) -> Entry:
     if latency is None:
-        return Entry(MISSING)
-    return Entry(f"{latency.median:.1f} ({latency.p90:.1f})", latency.median)
+        return MISSING
+    text = f"{latency.median:.1f} ({latency.p90:.1f})"
+    return Entry(text, latency.median, {"p90": latency.p90})

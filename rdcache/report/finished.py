@@ -17,7 +17,7 @@ import yaml
 
 from rdcache.distillation import Run
 from rdcache.distillation.diverged import DIVERGED
-from rdcache.distillation.run import CONFIG, RESULT
+from rdcache.distillation.run import CONFIG, PREDICTIONS, RESULT
 from rdcache.errors import RdcacheError, RunNotFoundError
 
 NEEDED = {"student", "method", "teacher", "dataset", "training", "test", "seed"}
@@ -146,6 +146,8 @@ def _no_student(run: Run) -> str | None:
             return NO_STUDENT
         if not result.keys() >= NEEDED:
             return "not the result of a student"
+        if not (run.path / PREDICTIONS).is_file():
+            return "without its predictions"
         _require_facts(run.config, result)
         len(result["dataset"]["classes"])
         float(run.metrics["n"])

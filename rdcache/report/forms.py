@@ -18,7 +18,7 @@ from rdcache.report.comparison import Comparison
 from rdcache.report.entries import distinct
 from rdcache.report.gain_forms import ablation_table, gains_table
 from rdcache.report.method_forms import methods_table, peft_table
-from rdcache.report.plain import tested_table
+from rdcache.report.plain_form import tested_table
 from rdcache.report.tables import MISSING, Entry, Heading, Table
 
 

@@ -19,11 +19,11 @@ from torch import nn
 from rdcache.cli import cli
 from rdcache.errors import UsageError
 from rdcache.models import create_student, list_students, load_teacher
-from rdcache.report.cost_tables import cost_table, costs_as_csv
+from rdcache.report.cost_tables import cost_table
 from rdcache.report.costs import Cost, CostConfig, cost_of_student, cost_of_teacher, measure_costs
-from rdcache.report.formats import as_latex, as_markdown
 from rdcache.report.latencies import FEWEST, Latency, time_passes
 from rdcache.report.operations import count_operations
+from rdcache.report.text_formats import as_csv, as_latex, as_markdown
 
 CPU = [torch.device("cpu")]
 UNTIMED = CostConfig(batch=(), classes=1000)
@@ -149,16 +149,15 @@ def test_tables_have_every_number_and_dashes_where_there_is_none(costs: list[Cos
     assert box[3:] == ["–", "–", "–", "–", "1.2 (2.5)", "–", "12.0 MB"]
     assert "onnx:my_box.onnx: why." in table.notes
     text = as_markdown(table)
-    assert "| with 3 classes | MACs | FLOPs | cpu · ×1, ms | cpu · ×32, ms | file |" in text
+    assert "| with 3 classes | MACs | FLOPs | cpu · ×1 (ms) | cpu · ×32 (ms) | file |" in text
     assert r"onnx:my\_box.onnx & teacher" in as_latex(table)
 
 
 def test_csv_has_plain_numbers(costs: list[Cost]) -> None:
-    box, student = csv.DictReader(io.StringIO(costs_as_csv(costs)))
-    assert (box["parameters"], box["flops"], box["cpu_batch32_median_ms"]) == ("", "", "")
-    assert box["notes"] == "why"
-    assert (student["parameters"], student["flops"]) == ("1253604", "23800000")
-    assert float(student["cpu_batch32_p90_ms"]) == 44.0
+    box, student = csv.DictReader(io.StringIO(as_csv(cost_table(costs, 7, "here"))))
+    assert (box["parameters"], box["FLOPs"], box["cpu · ×32 (ms)"]) == ("", "", "")
+    assert (student["parameters"], student["FLOPs"]) == ("1253604", "23800000")
+    assert float(student["cpu · ×32 p90 (ms)"]) == 44.0
 
 
 def as_json(*arguments: str) -> Any:

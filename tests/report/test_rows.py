@@ -141,9 +141,11 @@ def test_what_is_no_finished_student_is_left_out_and_said(
         (runs / name / "result.json").write_text(text)
     finished("kd", 1, GOOD)
     (runs / "busi-t-s-kd-" / "seed1" / "result.json").unlink()
+    (finished("hint", 0, GOOD) / "predictions.csv").unlink()
     notes: list[str] = []
     (row,) = rows_of_folders([runs], notes.append)
     assert row.method == "rd"
+    assert any("without its predictions" in note for note in notes)
     assert any("adapted teacher" in note and "adapt/result.json" in note for note in notes)
     assert any("damaged" in note for note in notes)
     assert any("not finished" in note and "busi-t-s-kd-" in note for note in notes)

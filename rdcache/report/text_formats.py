@@ -6,7 +6,7 @@ import csv
 import io
 from itertools import groupby
 
-from rdcache.report.tables import Entry, Table
+from rdcache.report.tables import MISSING, Entry, Table
 
 LATEX = {
     "\\": r"\textbackslash{}",
@@ -53,7 +53,7 @@ def as_csv(table: Table) -> str:
         entries = [line[number] for line in table.lines]
         if not heading.unit and all(entry.mean is None for entry in entries):
             headings.append(heading.of_number())
-            columns.append([entry.text for entry in entries])
+            columns.append(["" if entry == MISSING else entry.text for entry in entries])
             continue
         headings.append(heading.of_number())
         columns.append([_number(entry.mean) for entry in entries])
@@ -106,4 +106,4 @@ def escaped(text: str) -> str:
 
 
 def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.6g}"
+    return "" if value is None else f"{value:.10g}"
