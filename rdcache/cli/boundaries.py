@@ -9,8 +9,9 @@ import click
 from rdcache.cli import options
 from rdcache.cli.output import json_option, print_json, print_note, print_table, progress
 from rdcache.distillation import load_run
-from rdcache.report.boundary_picture import FORMATS, draw_boundaries, require_drawable
+from rdcache.report.boundary_picture import draw_boundaries
 from rdcache.report.classified_planes import ClassifiedPlanes, classify_planes
+from rdcache.report.picture_files import FORMATS, require_drawable
 from rdcache.report.plane_classifiers import TeachersHere
 from rdcache.store.locations import Location
 
@@ -54,7 +55,8 @@ from rdcache.store.locations import Location
     "--teacher",
     "teachers",
     multiple=True,
-    help="A teacher that is a file, as torchscript:FILE; repeatable.",
+    help="A teacher whose place no store knows: torchscript:FILE, onnx:FILE, adapted:RUN; "
+    "repeatable.",
 )
 @click.option("--weights", help="Weight file of the teacher, if the store was extracted with one.")
 @click.option(

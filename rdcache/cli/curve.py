@@ -8,16 +8,10 @@ from typing import Literal
 import click
 
 from rdcache.cli.output import json_option, print_json, print_note, print_table
-from rdcache.report.learning_curve import (
-    as_csv,
-    as_facts,
-    as_markdown,
-    headings,
-    learning_curve,
-    rows,
-    runs_below,
-)
+from rdcache.report.learning_curve import learning_curve, notes_on, runs_below
 from rdcache.report.learning_curve_picture import save_picture
+from rdcache.report.learning_curve_tables import as_csv, as_facts, as_markdown, headings, rows
+from rdcache.report.picture_files import require_drawable
 
 FORMATS = ("table", "markdown", "csv")
 
@@ -42,9 +36,13 @@ def command(
     """Tabulate accuracy against the number of training images, of all finished runs in RUNS.
 
     The runs are those of `rdcache distill --train-fraction`, by several methods and seeds; the gain
-    is over the plain student (`--method none`) of the same seeds and images.
+    is over the plain student (`--method none`) of the same seeds, images and training options.
     """
+    if out is not None:
+        require_drawable(out)
     lines = learning_curve(runs_below(runs), metric)
+    for note in notes_on(lines):
+        print_note(note)
     if out is not None:
         save_picture(lines, metric, out)
         print_note(f"drawn as {out}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -35,8 +36,20 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print one JS
 
 
 def print_json(value: object) -> None:
-    """Print one JSON object on standard output, and nothing else."""
-    click.echo(json.dumps(value, indent=2, default=str))
+    """Print one JSON object on standard output, and nothing else. JSON has no infinite numbers and
+    no NaN: these are null.
+    """
+    click.echo(json.dumps(_in_json(value), indent=2, default=str, allow_nan=False))
+
+
+def _in_json(value: object) -> object:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: _in_json(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_in_json(item) for item in value]
+    return value
 
 
 def print_note(note: str) -> None:

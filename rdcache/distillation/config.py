@@ -213,6 +213,7 @@ class DistillConfig(BaseModel):
 
         Raises:
             UnknownNameError: no such method, or the method has no such option.
+            UsageError: a value out of range, or an option that nothing would read.
         """
         card = find_method(self.method)
         preset = {
@@ -221,6 +222,7 @@ class DistillConfig(BaseModel):
             if name not in self.model_fields_set
         }
         options = dict(self.method_options)
+        card.require_read(options)
         if self.teacher_head is not None and "teacher_head" in card.method.Config.model_fields:
             options.setdefault("teacher_head", self.teacher_head)
         complete = card.config(options).model_dump()

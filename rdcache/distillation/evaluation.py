@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -128,4 +129,13 @@ def _collected(
 
 def weights_of(module: nn.Module) -> dict[str, torch.Tensor]:
     """A copy of a module's state on the CPU."""
-    return {name: value.detach().cpu().clone() for name, value in module.state_dict().items()}
+    return tensors_of(module.state_dict())
+
+
+def tensors_of(state: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+    """A copy on the CPU of the tensors in a state; counters and the like are left out."""
+    return {
+        name: value.detach().cpu().clone()
+        for name, value in state.items()
+        if isinstance(value, torch.Tensor)
+    }

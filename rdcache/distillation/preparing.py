@@ -1,37 +1,28 @@
 """What a run needs before its first step: the student, the method, and where their batches come
-from.
-
-Images and taps are opened once for all runs of a call.
+from. That these are opened once for all runs of a call is the part of `shared_sources.py`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
-from rdcache.data import ImageDataset, Jitter, StudentInputs, inputs_for
+from rdcache.data import ImageDataset
 from rdcache.distillation.acceleration import compiled
-from rdcache.distillation.batches import BatchSource
 from rdcache.distillation.config import DistillConfig
 from rdcache.distillation.folds import training_folds
 from rdcache.distillation.hardware import autocast_for
 from rdcache.distillation.randomness import counted_seed
-from rdcache.distillation.residency import ReadTaps, ResidentTaps, TapSource, choose_residency
-from rdcache.distillation.sampling import Shuffle, TrainingSamples
-from rdcache.distillation.statistics import channel_statistics
-from rdcache.distillation.subset import EVERYTHING, Subset
-from rdcache.distillation.teacher_probe import linear_probe_of
+from rdcache.distillation.sampling import LEAST_BATCH, Shuffle, TrainingSamples
+from rdcache.distillation.shared_sources import Sources
 from rdcache.distillation.training import Trainer
 from rdcache.errors import UsageError
-from rdcache.methods import ChannelStatistics, Method, MethodContext, create_method, task_loss
+from rdcache.methods import Method, MethodContext, create_method, task_loss
 from rdcache.models import Student, create_student
-from rdcache.store import Store, default_taps
-
-LEAST_BATCH = 2
-Note = Callable[[str], None]
+from rdcache.store import Store, classes_of_logits, default_taps
 
 
 @dataclass(frozen=True)
@@ -40,97 +31,6 @@ class Job:
 
     config: DistillConfig
     seed: int
-
-
-class Sources:
-    """Images and cached taps of one store, for all who train on them.
-
-    Args:
-        device: where batches go.
-        on_note: told in a sentence where taps and images are kept, and why.
-    """
-
-    def __init__(
-        self, store: Store, dataset: ImageDataset, device: torch.device, on_note: Note
-    ) -> None:
-        self.store, self.dataset, self.device = store, dataset, device
-        self.on_note = on_note
-        self._taps: dict[tuple[object, ...], tuple[TapSource, str]] = {}
-        self._statistics: dict[tuple[str, Subset], ChannelStatistics] = {}
-        self._probes: dict[tuple[str, Subset], tuple[torch.Tensor, torch.Tensor]] = {}
-        self._cut: dict[tuple[object, ...], StudentInputs] = {}
-        self._inputs: dict[tuple[object, ...], StudentInputs] = {}
-        self._batches: dict[tuple[int, int], BatchSource] = {}
-
-    def statistics(self, tap: str, subset: Subset = EVERYTHING) -> ChannelStatistics:
-        """A tap's channels over a part of the training samples, read once for all."""
-        key = (tap, subset)
-        if key not in self._statistics:
-            self._statistics[key] = channel_statistics(self.store, tap, subset)
-        return self._statistics[key]
-
-    def probe(self, tap: str, subset: Subset = EVERYTHING) -> tuple[torch.Tensor, torch.Tensor]:
-        """A linear classifier of a tap's features, weight and bias, fitted once for all to a part
-        of the training samples.
-        """
-        key = (tap, subset)
-        if key not in self._probes:
-            probe = linear_probe_of(self.store, tap, subset)
-            self.on_note(
-                f"teacher logits: a linear probe on {tap}, "
-                f"{100 * probe.validation_accuracy:.1f} % right on validation"
-            )
-            self._probes[key] = probe.weight, probe.bias
-        return self._probes[key]
-
-    def taps(self, names: Sequence[str], config: DistillConfig) -> tuple[TapSource, str]:
-        """Taps by name, of the views that a config trains on, where the config wants them; and
-        where that is, in a few words.
-        """
-        views = config.views or self.store.views
-        key = (frozenset(names), views, config.resident)
-        if key not in self._taps:
-            residency = choose_residency(self.store, names, views, config.resident, self.device)
-            if names:
-                self.on_note(f"taps: {residency}")
-            source: TapSource = ReadTaps(self.store)
-            if residency.where != "disk":
-                place = self.device if residency.where == "device" else torch.device("cpu")
-                source = ResidentTaps(self.store, names, views, place)
-            self._taps[key] = source, str(residency)
-        return self._taps[key]
-
-    def inputs(self, config: DistillConfig, student: Student) -> StudentInputs:
-        """Images as a student wants them. Students that differ in jitter and normalisation alone
-        share decoded images and cut views, but not the reading of taps (see `train_together`).
-        """
-        geometry = (config.image_size, config.views, config.working_scale, config.inputs_cache)
-        look = (
-            student.mean,
-            student.std,
-            Jitter(config.jitter, config.jitter) if config.jitter else None,
-        )
-        if geometry not in self._cut:
-            self._cut[geometry] = inputs_for(self.device)(
-                self.dataset,
-                self.store.view_parameters[: config.views],
-                config.image_size,
-                *look,
-                working_scale=config.working_scale,
-                cache=config.inputs_cache,
-            )
-            self.on_note(f"images: {self._cut[geometry]}")
-        key = (*geometry, look)
-        if key not in self._inputs:
-            self._inputs[key] = self._cut[geometry].for_student(*look)
-        return self._inputs[key]
-
-    def batches(self, taps: TapSource, inputs: StudentInputs) -> BatchSource:
-        """Both in step; the same object for the same two."""
-        key = (id(taps), id(inputs))
-        if key not in self._batches:
-            self._batches[key] = BatchSource(taps, inputs, self.device)
-        return self._batches[key]
 
 
 def create_trainers(sources: Sources, jobs: Sequence[Job]) -> list[Trainer]:
@@ -148,7 +48,7 @@ def create_trainers(sources: Sources, jobs: Sequence[Job]) -> list[Trainer]:
     for job, (student, method, training) in zip(jobs, built, strict=True):
         # Taps take their memory at once, images by and by: taps first, so that images see what is
         # left.
-        taps, where = sources.taps(names, job.config)
+        taps, where = sources.taps(names, job.config, job.config.subset(job.seed))
         batches = sources.batches(taps, sources.inputs(job.config, student))
         classes = tuple(store.manifest["dataset"]["classes"])
         autocast = autocast_for(device, job.config.amp)
@@ -196,7 +96,9 @@ def build_untrained(sources: Sources, job: Job) -> tuple[Student, Method, Traini
         taps=store.taps,
         default_tap=next(iter(teachers.values())),
         teachers=teachers,
-        foreign_logits=store.manifest["teacher"].get("logits_classes", classes) != classes,
+        foreign_logits=frozenset(
+            tap for tap, named in classes_of_logits(store).items() if named != classes
+        ),
         feature_dim=student.feature_dim,
         student_stages=student.stages,
         num_classes=len(classes),

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from rdcache.distillation.sampling import Shuffle
+from rdcache.distillation.subset import EVERYTHING, Subset
 from rdcache.errors import UsageError
 from rdcache.memory import available_device_memory, available_memory, memory_limit
 from rdcache.store import RemotePath, Store, TapSpec
@@ -46,7 +47,12 @@ class Residency:
 
 
 def choose_residency(
-    store: Store, taps: Sequence[str], views: int, asked: Resident, device: torch.device
+    store: Store,
+    taps: Sequence[str],
+    views: int,
+    asked: Resident,
+    device: torch.device,
+    subset: Subset = EVERYTHING,
 ) -> Residency:
     """Settle where taps are kept.
 
@@ -57,11 +63,13 @@ def choose_residency(
 
     Args:
         views: how many of the store's views are read.
+        subset: and which part of its training samples.
 
     Raises:
         UsageError: `device` is asked for and there is no GPU.
     """
-    needed = sum(tap.nbytes for tap in _stored(store, taps)) * int(pairs(store, views).sum())
+    kept = int(pairs(store, views, subset).sum())
+    needed = sum(tap.nbytes for tap in _stored(store, taps)) * kept
     if asked == "device" and device.type != "cuda":
         raise UsageError("taps are kept on the device only where that is a GPU.", device=device)
     if asked != "auto":
@@ -139,12 +147,20 @@ class ResidentTaps:
         taps: names; others cannot be read.
         views: how many views.
         device: where they are kept.
+        subset: which part of the training samples is kept; others cannot be read.
     """
 
-    def __init__(self, store: Store, taps: Sequence[str], views: int, device: torch.device) -> None:
+    def __init__(
+        self,
+        store: Store,
+        taps: Sequence[str],
+        views: int,
+        device: torch.device,
+        subset: Subset = EVERYTHING,
+    ) -> None:
         self.store = store
-        kept = pairs(store, views)
-        # The row of each (view, sample) pair in the tensors; pairs that are not stored have none.
+        kept = pairs(store, views, subset)
+        # The row of each (view, sample) pair in the tensors; pairs that are not kept have none.
         self._rows = np.where(kept, np.cumsum(kept).reshape(kept.shape) - 1, -1)
         self._tensors = {
             tap.name: torch.empty(
@@ -171,13 +187,14 @@ class ResidentTaps:
         """Tap name → (B, *tap), where they are kept; what `Store.read_stored` gives.
 
         Raises:
-            UsageError: a pair that is not stored.
+            UsageError: a pair that is not stored, or not kept.
         """
         if (views >= len(self._rows)).any():
             raise UsageError("a view that is not resident is asked for.", resident=len(self._rows))
         numbers = self._rows[views, samples]
         if (numbers < 0).any():
             self.store.read(samples.tolist(), views.tolist(), taps)  # says which one, and why
+            raise UsageError("a training sample that is not resident is asked for.")
         return {
             tap.name: _selected(self._tensors[tap.name], numbers)
             for tap in _stored(self.store, taps)
@@ -205,10 +222,14 @@ def _selected(tensor: torch.Tensor, rows: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(as_stored(tensor)[rows]).view(tensor.dtype)
 
 
-def pairs(store: Store, views: int) -> np.ndarray:
-    """Which pairs of the first views are stored: bool (views, samples)."""
+def pairs(store: Store, views: int, subset: Subset = EVERYTHING) -> np.ndarray:
+    """Which pairs of the first views are stored, without training samples that are not of a part:
+    bool (views, samples).
+    """
     everything = range(store.samples)
-    return np.stack([store.available(everything, view) for view in range(views)])
+    stored = np.stack([store.available(everything, view) for view in range(views)])
+    stored[:, np.setdiff1d(store.samples_of("train"), subset.of_training(store))] = False
+    return stored
 
 
 def _stored(store: Store, taps: Sequence[str]) -> tuple[TapSpec, ...]:

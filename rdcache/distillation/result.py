@@ -75,13 +75,13 @@ def _predicted(trainer: Trainer, split: str) -> Predictions | None:
 
 
 def _select(trainer: Trainer) -> int | None:
-    """Load the best epoch's weights into the student that counts; None if it is the last's."""
+    """Go back to the best epoch's student and teacher branch; None if it is the last one."""
     best = trainer.best
     if trainer.config.select == "last" or best is None:
         return None
     if best.epoch == trainer.config.epochs - 1:
         return None
-    trainer.select(best.weights)
+    trainer.select(best)
     return best.epoch
 
 

@@ -19,9 +19,10 @@ from rdcache.distillation.checkpoint import go_on, save_checkpoint
 from rdcache.distillation.config import DistillConfig
 from rdcache.distillation.diverged import DIVERGED, record_divergence, recorded_divergence
 from rdcache.distillation.hardware import environment
-from rdcache.distillation.preparing import Job, Sources, create_trainers
+from rdcache.distillation.preparing import Job, create_trainers
 from rdcache.distillation.result import finish
 from rdcache.distillation.run import CHECKPOINT, CONFIG, HISTORY, RESULT, FinishedRun, Run
+from rdcache.distillation.shared_sources import Sources
 from rdcache.distillation.together import train_together
 from rdcache.distillation.training import Line, Trainer
 from rdcache.errors import TrainingError, UsageError

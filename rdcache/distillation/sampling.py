@@ -16,6 +16,7 @@ from rdcache.store import Store
 Shuffle = Literal["full", "shards"]
 # A group of shards that is shuffled as one holds at least so much.
 GROUP_SHARDS, GROUP_BATCHES = 8, 64
+LEAST_BATCH = 2  # which batch norm needs
 BLOCK = 4096  # samples whose views are ordered at once
 
 
@@ -101,10 +102,14 @@ class TrainingSamples:
             UsageError: there are fewer samples than one batch holds.
         """
         if batch_size > len(self):
+            smaller = f"--batch-size {max(len(self) // 4, LEAST_BATCH)} or smaller"
+            larger = f"a larger --train-fraction than {self.subset.fraction:g}"
+            advice = [smaller] if len(self) >= LEAST_BATCH else []
+            advice += [larger] if self.subset.fraction < 1 else []
             raise UsageError(
                 f"a batch of {batch_size} is larger than the training set.",
                 training_images=len(self),
-                next=f"--batch-size {max(len(self) // 4, 1)} or smaller",
+                next=", or ".join(advice) or "a dataset with more training images",
             )
         shuffled = self._shuffled(batch_size, epoch, *key)
         ends = range(batch_size, len(self) + 1, batch_size)

@@ -17,7 +17,7 @@ from rdcache.distillation.acceleration import choose_amp
 from rdcache.distillation.config import DistillConfig, config_from_options
 from rdcache.distillation.diverged import Diverged, in_one
 from rdcache.distillation.hardware import threads, within_device_memory
-from rdcache.distillation.preparing import Job, Note, Sources
+from rdcache.distillation.preparing import Job
 from rdcache.distillation.residency import choose_shuffle
 from rdcache.distillation.run import FILES, Run
 from rdcache.distillation.run_folders import (
@@ -27,6 +27,7 @@ from rdcache.distillation.run_folders import (
     run_folder,
     train_runs,
 )
+from rdcache.distillation.shared_sources import Note, Sources
 from rdcache.distillation.source import Places, choose_store, open_dataset
 from rdcache.errors import UsageError
 from rdcache.models import choose_device

@@ -8,6 +8,7 @@ from rdcache.data import CLEAN_VIEW
 from rdcache.distillation.subset import EVERYTHING, Subset
 from rdcache.methods import ChannelStatistics
 from rdcache.store import Store, TapSpec
+from rdcache.store.tap_axes import as_maps
 
 SAMPLES_AT_ONCE = 64
 
@@ -15,7 +16,8 @@ SAMPLES_AT_ONCE = 64
 def channel_statistics(store: Store, tap: str, subset: Subset = EVERYTHING) -> ChannelStatistics:
     """Read the clean view of the training samples once and describe the tap's channels.
 
-    Sums are kept in float64. Samples without tensors (NaN or Inf from the teacher) do not count.
+    Positions are those of the tap as methods read it: a class token is none of them. Sums are kept
+    in float64. Samples without tensors (NaN or Inf from the teacher) do not count.
 
     Args:
         subset: which part of the training samples.
@@ -28,7 +30,8 @@ def channel_statistics(store: Store, tap: str, subset: Subset = EVERYTHING) -> C
     shift: torch.Tensor | None = None  # near the mean, so that squares do not cancel
     for start in range(0, len(rows), SAMPLES_AT_ONCE):
         samples = rows[start : start + SAMPLES_AT_ONCE].tolist()
-        values = channels_first(store.read(samples, CLEAN_VIEW, [tap])[tap], spec).double()
+        maps = as_maps(store.read(samples, CLEAN_VIEW, [tap])[tap], spec.kind)
+        values = maps.movedim(1, 0).flatten(1).double()  # channels, positions
         shift = values.mean(1, keepdim=True) if shift is None else shift
         values = values - shift
         total += values.sum(1)
@@ -44,9 +47,3 @@ def channel_statistics(store: Store, tap: str, subset: Subset = EVERYTHING) -> C
 def channels_of(tap: TapSpec) -> int:
     """How many channels a tap has."""
     return tap.shape[-1] if tap.kind == "tokens" else tap.shape[0]
-
-
-def channels_first(values: torch.Tensor, tap: TapSpec) -> torch.Tensor:
-    """Lay a batch (n, *tap) out as (channels, positions)."""
-    last = tap.kind == "tokens"
-    return values.movedim(-1 if last else 1, 0).flatten(1)

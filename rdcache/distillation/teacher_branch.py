@@ -16,8 +16,9 @@ from safetensors.torch import load_file, save
 from rdcache.configs import validated
 from rdcache.data import ImageDataset
 from rdcache.distillation.config import DistillConfig
-from rdcache.distillation.preparing import Job, Sources, build_untrained
+from rdcache.distillation.preparing import Job, build_untrained
 from rdcache.distillation.run import TEACHER_BRANCH, Run
+from rdcache.distillation.shared_sources import Sources
 from rdcache.distillation.statistics import channels_of
 from rdcache.distillation.subset import EVERYTHING, Subset
 from rdcache.errors import RunNotFoundError, StaleStoreError, reason_of

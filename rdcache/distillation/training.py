@@ -24,6 +24,7 @@ from rdcache.distillation.evaluation import (
     predict,
     predict_by_teacher,
     similarity,
+    tensors_of,
     weights_of,
 )
 from rdcache.distillation.hardware import Stopwatch
@@ -49,11 +50,19 @@ class Stage:
 
 @dataclass
 class Best:
-    """The epoch that is best on validation so far, of equal ones the latest."""
+    """The epoch that is best on validation so far, of equal ones the latest.
+
+    Attributes:
+        value: the metric that epochs are selected by.
+        weights: of the student that counts.
+        teacher: what the teacher branch depends on, where there is one: also the classifier that it
+            shares with the student as it trains, which is not that of the student's average.
+    """
 
     epoch: int
     value: float
     weights: dict[str, torch.Tensor]
+    teacher: dict[str, torch.Tensor] | None = None
 
 
 class Trainer:
@@ -98,6 +107,8 @@ class Trainer:
         self.optimiser: torch.optim.Optimizer | None = None
         self.trained: list[nn.Parameter] = []
         self.average = MovingAverage(student, config.ema) if config.ema else None
+        merged = method.merged if config.ema else None
+        self.merged_average = None if merged is None else MovingAverage(merged, config.ema)
         self._selected: Student | None = None
         self.forward_student: Callable[..., StudentOutput] = student
         self.ways: dict[str, str] = {}
@@ -126,12 +137,17 @@ class Trainer:
         if self._selected is not None:
             return self._selected
         averaged: Any = self.student if self.average is None else self.average.averaged
-        return self.method.deployed(averaged)
+        merged = None if self.merged_average is None else self.merged_average.averaged
+        return self.method.deployed(averaged, merged)
 
-    def select(self, weights: dict[str, torch.Tensor]) -> None:
-        """Let weights of an earlier epoch count from now on; training is over then."""
+    def select(self, best: Best) -> None:
+        """Let an earlier epoch count from now on, the student's and the teacher branch's weights;
+        training is over then.
+        """
         selected = self.evaluated
-        selected.load_state_dict(weights)
+        if best.teacher is not None:
+            self.method.load_state_dict(best.teacher, strict=False)
+        selected.load_state_dict(best.weights)
         self._selected = selected
 
     @property
@@ -156,6 +172,9 @@ class Trainer:
             "student": self.student.state_dict(),
             "method": self.method.state_dict(),
             "average": None if self.average is None else self.average.state_dict(),
+            "merged_average": (
+                None if self.merged_average is None else self.merged_average.state_dict()
+            ),
             "optimiser": None if self.optimiser is None else self.optimiser.state_dict(),
             "stage": self.stage,
             "epoch": self.epoch,
@@ -169,6 +188,8 @@ class Trainer:
         self.method.load_state_dict(state["method"])
         if self.average is not None:
             self.average.load_state_dict(state["average"])
+        if self.merged_average is not None:
+            self.merged_average.load_state_dict(state["merged_average"])
         self.stage, self.epoch = state["stage"], state["epoch"]
         self.history = state["history"]
         self.best = None if state["best"] is None else Best(**state["best"])
@@ -282,6 +303,8 @@ class Trainer:
         self.method.after_step()
         if self.average is not None and self.now.name == "student":
             self.average.update(self.student)
+            if self.merged_average is not None and self.method.merged is not None:
+                self.merged_average.update(self.method.merged)
         return {"loss": loss.detach(), **{name: term.detach() for name, term in terms.items()}}
 
     def _set_rate(self, stage: Stage, progress: TrainingProgress) -> None:
@@ -328,5 +351,7 @@ class Trainer:
             line["val_cka"] = similarity(student, teacher)
         value = metrics[self.config.select_metric]
         if self.best is None or value >= self.best.value:
-            self.best = Best(self.epoch, value, weights_of(self.evaluated))
+            branch = self.method.has_teacher_branch
+            kept = tensors_of(self.method.teacher_state()) if branch else None
+            self.best = Best(self.epoch, value, weights_of(self.evaluated), kept)
         return line

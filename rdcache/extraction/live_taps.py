@@ -16,6 +16,7 @@ from rdcache.errors import StaleStoreError, StoreFormatError, TeacherOutputError
 from rdcache.extraction.checking import FILES
 from rdcache.extraction.reduction import as_laid_out, pooled
 from rdcache.models import Teacher, load_teacher
+from rdcache.models.adapters import name_of_run
 from rdcache.store import Store, folder_name
 from rdcache.store.quantisation import dequantise
 
@@ -99,35 +100,59 @@ def load_live_taps(
     weights: str | None = None,
     data_dir: Path | None = None,
     device: torch.device | str = "cpu",
+    names: Collection[str] | None = None,
 ) -> list[LiveTaps]:
-    """Load the teacher of a store; of stores that are read in step, each one's.
+    """Load the teacher of a store; of stores that are read in step, each one's that is wanted.
 
     Args:
-        given: names of teachers with the folders of this machine, as in `torchscript:FILE`: a store
-            does not know these, and none decides what program is run.
+        given: names of teachers with the folders of this machine, as in `torchscript:FILE` or
+            `adapted:RUN`: a store does not know these, and none decides what program is run.
         weights: the teacher's weight file, if it was given by name.
+        names: the taps that will be asked for (default: all). Teachers of none of them are not
+            loaded.
 
     Raises:
-        UsageError: its name goes on with a path, and is not among those given.
+        UsageError: its name goes on with a path, and is not among those given; or there is one
+            weight file for several teachers.
         RdcacheError: see `load_teacher` and `LiveTaps`.
     """
-    members = store.members
-    loaded = []
-    for member in members:
-        name = _name_here(member, given)
-        prefix = "" if len(members) == 1 else f"{folder_name(member.manifest['teacher']['name'])}."
-        loaded.append(LiveTaps(member, load_teacher(name, weights, data_dir, device), prefix))
-    return loaded
+    wanted = {
+        prefix: member
+        for prefix, member in _prefixes(store).items()
+        if names is None or any(f"{prefix}{tap}" in names for tap in member.taps)
+    }
+    if weights is not None and len(wanted) > 1:
+        raise UsageError(
+            "one weight file is given for several teachers.",
+            weights=weights,
+            teachers=", ".join(_teacher(member) for member in wanted.values()),
+        )
+    return [
+        LiveTaps(member, load_teacher(_name_here(member, given), weights, data_dir, device), prefix)
+        for prefix, member in wanted.items()
+    ]
+
+
+def _prefixes(store: Store) -> dict[str, Store]:
+    """What the names of the taps of each member begin with; of a store alone with nothing."""
+    if len(store.members) == 1:
+        return {"": store}
+    return {f"{folder_name(_teacher(member))}.": member for member in store.members}
+
+
+def _teacher(store: Store) -> str:
+    return str(store.manifest["teacher"]["name"])
 
 
 def _name_here(store: Store, given: Sequence[str]) -> str:
     """The name of a store's teacher on this machine."""
-    recorded = str(store.manifest["teacher"]["name"])
-    name = next((each for each in given if portable_name(each) == recorded), recorded)
+    recorded = _teacher(store)
+    known_as = (name for name in given if recorded in (portable_name(name), name_of_run(name)))
+    name = next(known_as, recorded)
     if name.partition(":")[0] in FILES and name not in given:
         raise UsageError(
             "a store does not know where the file of its teacher lies on this machine.",
             was_made_of=recorded,
-            next="say it: --teacher torchscript:FILE or onnx:FILE",
+            next="say it: --teacher torchscript:FILE, onnx:FILE or adapted:RUN",
         )
     return name

@@ -19,7 +19,7 @@ import torch
 from torch.nn import functional as F
 
 from rdcache.errors import UsageError
-from rdcache.losses.standardising import of_unit_length
+from rdcache.losses.unit_length import unit_length
 
 PKT_EPS = 1e-7  # added to probabilities before the logarithm, as in the authors' code
 
@@ -38,7 +38,7 @@ def sp(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
     """
     student, teacher = _pairs(student, teacher, least=2)
     with torch.autocast(student.device.type, enabled=False):
-        difference = of_unit_length(student @ student.T) - of_unit_length(teacher @ teacher.T)
+        difference = unit_length(student @ student.T) - unit_length(teacher @ teacher.T)
         return difference.square().mean()
 
 
@@ -143,7 +143,7 @@ def _pairs(
 
 def _neighbours(rows: torch.Tensor) -> torch.Tensor:
     """Cosines of all pairs, moved to [0, 1], each row a distribution: (B, B)."""
-    unit = of_unit_length(rows)
+    unit = unit_length(rows)
     similarity = (unit @ unit.T + 1) / 2
     return similarity / similarity.sum(dim=1, keepdim=True)
 
@@ -153,13 +153,20 @@ def _distances(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
     Rows that coincide as far as the precision tells are at a distance of 0, without gradient.
     """
-    precision = 10 * torch.finfo(rows.dtype).eps * rows.detach().square().sum(dim=1).mean()
     centred = rows - rows.mean(dim=0)  # moves no distance, and keeps the numbers small
+    # Products of centred rows are rounded by ε of their squares, and centring by ε of the rows.
+    noise = 10 * torch.finfo(rows.dtype).eps
+    precision = noise * _mean_square(centred) + noise**2 * _mean_square(rows)
     gram = centred @ centred.T
     lengths = gram.diagonal()
     squares = lengths[:, None] + lengths[None, :] - 2 * gram
     apart = squares > precision
     return torch.where(apart, torch.where(apart, squares, 1.0).sqrt(), 0.0), gram
+
+
+def _mean_square(rows: torch.Tensor) -> torch.Tensor:
+    """Mean of the rows' squared lengths, a constant."""
+    return rows.detach().square().sum(dim=1).mean()
 
 
 def _over_mean(distances: torch.Tensor) -> torch.Tensor:

@@ -10,9 +10,10 @@ import torch
 from torch.nn import functional as F
 
 from rdcache.errors import UsageError
-from rdcache.losses.standardising import of_unit_length
+from rdcache.losses.unit_length import unit_length
 
 HCL_SIDES = (4, 2, 1)  # of the grids to which maps are pooled, beside their own
+LEAST_VARIATION = 1e-5  # of a map's mean length that a position must differ from its mean by
 
 
 def hcl(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
@@ -56,7 +57,7 @@ def direction_error(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tenso
     """
     student, teacher = _maps(student, teacher)
     with torch.autocast(student.device.type, enabled=False):
-        difference = of_unit_length(student) - of_unit_length(teacher)
+        difference = unit_length(student) - unit_length(teacher)
         return difference.square().sum() / len(difference)
 
 
@@ -65,8 +66,15 @@ def without_dc(maps: torch.Tensor) -> torch.Tensor:
 
     The same as leaving out the lowest coefficient of a discrete cosine transform (DCT-II) over H
     and W and going back, since that coefficient's wave is the constant one.
+
+    What is left of a map that is constant is the rounding of its mean, and its directions are
+    noise: a position shorter than 1e-5 of the map's root mean squared length becomes 0 exactly,
+    without gradient.
     """
-    return maps - maps.mean(dim=(2, 3), keepdim=True)
+    varying = maps - maps.mean(dim=(2, 3), keepdim=True)
+    lengths = maps.detach().norm(dim=1, keepdim=True)
+    least = LEAST_VARIATION * lengths.square().mean(dim=(2, 3), keepdim=True).sqrt()
+    return torch.where(varying.detach().norm(dim=1, keepdim=True) > least, varying, 0.0)
 
 
 def _maps(student: torch.Tensor, teacher: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -31,11 +31,3 @@ def standardised_logits(logits: torch.Tensor) -> torch.Tensor:
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     centred = logits - logits.mean(dim=1, keepdim=True)
     return centred / (logits.std(dim=1, keepdim=True) + LEAST_DEVIATION)
-
-
-def of_unit_length(values: torch.Tensor) -> torch.Tensor:
-    """Scale (B, C, …) to length 1 along C. What is 0 throughout stays so, and has no gradient."""
-    norms = values.norm(dim=1, keepdim=True)
-    known = norms > 0
-    # Replaced before the division, not after it: the gradient of 0/0 would not be a number.
-    return torch.where(known, values / torch.where(known, norms, 1.0), 0.0)

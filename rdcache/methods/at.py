@@ -13,7 +13,8 @@ contributes 0; a teacher's tap of one position is refused.
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 from pydantic import Field
@@ -21,9 +22,10 @@ from pydantic import Field
 from rdcache import losses
 from rdcache.errors import UsageError
 from rdcache.methods.base import CachedBatch, MethodConfig, MethodContext, Terms, TrainingProgress
-from rdcache.methods.baseline import Baseline
+from rdcache.methods.feature_baselines import StagesBaseline
+from rdcache.methods.feature_options import FeatureNorm, StagesConfig
 from rdcache.methods.registry import register
-from rdcache.methods.stage_pairs import StagePair, StagesConfig, stage_pairs, teacher_maps
+from rdcache.methods.stage_pairs import StagePair
 from rdcache.methods.teacher_maps import with_equal_positions
 from rdcache.models import StudentOutput
 
@@ -35,7 +37,7 @@ class AttentionTransferConfig(StagesConfig):
     power: float = Field(
         default=2.0, ge=1, description="p of the channels' energy, the mean of |m|^p."
     )
-    feature_norm: Literal["none", "channel"] = Field(
+    feature_norm: FeatureNorm = Field(
         default="none",
         description="Standardise each channel of a tap before its energy is taken; the published "
         "method does not.",
@@ -49,22 +51,18 @@ class AttentionTransferConfig(StagesConfig):
     paper="Zagoruyko and Komodakis, ICLR",
     year=2017,
 )
-class AttentionTransfer(Baseline):
+class AttentionTransfer(StagesBaseline):
     """Terms: `ce` and `at`."""
 
     Config: ClassVar[type[MethodConfig]] = AttentionTransferConfig
     config: AttentionTransferConfig
 
-    def __init__(self, config: AttentionTransferConfig, context: MethodContext) -> None:
-        super().__init__(config, context)
-        self.pairs = stage_pairs(config, context)
-        for pair in self.pairs:
+    def choose_pairs(self, context: MethodContext) -> Sequence[StagePair]:
+        """Pair the stages that are asked for, of several positions each."""
+        pairs = super().choose_pairs(context)
+        for pair in pairs:
             _require_positions(pair)
-        self.read(*(pair.tap.name for pair in self.pairs))
-        self.student_stages = tuple(pair.stage for pair in self.pairs)
-        self.maps = torch.nn.ModuleList(
-            teacher_maps(pair, config.feature_norm, context) for pair in self.pairs
-        )
+        return pairs
 
     def own_terms(
         self, batch: CachedBatch, student: StudentOutput, progress: TrainingProgress

@@ -7,7 +7,7 @@ logs each under its name, and trains what `trainable_parameters` lists beside th
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -64,6 +64,10 @@ class TrainingProgress:
         """Share of training done, step by step."""
         return (self.epoch + self.step / self.steps) / self.epochs
 
+    def risen(self, warmup: float) -> float:
+        """A factor that rises from 0 to 1 in the share `warmup` of the training, and stays 1."""
+        return min(1.0, self.by_step / warmup) if warmup else 1.0
+
 
 @dataclass(frozen=True)
 class ChannelStatistics:
@@ -100,8 +104,8 @@ class MethodContext:
         epochs: epochs of the co-training.
         batch_size: samples a batch.
         teachers: teacher → its default tap; several where their stores are read in step.
-        foreign_logits: whether the store's logits are known to be of other classes, or of these in
-            another order: those of a teacher that was adapted to another dataset.
+        foreign_logits: taps of logits that are known to be of other classes, or of these in another
+            order: those of a teacher that was adapted to another dataset.
     """
 
     taps: Mapping[str, TapSpec]
@@ -119,12 +123,19 @@ class MethodContext:
     epochs: int
     batch_size: int
     teachers: Mapping[str, str] = field(default_factory=dict)
-    foreign_logits: bool = False
+    foreign_logits: frozenset[str] = frozenset()
 
     def taps_asked_for(self, names: str | None) -> tuple[str, ...]:
-        """Names of taps as an option lists them, with commas; by default that of each teacher."""
+        """Names of taps as an option lists them, with commas; by default that of each teacher.
+
+        Raises:
+            UsageError: a name is empty, or there twice.
+        """
         if names:
-            return tuple(name.strip() for name in names.split(","))
+            listed = tuple(name.strip() for name in names.split(","))
+            if "" in listed or len(set(listed)) < len(listed):
+                raise UsageError("taps are to be named once each, with commas between.", got=names)
+            return listed
         return tuple(self.teachers.values()) or (self.default_tap,)
 
     def tap(self, name: str | None) -> TapSpec:
@@ -135,7 +146,7 @@ class MethodContext:
             UsageError: there are several teachers, and none is named.
         """
         if name is None and len(self.teachers) > 1:
-            raise one_tap_only(self.taps_asked_for(None))
+            raise one_tap_only(self.taps_asked_for(None), option=None)
         name = name or self.default_tap
         if name not in self.taps:
             error = UnknownNameError.of("tap in this store", name, self.taps)
@@ -144,13 +155,42 @@ class MethodContext:
             raise error
         return self.taps[name]
 
+    def tap_of_teacher(self, name: str) -> str | None:
+        """What the store calls a tap of the teacher that is read by default; None: it lacks it.
 
-def one_tap_only(taps: Sequence[str]) -> UsageError:
-    """What to say where one tap is read and several are given."""
+        Where several stores are read in step, the names of taps begin with their teacher's.
+        """
+        prefix, dot, _ = self.default_tap.rpartition(".")
+        return next((it for it in (f"{prefix}{dot}{name}", name) if it in self.taps), None)
+
+    def of_teacher_of(self, tap: str) -> MethodContext:
+        """The same with one teacher of several, whose tap this is, and its default tap.
+
+        Without change where there is one teacher only, or none has the tap.
+        """
+        if len(self.teachers) > 1 and tap in self.taps:
+            for teacher, default in self.teachers.items():
+                prefix, dot, _ = default.rpartition(".")
+                if tap == default or (dot and tap.startswith(prefix + dot)):
+                    return replace(self, default_tap=default, teachers={teacher: default})
+        return self
+
+    def statistics_for(self, feature_norm: str, tap: str) -> ChannelStatistics | None:
+        """Those of a tap where an option `feature_norm` asks to standardise its channels."""
+        return self.statistics(tap) if feature_norm == "channel" else None
+
+
+def one_tap_only(taps: Sequence[str], option: str | None) -> UsageError:
+    """What to say where one tap is read and several are given.
+
+    Args:
+        option: of the method, to name one of them; None where it has none.
+    """
+    others = "a single --teacher, or --method rd"
     return UsageError(
         "this method reads one tap, and there are several.",
         taps=", ".join(taps),
-        next=f"--set tap={taps[0]} to read one of them, a single --teacher, or --method rd",
+        next=f"--set {option}={taps[0]} to read one of them, {others}" if option else others,
     )
 
 
@@ -191,6 +231,11 @@ class Method(nn.Module):
         self.config = config
         self.task_loss = context.task_loss
 
+    @classmethod
+    def unread_options(cls, config: MethodConfig) -> frozenset[str]:
+        """Options that nothing reads while the others are what they are."""
+        return frozenset()
+
     @property
     def teacher_epochs(self) -> int:
         """Epochs of a first stage in which only the teacher branch trains."""
@@ -229,9 +274,19 @@ class Method(nn.Module):
     def after_step(self) -> None:
         """Take note that the optimiser has made a step."""
 
-    def deployed(self, student: Student) -> Student:
-        """The student that is evaluated and saved: itself, unless the method leaves something in
-        it that has to be merged into its weights; then a copy.
+    @property
+    def merged(self) -> nn.Module | None:
+        """What trains beside the student and is merged into it by `deployed`, if anything; where
+        the student's moving average counts, that of this does too.
+        """
+        return None
+
+    def deployed(self, student: Student, merged: nn.Module | None = None) -> Student:
+        """The student that is evaluated and saved: itself, unless something of the method has to
+        be merged into its weights; then a copy.
+
+        Args:
+            merged: takes the place of `self.merged`.
         """
         return student
 

@@ -74,6 +74,16 @@ class Baseline(Method):
         self._teacher_epochs = config.teacher_epochs or context.epochs
         self._head_trains = False
 
+    @classmethod
+    def unread_options(cls, config: MethodConfig) -> frozenset[str]:
+        """Those of the logits where no term reads any. `teacher_head` is none of them: it is given
+        for all methods of a call at once.
+        """
+        assert isinstance(config, BaselineConfig)
+        if not cls.needs_logits and config.kd_weight == 0:
+            return frozenset({"temperature", "teacher_epochs"})
+        return frozenset() if config.teacher_head == "rd" else frozenset({"teacher_epochs"})
+
     def probed_tap(self, context: MethodContext) -> str | None:
         """The tap that a linear probe must be fitted on; None for any."""
         return None
@@ -84,8 +94,8 @@ class Baseline(Method):
         """Compute the method's own terms, times `weight`."""
         raise NotImplementedError
 
-    def read(self, *taps: str) -> None:
-        """Ask for taps, beside those that are read already."""
+    def ask_for(self, *taps: str) -> None:
+        """List taps, beside those that are read already."""
         self.taps = tuple(dict.fromkeys((*self.taps, *taps)))
 
     def teacher_logits(self, batch: CachedBatch) -> torch.Tensor:

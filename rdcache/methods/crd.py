@@ -20,6 +20,7 @@ at such numbers). Memory: two banks of (n, d), and scores (B, n) a direction.
 
 from __future__ import annotations
 
+import math
 from typing import ClassVar
 
 import torch
@@ -30,23 +31,15 @@ from torch.nn import functional as F
 from rdcache import losses
 from rdcache.errors import UsageError
 from rdcache.methods.base import CachedBatch, MethodConfig, MethodContext, Terms, TrainingProgress
-from rdcache.methods.baseline import Baseline
+from rdcache.methods.pooled import PooledBaseline, PooledConfig
 from rdcache.methods.registry import register
-from rdcache.methods.stage_pairs import FeatureConfig
-from rdcache.methods.teacher_logits import POOLED
-from rdcache.methods.teacher_maps import TeacherMaps, map_shape
 from rdcache.models import StudentOutput
 
 
-class ContrastiveConfig(FeatureConfig):
+class ContrastiveConfig(PooledConfig):
     """Options of contrastive representation distillation."""
 
     weight: float = Field(default=0.8, ge=0, description="Weight of both directions' sum.")
-    tap: str | None = Field(
-        default=None,
-        description="Tap that is read, averaged over positions (default: pooled where the store "
-        "holds it, else the teacher's default tap).",
-    )
     negatives: int = Field(
         default=16384, ge=1, description="K: negatives that each positive is contrasted with."
     )
@@ -74,7 +67,7 @@ class MemoryBanks(nn.Module):
     sizes: torch.Tensor
     students: torch.Tensor
     teachers: torch.Tensor
-    partitions: torch.Tensor
+    log_partitions: torch.Tensor
 
     def __init__(self, config: ContrastiveConfig, labels: torch.Tensor, classes: int) -> None:
         super().__init__()
@@ -101,7 +94,7 @@ class MemoryBanks(nn.Module):
         shape = (len(order), config.embedding)
         self.register_buffer("students", torch.empty(shape).uniform_(-bound, bound))
         self.register_buffer("teachers", torch.empty(shape).uniform_(-bound, bound))
-        self.register_buffer("partitions", torch.zeros(2))
+        self.register_buffer("log_partitions", torch.full((2,), -torch.inf))
         self.seen: tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None = None
 
     def forward(
@@ -165,35 +158,37 @@ class MemoryBanks(nn.Module):
             counts = others * (negatives / others.sum(1, keepdim=True))
         else:
             scores = scores.gather(1, drawn)
-        log_partition = self._partition(number, positive, scores, counts).log()
+        log_partition = self._log_partition(number, positive, scores, counts)
         return losses.noise_contrast(
             positive - log_partition, scores - log_partition, negatives / total, counts
         )
 
     @torch.no_grad()
-    def _partition(
+    def _log_partition(
         self,
         number: int,
         positive: torch.Tensor,
         scores: torch.Tensor,
         counts: torch.Tensor | None,
     ) -> torch.Tensor:
-        """Z of a direction, which the first batch decides."""
-        powers = scores.exp() if counts is None else scores.exp() * counts
-        mean = (positive.exp() + powers.sum(1)).mean() / (1 + self.config.negatives)
-        known = self.partitions[number]
-        self.partitions[number] = torch.where(known > 0, known, mean * len(self.class_of))
-        return self.partitions[number].clone()
+        """log Z of a direction, which the first batch decides. Z itself overflows for a small τ."""
+        counted = scores if counts is None else scores + counts.log()
+        total = torch.cat([positive[:, None], counted], dim=1).logsumexp(dim=(0, 1))
+        pairs = len(positive) * (1 + self.config.negatives)
+        known = self.log_partitions[number]
+        now = total + math.log(len(self.class_of) / pairs)
+        self.log_partitions[number] = torch.where(known.isfinite(), known, now)
+        return self.log_partitions[number].clone()
 
 
 @register(
     "crd",
     title="Contrastive representation distillation against a bank of all training samples",
-    needs="one tap: a map, tokens or a vector; labels of at least two classes",
+    needs="one tap: a map, tokens or a vector; at least 2 classes",
     paper="Tian et al., ICLR",
     year=2020,
 )
-class ContrastiveRepresentationDistillation(Baseline):
+class ContrastiveRepresentationDistillation(PooledBaseline):
     """Terms: `ce` and `crd`."""
 
     Config: ClassVar[type[MethodConfig]] = ContrastiveConfig
@@ -201,22 +196,16 @@ class ContrastiveRepresentationDistillation(Baseline):
 
     def __init__(self, config: ContrastiveConfig, context: MethodContext) -> None:
         super().__init__(config, context)
-        spec = context.tap(config.tap or (POOLED if POOLED in context.taps else None))
-        self.tap = spec.name
-        self.read(self.tap)
-        statistics = context.statistics(self.tap) if config.feature_norm == "channel" else None
-        self.maps = TeacherMaps(spec, statistics)
-        self.student_embedding = nn.Linear(context.feature_dim, config.embedding)
-        self.teacher_embedding = nn.Linear(map_shape(spec)[0], config.embedding)
+        self.student_embedding = nn.Linear(self.student_dim, config.embedding)
+        self.teacher_embedding = nn.Linear(self.teacher_dim, config.embedding)
         self.banks = MemoryBanks(config, context.labels, context.num_classes)
 
     def own_terms(
         self, batch: CachedBatch, student: StudentOutput, progress: TrainingProgress
     ) -> Terms:
         """Compute the contrast of the two embeddings with the banks."""
-        features = self.maps(batch.taps[self.tap]).mean(dim=(2, 3))
         mine = self.student_embedding(student.features).float()
-        theirs = self.teacher_embedding(features).float()
+        theirs = self.teacher_embedding(self.teacher_features(batch)).float()
         with torch.autocast(mine.device.type, enabled=False):
             mine, theirs = F.normalize(mine, dim=1), F.normalize(theirs, dim=1)
             contrast = self.banks(mine, theirs, batch.samples, batch.target)

@@ -70,7 +70,7 @@ class DecoupledDistillation(Baseline):
         tckd, nckd = losses.decoupled_kl(
             student.logits, self.teacher_logits(batch), batch.target, config.temperature
         )
-        risen = min(1.0, progress.by_step / config.warmup) if config.warmup else 1.0
+        risen = progress.risen(config.warmup)
         terms = {"tckd": risen * config.weight * config.alpha * tckd}
         if self.has_other_classes:
             terms["nckd"] = risen * config.weight * config.beta * nckd

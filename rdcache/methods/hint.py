@@ -15,9 +15,10 @@ from pydantic import Field
 from torch.nn import functional as F
 
 from rdcache.methods.base import CachedBatch, MethodConfig, MethodContext, Terms, TrainingProgress
-from rdcache.methods.baseline import Baseline
+from rdcache.methods.feature_baselines import MapBaseline
+from rdcache.methods.feature_options import MapConfig
 from rdcache.methods.registry import register
-from rdcache.methods.stage_pairs import MapConfig, connector, map_pair, teacher_maps
+from rdcache.methods.stage_pairs import connector
 from rdcache.methods.teacher_maps import with_equal_positions
 from rdcache.models import StudentOutput
 
@@ -35,7 +36,7 @@ class HintConfig(MapConfig):
     paper="Romero et al., ICLR",
     year=2015,
 )
-class Hint(Baseline):
+class Hint(MapBaseline):
     """Terms: `ce` and `hint`."""
 
     Config: ClassVar[type[MethodConfig]] = HintConfig
@@ -43,10 +44,6 @@ class Hint(Baseline):
 
     def __init__(self, config: HintConfig, context: MethodContext) -> None:
         super().__init__(config, context)
-        self.pair = map_pair(config, context)
-        self.read(self.pair.tap.name)
-        self.student_stages = (self.pair.stage,)
-        self.maps = teacher_maps(self.pair, config.feature_norm, context)
         self.connector = connector(self.pair.student_channels, self.pair.teacher_channels)
 
     def own_terms(

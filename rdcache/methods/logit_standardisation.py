@@ -35,7 +35,7 @@ class StandardisedKDConfig(BaselineConfig):
 @register(
     "kd-standardised",
     title="Knowledge distillation on logits without their mean and spread",
-    needs="logits of the teacher (--teacher-head), at least 3 classes",
+    needs="logits of the teacher (--teacher-head); at least 3 classes",
     paper="Sun et al., CVPR",
     year=2024,
 )

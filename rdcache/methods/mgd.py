@@ -10,8 +10,9 @@ authors' classification code.
 
 There the loss is the sum over the teacher's C·H·W elements, and the maps of both are of one size.
 Here the larger map is average-pooled to the smaller one's positions; the mean squared error over
-these is multiplied by C·H·W of the teacher's whole map, so that α means the same for students of
-every input size, and exactly what it does there where sizes agree. G's inner layer has at most
+these is multiplied by C·H·W of the teacher's map as the store holds it, so that α means the same
+for students of every input size, and exactly what it does there where sizes agree. (A map that was
+pooled before it was stored counts with the positions that are left.) G's inner layer has at most
 `width` channels: two 3×3 convolutions of 1280 to 1280 channels have 29 million weights. The authors
 clip gradients at norm 5, which is `--clip 5`.
 """
@@ -26,9 +27,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from rdcache.methods.base import CachedBatch, MethodConfig, MethodContext, Terms, TrainingProgress
-from rdcache.methods.baseline import Baseline
+from rdcache.methods.feature_baselines import MapBaseline
+from rdcache.methods.feature_options import MapConfig
 from rdcache.methods.registry import register
-from rdcache.methods.stage_pairs import MapConfig, map_pair, teacher_maps
 from rdcache.methods.teacher_maps import with_equal_positions
 from rdcache.models import StudentOutput
 
@@ -57,7 +58,7 @@ class MaskedGenerativeConfig(MapConfig):
     paper="Yang et al., ECCV",
     year=2022,
 )
-class MaskedGenerativeDistillation(Baseline):
+class MaskedGenerativeDistillation(MapBaseline):
     """Terms: `ce` and `mgd`."""
 
     Config: ClassVar[type[MethodConfig]] = MaskedGenerativeConfig
@@ -65,10 +66,7 @@ class MaskedGenerativeDistillation(Baseline):
 
     def __init__(self, config: MaskedGenerativeConfig, context: MethodContext) -> None:
         super().__init__(config, context)
-        self.pair = pair = map_pair(config, context)
-        self.read(pair.tap.name)
-        self.student_stages = (pair.stage,)
-        self.maps = teacher_maps(pair, config.feature_norm, context)
+        pair = self.pair
         channels = pair.teacher_channels
         self.elements = channels * pair.teacher_height * pair.teacher_width
         self.align = (

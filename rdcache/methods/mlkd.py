@@ -53,7 +53,7 @@ class MLKDConfig(BaselineConfig):
 @register(
     "mlkd",
     title="Multi-level logit distillation: samples, classes and batch, at five temperatures",
-    needs="logits of the teacher (--teacher-head) for two views of a sample",
+    needs="logits of the teacher (--teacher-head); 2 views of a sample",
     paper="Jin et al., CVPR",
     year=2023,
 )

@@ -16,7 +16,7 @@ student and this one are the same function: the classifier that is evaluated and
 W·(I + A) and W·a + b, with A and a of "expand, normalise, reduce, normalise" taken together. Its
 *features* are those of the backbone, without what is added to them. This holds for students whose
 features are the mean of their last map; others are refused. Where the student's moving average
-counts (`--ema`), A and a are those of the moment.
+counts (`--ema`), A and a are those of averages of E, R and both batch norms, with the same decay.
 
 The layer norm cannot be merged. Accuracy does not depend on it, probabilities do: the saved
 classifier is multiplied by 2.5/(mean spread of a sample's logits in training). With two classes
@@ -39,9 +39,11 @@ from torch.nn import functional as F
 from rdcache import losses
 from rdcache.errors import UsageError
 from rdcache.methods.base import CachedBatch, MethodConfig, MethodContext, Terms, TrainingProgress
-from rdcache.methods.baseline import Baseline
+from rdcache.methods.feature_baselines import MapBaseline
+from rdcache.methods.feature_options import MapConfig
+from rdcache.methods.last_map import is_mean_of
 from rdcache.methods.registry import register
-from rdcache.methods.stage_pairs import MapConfig, connector, map_pair, teacher_maps
+from rdcache.methods.stage_pairs import connector
 from rdcache.models import Student, StudentOutput
 
 RAMP = ((210 / 240, 0.1), (180 / 240, 0.5), (20 / 240, 1.0), (10 / 240, 0.5), (0.0, 0.1))
@@ -75,7 +77,7 @@ class ManyToOneConfig(MapConfig):
     paper="Liu et al., ICLR",
     year=2023,
 )
-class ManyToOneMatching(Baseline):
+class ManyToOneMatching(MapBaseline):
     """Terms: `ce` and `norm`."""
 
     Config: ClassVar[type[MethodConfig]] = ManyToOneConfig
@@ -84,12 +86,9 @@ class ManyToOneMatching(Baseline):
 
     def __init__(self, config: ManyToOneConfig, context: MethodContext) -> None:
         super().__init__(config, context)
-        self.pair = pair = map_pair(config, context)
+        pair = self.pair
         if pair.student_channels != context.feature_dim:
             raise _other_features(pair.stage)
-        self.read(pair.tap.name)
-        self.student_stages = (pair.stage,)
-        self.maps = teacher_maps(pair, config.feature_norm, context)
         self.copies = _affordable_copies(config, pair.teacher_channels)
         channels = self.copies * pair.teacher_channels
         self.expand = connector(pair.student_channels, channels)
@@ -98,14 +97,16 @@ class ManyToOneMatching(Baseline):
         wanted = "layer" if context.num_classes > 2 else "none"
         self.logit_norm = wanted if config.logit_norm == "auto" else config.logit_norm
         self.register_buffer("spread", torch.zeros(()))
-        self._features_checked = False
+        self._pooling_checked = False
 
     def forward(
         self, batch: CachedBatch, student: StudentOutput, progress: TrainingProgress
     ) -> Terms:
         """Compute the terms of the student that has learnt to add what the expansion says."""
         maps = student.stages[self.pair.stage]
-        self._check_features(student.features, maps)
+        if not self._pooling_checked and not is_mean_of(student.features, maps):
+            raise _other_features(self.pair.stage)
+        self._pooling_checked = True
         expanded = self.expand(maps)
         added = self.reduce(expanded).mean(dim=(2, 3))
         logits = (student.logits + F.linear(added, self.classifier.weight)).float()
@@ -131,18 +132,24 @@ class ManyToOneMatching(Baseline):
         """What the teacher says: (B, C), normalised as the student's logits are."""
         return self._normed(super().teacher_logits(batch))
 
+    @property
+    def merged(self) -> nn.ModuleList:
+        """The layers that expand and reduce."""
+        return nn.ModuleList([self.expand, self.reduce])
+
     @torch.no_grad()
-    def deployed(self, student: Student) -> Student:
+    def deployed(self, student: Student, merged: nn.Module | None = None) -> Student:
         """A copy of a student whose classifier has taken over what the expansion adds."""
-        first, second = (_affine(layers) for layers in (self.expand, self.reduce))
+        layers = self.merged if merged is None else merged
+        first, second = (_affine(each) for each in layers.children())
         matrix = second[0] @ first[0]
         offset = second[0] @ first[1] + second[1]
         weight, bias = student.classifier.weight.double(), student.classifier.bias.double()
         scale = SPREAD / self.spread.double() if self.spread > 0 else 1.0
-        merged = copy.deepcopy(student)
-        merged.classifier.weight.copy_(scale * (weight + weight @ matrix))
-        merged.classifier.bias.copy_(scale * (bias + weight @ offset))
-        return merged
+        whole = copy.deepcopy(student)
+        whole.classifier.weight.copy_(scale * (weight + weight @ matrix))
+        whole.classifier.bias.copy_(scale * (bias + weight @ offset))
+        return whole
 
     def _normed(self, logits: torch.Tensor) -> torch.Tensor:
         if self.logit_norm == "none":
@@ -154,16 +161,6 @@ class ManyToOneMatching(Baseline):
         now = logits.std(dim=1, correction=0).mean()
         mixed = torch.lerp(self.spread, now, MOMENTUM)
         self.spread.copy_(torch.where(self.spread > 0, mixed, now))
-
-    def _check_features(self, features: torch.Tensor, maps: torch.Tensor) -> None:
-        """See once, at the first step, that the classifier reads the mean of the last map."""
-        if self._features_checked:
-            return
-        mean = maps.detach().float().mean(dim=(2, 3))
-        difference = (features.detach().float() - mean).norm()
-        if difference > 0.02 * mean.norm():  # half precision differs by less
-            raise _other_features(self.pair.stage)
-        self._features_checked = True
 
 
 def ramp(share: float) -> float:
@@ -177,9 +174,9 @@ def _affordable_copies(config: ManyToOneConfig, channels: int) -> int:
     return min(config.copies, max(2, config.width // channels))
 
 
-def _affine(layers: nn.Sequential) -> tuple[torch.Tensor, torch.Tensor]:
+def _affine(layers: nn.Module) -> tuple[torch.Tensor, torch.Tensor]:
     """Matrix and offset of a 1×1 convolution and its batch norm in evaluation mode, in float64."""
-    convolution, norm = layers
+    convolution, norm = layers.children()
     assert isinstance(convolution, nn.Conv2d)
     assert isinstance(norm, nn.BatchNorm2d)
     assert norm.running_var is not None

@@ -10,7 +10,8 @@ Weight 15, as there.
 
 What differs: their patches are of 16 × 16 pixels, with those of all samples in one row; ours are as
 many as fit in maps of 2 × 2. The 1×1 convolution r that leads to the teacher's channels trains
-(theirs is drawn anew at every step), and CKA is `losses.cka`, with the centring of the paper.
+(theirs is drawn anew at every step), and CKA is `losses.cka`, with the centring of the paper. It
+does not see a shift or a scale of a channel, so teacher maps are read as they are.
 """
 
 from __future__ import annotations
@@ -31,15 +32,15 @@ from rdcache.methods.base import (
     TrainingProgress,
     require_batch_size,
 )
-from rdcache.methods.baseline import Baseline
+from rdcache.methods.feature_baselines import StagesBaseline
+from rdcache.methods.feature_options import ScaleFreeStagesConfig
 from rdcache.methods.rcka import Estimator
 from rdcache.methods.registry import register
-from rdcache.methods.stage_pairs import StagesConfig, stage_pairs, teacher_maps
 from rdcache.methods.teacher_maps import with_equal_positions
 from rdcache.models import StudentOutput
 
 
-class PCKAConfig(StagesConfig):
+class PCKAConfig(ScaleFreeStagesConfig):
     """Options of PCKA."""
 
     weight: float = Field(default=15.0, ge=0, description="Weight of each stage's alignment.")
@@ -52,11 +53,11 @@ class PCKAConfig(StagesConfig):
 @register(
     "pcka",
     title="PCKA: equal relations of the patches of a batch's maps",
-    needs="taps of several stages (one will do)",
+    needs="maps, tokens or vectors of stages that the student has too (s1 to s4)",
     paper="Zhou et al., IJCAI",
     year=2024,
 )
-class PatchAlignment(Baseline):
+class PatchAlignment(StagesBaseline):
     """Terms: `ce` and `pcka`."""
 
     Config: ClassVar[type[MethodConfig]] = PCKAConfig
@@ -66,12 +67,6 @@ class PatchAlignment(Baseline):
         super().__init__(config, context)
         require_batch_size(
             context.batch_size, losses.MIN_SAMPLES, "CKA compares the samples of a batch"
-        )
-        self.pairs = stage_pairs(config, context)
-        self.read(*(pair.tap.name for pair in self.pairs))
-        self.student_stages = tuple(pair.stage for pair in self.pairs)
-        self.maps = nn.ModuleList(
-            teacher_maps(pair, config.feature_norm, context) for pair in self.pairs
         )
         # CKA sees neither scale nor shift of a channel: no bias, no norm.
         self.connectors = nn.ModuleList(

@@ -10,7 +10,7 @@ The cosines are of the features as they are, as published; see `sp.py`.
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 from pydantic import Field
 
@@ -23,6 +23,7 @@ from rdcache.methods.base import (
     TrainingProgress,
     require_batch_size,
 )
+from rdcache.methods.feature_options import RawFeatures
 from rdcache.methods.pooled import PooledBaseline, PooledConfig
 from rdcache.methods.registry import register
 from rdcache.models import StudentOutput
@@ -32,11 +33,7 @@ class PKTConfig(PooledConfig):
     """Options of PKT."""
 
     weight: float = Field(default=30000.0, ge=0, description="Weight of the divergence.")
-    feature_norm: Literal["none", "channel"] = Field(
-        default="none",
-        description="Standardise each channel of the tap by its mean and standard deviation over "
-        "the training samples; none, as published: the loss does not depend on its scale.",
-    )
+    feature_norm: RawFeatures = "none"
 
 
 @register(

@@ -9,7 +9,8 @@ from pydantic import Field
 
 from rdcache.methods.base import CachedBatch, MethodConfig, MethodContext
 from rdcache.methods.baseline import Baseline
-from rdcache.methods.stage_pairs import FeatureConfig
+from rdcache.methods.feature_options import FeatureConfig
+from rdcache.methods.teacher_logits import pooled_tap
 from rdcache.methods.teacher_maps import TeacherMaps, map_shape
 
 
@@ -18,8 +19,8 @@ class PooledConfig(FeatureConfig):
 
     tap: str | None = Field(
         default=None,
-        description="Tap that is read and averaged over its positions (default: the teacher's "
-        "default tap).",
+        description="Tap that is read, averaged over positions (default: pooled where the store "
+        "holds it, else the teacher's default tap).",
     )
 
 
@@ -36,14 +37,13 @@ class PooledBaseline(Baseline):
 
     def __init__(self, config: PooledConfig, context: MethodContext) -> None:
         super().__init__(config, context)
-        tap = context.tap(config.tap)
+        tap = context.tap(config.tap or pooled_tap(context))
         self.pooled_tap = tap.name
         self.student_dim, self.teacher_dim = context.feature_dim, map_shape(tap)[0]
-        self.read(tap.name)
-        statistics = context.statistics(tap.name) if config.feature_norm == "channel" else None
-        self.maps = TeacherMaps(tap, statistics)
+        self.ask_for(tap.name)
+        self.maps = TeacherMaps(tap, context.statistics_for(config.feature_norm, tap.name))
 
     def teacher_features(self, batch: CachedBatch) -> torch.Tensor:
-        """Average the tap over its positions: float (B, channels)."""
+        """Average the tap over its positions: float32 (B, channels)."""
         features: torch.Tensor = self.maps(batch.taps[self.pooled_tap]).mean(dim=(2, 3))
         return features

@@ -7,9 +7,10 @@ its classes do. Zhou et al., "Rethinking Centered Kernel Alignment in Knowledge 
 2024, their method for classification; weight 15 for both. CKA is `losses.cka`, with the centring of
 the paper, which the authors' code leaves out.
 
-Relations of fewer than 4 classes say nothing: any two centred points are collinear, so that their
-biased CKA is 1 with a gradient of 0, and the unbiased one is not defined. For 2 or 3 classes the
-second term is left out.
+Relations of 2 classes say nothing: two centred points are collinear, so that their CKA is 1 with a
+gradient of 0. With 3 the unbiased estimator divides by C − 3 = 0; the biased one would be defined,
+but `losses.cka` takes 4 rows at least, whatever the estimator. So below 4 classes the second term
+is left out.
 """
 
 from __future__ import annotations

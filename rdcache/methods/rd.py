@@ -125,12 +125,26 @@ class RDConfig(ReprogrammerConfig):
             raise ValueError("folds is 0, for none, or at least 2")
         if self.folds and not self.teacher_epochs:
             raise ValueError("the branches of folds need teacher_epochs of at least 1")
+        self._require_gradients()
         weights = self.teacher_weights
         if isinstance(weights, tuple) and not (
             all(weight > 0 for weight in weights) and math.isclose(sum(weights), 1, abs_tol=1e-6)
         ):
             raise ValueError("teacher_weights are to be positive and to sum to 1")
         return self
+
+    def _require_gradients(self) -> None:
+        """Refuse terms that would move nothing, and an average that nothing would read."""
+        own_features = self.cka_target == "teacher"
+        if self.kl_grad == "teacher" and (self.folds or self.teacher_ema):
+            raise ValueError("folds and teacher_ema are frozen targets: kl_grad=student or both")
+        if self.cka_grad == "teacher" and self.teacher_ema:
+            raise ValueError("the averaged branch is frozen: cka_grad=student or both")
+        if self.teacher_ema and self.folds and own_features:
+            raise ValueError(
+                "teacher_ema would teach nothing: KL has the folds for its target, and CKA the "
+                "teacher's own features"
+            )
 
 
 class TeacherBranch(nn.Module):
@@ -185,6 +199,7 @@ class ReprogrammingDistillation(Method):
             self.crossfit = CrossFittedBranches(
                 lambda: teacher_branch(config, context, share=False), context.folds(config.folds)
             )
+        self._branch_trains = True
         self.average: MovingAverage | None = None
         if config.teacher_ema > 0:
             self.average = MovingAverage(self.branch, config.teacher_ema)
@@ -259,9 +274,13 @@ class ReprogrammingDistillation(Method):
         else:
             yield from self.branch.parameters()
 
+    def begin_stage(self, stage: StageName) -> None:
+        """Note whether the branch trains: with folds, theirs alone do in the first stage."""
+        self._branch_trains = stage == "student" or self.crossfit is None
+
     def after_step(self) -> None:
         """Move the averaged teacher branch."""
-        if self.average is not None:
+        if self.average is not None and self._branch_trains:
             self.average.update(self.branch)
 
     def targets(
@@ -298,7 +317,7 @@ def teacher_branch(
 ) -> TeacherBranch:
     """Build a reprogrammer for the tap asked for, and its classifier or the student's own."""
     tap = context.tap(config.tap)
-    statistics = context.statistics(tap.name) if config.feature_norm == "channel" else None
+    statistics = context.statistics_for(config.feature_norm, tap.name)
     reprogrammer = Reprogrammer(tap, context.feature_dim, config, statistics)
     own = nn.Linear(context.feature_dim, context.num_classes)
     return TeacherBranch(reprogrammer, context.classifier if share else own)

@@ -126,6 +126,11 @@ class RDOfSeveralTeachers(Method):
         if self.scores is not None and stage == "student":
             yield self.scores
 
+    def begin_stage(self, stage: StageName) -> None:
+        """Tell every teacher's branch."""
+        for rd in self._rds():
+            rd.begin_stage(stage)
+
     def after_step(self) -> None:
         """Move the averaged branches."""
         for rd in self._rds():

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 from rdcache.configs import validated_options
-from rdcache.errors import UnknownNameError
+from rdcache.errors import UnknownNameError, UsageError
 from rdcache.methods.base import Method, MethodConfig, MethodContext, one_tap_only
 
 MethodClass = TypeVar("MethodClass", bound=type[Method])
@@ -44,6 +44,22 @@ class MethodCard:
             UsageError: an option that the method does not have, or a value out of range.
         """
         return validated_options(self.name, self.method.Config, given, self.options)
+
+    def require_read(self, given: Mapping[str, Any]) -> None:
+        """Refuse options that nothing would read. Those that are at their defaults may be given:
+        so they are where all options of a method are listed.
+
+        Raises:
+            UsageError: naming the option.
+        """
+        config = self.config(given)
+        for name in self.method.unread_options(config) & given.keys():
+            if getattr(config, name) != type(config).model_fields[name].default:
+                raise UsageError(
+                    f"{name} is given, and nothing of {self.name} would read it.",
+                    why="no logits of the teacher are compared (kd_weight is 0), or its head does "
+                    "not train (teacher_head is not rd)",
+                )
 
 
 _CARDS: dict[str, MethodCard] = {}
@@ -136,6 +152,6 @@ def create_method(name: str, options: Mapping[str, Any], context: MethodContext)
     taps = context.taps_asked_for(getattr(config, "tap", None))
     if len(taps) > 1:
         if method not in _FOR_SEVERAL_TAPS:
-            raise one_tap_only(taps)
-        method = _FOR_SEVERAL_TAPS[method]
-    return method(config, context)
+            raise one_tap_only(taps, "tap" if "tap" in type(config).model_fields else None)
+        return _FOR_SEVERAL_TAPS[method](config, context)
+    return method(config, context.of_teacher_of(taps[0]))

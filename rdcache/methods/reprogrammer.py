@@ -80,7 +80,7 @@ class Reprogrammer(nn.Module):
         self.maps = TeacherMaps(tap, statistics)
 
     def forward(self, tap: torch.Tensor) -> torch.Tensor:
-        """Map (B, *tap) in any floating dtype to float features (B, D)."""
+        """Map (B, *tap) in any floating dtype to features (B, D); autocast decides about theirs."""
         maps = self.maps(tap)
         if self.pooled:
             maps = maps.mean(dim=(2, 3), keepdim=True)

@@ -16,6 +16,7 @@ and theirs 512.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
@@ -25,9 +26,10 @@ from torch.nn import functional as F
 
 from rdcache import losses
 from rdcache.methods.base import CachedBatch, MethodConfig, MethodContext, Terms, TrainingProgress
-from rdcache.methods.baseline import Baseline
+from rdcache.methods.feature_baselines import StagesBaseline
+from rdcache.methods.feature_options import StagesConfig
 from rdcache.methods.registry import register
-from rdcache.methods.stage_pairs import StagesConfig, connector, stage_pairs, teacher_maps
+from rdcache.methods.stage_pairs import StagePair, connector
 from rdcache.models import StudentOutput
 
 
@@ -89,11 +91,11 @@ class Fusion(nn.Module):
 @register(
     "reviewkd",
     title="ReviewKD: fused levels of the student equal the teacher's stages",
-    needs="taps of several stages (one will do)",
+    needs="maps, tokens or vectors of stages that the student has too (s1 to s4)",
     paper="Chen et al., CVPR",
     year=2021,
 )
-class KnowledgeReview(Baseline):
+class KnowledgeReview(StagesBaseline):
     """Terms: `ce` and `review`."""
 
     Config: ClassVar[type[MethodConfig]] = ReviewKDConfig
@@ -101,13 +103,6 @@ class KnowledgeReview(Baseline):
 
     def __init__(self, config: ReviewKDConfig, context: MethodContext) -> None:
         super().__init__(config, context)
-        strides = {name: stride for name, (_, stride) in context.student_stages.items()}
-        self.pairs = sorted(stage_pairs(config, context), key=lambda pair: strides[pair.stage])
-        self.read(*(pair.tap.name for pair in self.pairs))
-        self.student_stages = tuple(pair.stage for pair in self.pairs)
-        self.maps = nn.ModuleList(
-            teacher_maps(pair, config.feature_norm, context) for pair in self.pairs
-        )
         width = min(config.width, context.feature_dim)
         levels = [(pair.student_channels, pair.teacher_channels) for pair in self.pairs]
         levels.append((context.feature_dim, self.pairs[-1].teacher_channels))
@@ -115,6 +110,11 @@ class KnowledgeReview(Baseline):
             Fusion(mine, width, theirs, fuses=level < len(self.pairs))
             for level, (mine, theirs) in enumerate(levels)
         )
+
+    def choose_pairs(self, context: MethodContext) -> Sequence[StagePair]:
+        """Pair the stages that are asked for, the finest first."""
+        strides = {name: stride for name, (_, stride) in context.student_stages.items()}
+        return sorted(super().choose_pairs(context), key=lambda pair: strides[pair.stage])
 
     def own_terms(
         self, batch: CachedBatch, student: StudentOutput, progress: TrainingProgress
@@ -135,5 +135,4 @@ class KnowledgeReview(Baseline):
             if teacher.shape[2:] != sides:
                 teacher = F.adaptive_avg_pool2d(teacher, sides)
             total = total + losses.hcl(reviewed, teacher)
-        ramp = min(progress.by_step / self.config.warmup, 1.0) if self.config.warmup else 1.0
-        return {"review": self.config.weight * ramp * total}
+        return {"review": self.config.weight * progress.risen(self.config.warmup) * total}

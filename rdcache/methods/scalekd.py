@@ -13,11 +13,16 @@ stage and asks with the result at s4, needs the live teacher and is not there: t
 compared at s3, and both stages have learned queries. Projectors are `width` channels wide with one
 linear layer up to the teacher's at the end, where theirs have the teacher's own width (at 1280
 channels some 50 million weights a stage), and the teacher's maps are averaged down to a grid of
-7 × 7. Their KD beside it is --set kd_weight=0.5 --set temperature=1.
+7 × 7; a stage's error is then multiplied by the positions of its tap for each of the grid, so that
+the weights mean what they do for whole maps. Where student or teacher has one position (a last
+stage at 32 px, a vector) nothing varies over positions, and the second part is left out. Their KD
+beside it is --set kd_weight=0.5 --set temperature=1.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
@@ -27,9 +32,10 @@ from torch.nn import functional as F
 
 from rdcache import losses
 from rdcache.methods.base import CachedBatch, MethodConfig, MethodContext, Terms, TrainingProgress
-from rdcache.methods.baseline import Baseline
+from rdcache.methods.feature_baselines import StagesBaseline
+from rdcache.methods.feature_options import StagesConfig
 from rdcache.methods.registry import register
-from rdcache.methods.stage_pairs import StagesConfig, stage_pairs, teacher_maps
+from rdcache.methods.stage_pairs import StagePair, stage_pairs
 from rdcache.models import StudentOutput
 
 PUBLISHED_STAGES = ("s3", "s4")
@@ -47,8 +53,8 @@ class ScaleKDConfig(StagesConfig):
     stages: tuple[str, ...] | None = Field(
         default=None,
         min_length=1,
-        description="Stages that are compared (default: s3 and s4, those that the store holds and "
-        "the student has).",
+        description="Stages that are compared (default: those of s3 and s4 that the store holds "
+        "and the student has; where they have neither in common, of s1 and s2).",
     )
     width: int = Field(
         default=256, ge=HEAD, multiple_of=HEAD, description="Channels inside the projectors."
@@ -108,12 +114,12 @@ def _by_head(tokens: torch.Tensor) -> torch.Tensor:
 @register(
     "scalekd",
     title="ScaleKD: attention projectors, with and without the constant part",
-    needs="taps of stages s3 and s4 (one will do)",
+    needs="maps, tokens or vectors of stages that the student has too, best s3 and s4",
     paper="Fan et al., NeurIPS",
     year=2024,
 )
-class ScaleKD(Baseline):
-    """Terms: `ce`, `spatial` and `frequency`."""
+class ScaleKD(StagesBaseline):
+    """Terms: `ce`, `spatial` and, where a stage has several positions, `frequency`."""
 
     Config: ClassVar[type[MethodConfig]] = ScaleKDConfig
     tuned = ("weight", "frequency_weight")
@@ -121,15 +127,6 @@ class ScaleKD(Baseline):
 
     def __init__(self, config: ScaleKDConfig, context: MethodContext) -> None:
         super().__init__(config, context)
-        both = context.taps.keys() & context.student_stages.keys()
-        published = tuple(stage for stage in PUBLISHED_STAGES if stage in both)
-        stages = config.stages or published or None
-        self.pairs = stage_pairs(config.model_copy(update={"stages": stages}), context)
-        self.read(*(pair.tap.name for pair in self.pairs))
-        self.student_stages = tuple(pair.stage for pair in self.pairs)
-        self.maps = nn.ModuleList(
-            teacher_maps(pair, config.feature_norm, context) for pair in self.pairs
-        )
         self.sides = [
             (min(pair.teacher_height, config.grid), min(pair.teacher_width, config.grid))
             for pair in self.pairs
@@ -144,18 +141,28 @@ class ScaleKD(Baseline):
             for _ in range(2)
         )
 
+    def choose_pairs(self, context: MethodContext) -> Sequence[StagePair]:
+        """Pair the stages that are asked for, else s3 and s4, else what there is."""
+        both = context.taps.keys() & context.student_stages.keys()
+        published = tuple(stage for stage in PUBLISHED_STAGES if stage in both)
+        return stage_pairs(self.config.stages or published or None, context)
+
     def own_terms(
         self, batch: CachedBatch, student: StudentOutput, progress: TrainingProgress
     ) -> Terms:
         """Compute the error of directions, with and without the constant part, of all stages."""
-        spatial = frequency = torch.zeros((), device=student.features.device)
+        spatial, frequency = [], []
         for i, pair in enumerate(self.pairs):
             own = student.stages[pair.stage]
             theirs = F.adaptive_avg_pool2d(self.maps[i](batch.taps[pair.tap.name]), self.sides[i])
-            spatial = spatial + losses.direction_error(self.spatial[i](own), theirs)
-            varying = losses.without_dc(self.frequency[i](own).float()), losses.without_dc(theirs)
-            frequency = frequency + losses.direction_error(*varying)
-        return {
-            "spatial": self.config.weight * spatial,
-            "frequency": self.config.frequency_weight * frequency,
-        }
+            # The error is a sum over positions; one of a grid stands for several of the tap.
+            each = pair.teacher_height * pair.teacher_width / math.prod(self.sides[i])
+            spatial.append(each * losses.direction_error(self.spatial[i](own), theirs))
+            # From a single position all queries get one answer: nothing varies that could be asked.
+            if math.prod(own.shape[2:]) > 1 and math.prod(self.sides[i]) > 1:
+                mine = losses.without_dc(self.frequency[i](own).float())
+                frequency.append(each * losses.direction_error(mine, losses.without_dc(theirs)))
+        terms = {"spatial": self.config.weight * torch.stack(spatial).sum()}
+        if frequency:
+            terms["frequency"] = self.config.frequency_weight * torch.stack(frequency).sum()
+        return terms

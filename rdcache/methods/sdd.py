@@ -20,19 +20,19 @@ from typing import ClassVar
 
 import torch
 from pydantic import Field
-from torch.nn import functional as F
 
 from rdcache import losses
 from rdcache.errors import UsageError
 from rdcache.methods.base import CachedBatch, MethodConfig, MethodContext, Terms, TrainingProgress
 from rdcache.methods.baseline import BaselineConfig
+from rdcache.methods.feature_options import LAST
+from rdcache.methods.last_map import is_mean_of
 from rdcache.methods.probed import ProbedBaseline
 from rdcache.methods.registry import register
-from rdcache.methods.stage_pairs import LAST
-from rdcache.methods.teacher_maps import as_maps, map_shape
+from rdcache.methods.teacher_logits import linear_logits
+from rdcache.methods.teacher_maps import map_shape
 from rdcache.models import StudentOutput
-
-POOLING_TOLERANCE = 0.05  # relative; bfloat16 alone makes 0.01 of it
+from rdcache.store.tap_axes import as_maps
 
 
 class SDDConfig(BaselineConfig):
@@ -55,7 +55,7 @@ class SDDConfig(BaselineConfig):
 @register(
     "sdd",
     title="Scale-decoupled distillation: predictions for the image and for its parts",
-    needs="one map or tokens; a linear probe gives their logits",
+    needs="one tap: a map or tokens; a linear probe classifies it",
     paper="Wei et al., CVPR",
     year=2024,
 )
@@ -83,7 +83,7 @@ class ScaleDecoupledDistillation(ProbedBaseline):
         self.teacher_size = size
         self.student_stages = (LAST,)
         self.classifier = context.classifier
-        self.pools_its_last_map: bool | None = None
+        self._pooling_checked = False
 
     def probed_tap(self, context: MethodContext) -> str:
         """The map that is read."""
@@ -95,7 +95,9 @@ class ScaleDecoupledDistillation(ProbedBaseline):
         """Compute the divergence, averaged over cells."""
         config = self.config
         maps = student.stages[LAST]
-        self._require_pooling(maps, student.features)
+        if not self._pooling_checked and not is_mean_of(student.features, maps):
+            raise _not_pooled(maps.shape[1], student.features.shape[1])
+        self._pooling_checked = True
         sides = (*self.teacher_size, *maps.shape[2:])
         scales = [scale for scale in config.scales if scale <= min(sides)]
         if not scales:
@@ -106,7 +108,7 @@ class ScaleDecoupledDistillation(ProbedBaseline):
                 teacher=_sides(self.teacher_size),
             )
         divergence = losses.scale_decoupled_kl(
-            local_logits(maps, self.classifier.weight, self.classifier.bias),
+            linear_logits(maps, self.classifier.weight, self.classifier.bias),
             self._teacher_maps(batch),
             batch.target,
             scales,
@@ -118,24 +120,7 @@ class ScaleDecoupledDistillation(ProbedBaseline):
     @torch.no_grad()
     def _teacher_maps(self, batch: CachedBatch) -> torch.Tensor:
         maps = as_maps(batch.taps[self.head.tap].float(), self.head.kind)
-        return local_logits(maps, self.head.weight, self.head.bias)
-
-    @torch.no_grad()
-    def _require_pooling(self, maps: torch.Tensor, features: torch.Tensor) -> None:
-        """Refuse, at the first batch, students that do more than average their last map."""
-        if self.pools_its_last_map is None:
-            mean, features = maps.float().mean(dim=(2, 3)), features.float()
-            error = (mean - features).norm() / features.norm().clamp_min(1e-12)
-            self.pools_its_last_map = bool(error < POOLING_TOLERANCE)
-        if not self.pools_its_last_map:
-            raise _not_pooled(maps.shape[1], features.shape[1])
-
-
-def local_logits(maps: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
-    """Classify each position of maps (B, D, H, W) by weight (C, D) and bias (C,): (B, C, H, W)."""
-    dtype = torch.promote_types(maps.dtype, torch.float32)
-    with torch.autocast(maps.device.type, enabled=False):
-        return F.conv2d(maps.to(dtype), weight.to(dtype)[:, :, None, None], bias.to(dtype))
+        return linear_logits(maps, self.head.weight, self.head.bias)
 
 
 def _sides(shape: Iterable[int]) -> str:

@@ -38,19 +38,13 @@ from rdcache.methods.base import (
     require_batch_size,
 )
 from rdcache.methods.baseline import Baseline
+from rdcache.methods.feature_options import FeatureConfig
 from rdcache.methods.registry import register
-from rdcache.methods.stage_pairs import (
-    CANONICAL,
-    FeatureConfig,
-    MapConfig,
-    StagePair,
-    map_pair,
-    teacher_maps,
-)
+from rdcache.methods.stage_pairs import CANONICAL, StagePair, maps_of, stage_pair
 from rdcache.methods.teacher_maps import with_equal_positions
 from rdcache.models import StudentOutput
 
-NARROWING = 4  # q and k give vectors of a quarter of the batch
+NARROWING = 4  # q and k give vectors of a quarter of the batch, at least 2: one is ±1
 
 
 class SemanticCalibrationConfig(FeatureConfig):
@@ -97,15 +91,13 @@ class SemanticCalibration(Baseline):
     def __init__(self, config: SemanticCalibrationConfig, context: MethodContext) -> None:
         super().__init__(config, context)
         require_batch_size(
-            context.batch_size, NARROWING, "attention compares the samples of a batch"
+            context.batch_size, 2 * NARROWING, "attention compares the samples of a batch"
         )
         self.pairs = _all_pairs(config, context)
         teachers, students = self.pairs[0], [row[0] for row in self.pairs]
-        self.read(*(pair.tap.name for pair in teachers))
+        self.ask_for(*(pair.tap.name for pair in teachers))
         self.student_stages = tuple(pair.stage for pair in students)
-        self.maps = nn.ModuleList(
-            teacher_maps(pair, config.feature_norm, context) for pair in teachers
-        )
+        self.maps = nn.ModuleList(maps_of(pair, config.feature_norm, context) for pair in teachers)
         self.keys = nn.ModuleList(_embedding(context.batch_size) for _ in teachers)
         self.queries = nn.ModuleList(_embedding(context.batch_size) for _ in students)
         self.regressors = nn.ModuleList(
@@ -165,10 +157,7 @@ def _all_pairs(
             next="--set stages=[…]",
         )
     return tuple(
-        tuple(
-            map_pair(MapConfig(tap=tap, stage=stage), context)
-            for tap in taps or (context.default_tap,)
-        )
+        tuple(stage_pair(tap, stage, context) for tap in taps or (context.default_tap,))
         for stage in stages
     )
 

@@ -14,7 +14,7 @@ few channels, feature_norm=channel is there.
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 from pydantic import Field
 
@@ -27,9 +27,9 @@ from rdcache.methods.base import (
     TrainingProgress,
     require_batch_size,
 )
-from rdcache.methods.baseline import Baseline
+from rdcache.methods.feature_baselines import MapBaseline
+from rdcache.methods.feature_options import MapConfig, RawFeatures
 from rdcache.methods.registry import register
-from rdcache.methods.stage_pairs import MapConfig, map_pair, teacher_maps
 from rdcache.models import StudentOutput
 
 
@@ -37,11 +37,7 @@ class SPConfig(MapConfig):
     """Options of SP."""
 
     weight: float = Field(default=3000.0, ge=0, description="Weight of the Gram matrices' error.")
-    feature_norm: Literal["none", "channel"] = Field(
-        default="none",
-        description="Standardise each channel of the tap by its mean and standard deviation over "
-        "the training samples; none, as published: the loss does not depend on its scale.",
-    )
+    feature_norm: RawFeatures = "none"
 
 
 @register(
@@ -51,7 +47,7 @@ class SPConfig(MapConfig):
     paper="Tung & Mori, ICCV",
     year=2019,
 )
-class SimilarityPreserving(Baseline):
+class SimilarityPreserving(MapBaseline):
     """Terms: `ce` and `sp`."""
 
     Config: ClassVar[type[MethodConfig]] = SPConfig
@@ -60,10 +56,6 @@ class SimilarityPreserving(Baseline):
     def __init__(self, config: SPConfig, context: MethodContext) -> None:
         super().__init__(config, context)
         require_batch_size(context.batch_size, 2, "SP compares the samples of a batch")
-        self.pair = map_pair(config, context)
-        self.read(self.pair.tap.name)
-        self.student_stages = (self.pair.stage,)
-        self.maps = teacher_maps(self.pair, config.feature_norm, context)
 
     def own_terms(
         self, batch: CachedBatch, student: StudentOutput, progress: TrainingProgress

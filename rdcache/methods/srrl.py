@@ -21,10 +21,11 @@ from torch import nn
 from torch.nn import functional as F
 
 from rdcache.methods.base import CachedBatch, MethodConfig, MethodContext, Terms, TrainingProgress
+from rdcache.methods.feature_options import MapConfig
 from rdcache.methods.probed import ProbedBaseline
 from rdcache.methods.registry import register
-from rdcache.methods.stage_pairs import MapConfig, connector, map_pair, teacher_maps
-from rdcache.methods.teacher_logits import POOLED
+from rdcache.methods.stage_pairs import connector, maps_of, stage_pair
+from rdcache.methods.teacher_logits import linear_logits, pooled_tap
 from rdcache.models import StudentOutput
 
 
@@ -65,12 +66,12 @@ class SoftmaxRegression(ProbedBaseline):
     bias: torch.Tensor
 
     def __init__(self, config: SRRLConfig, context: MethodContext) -> None:
-        if config.tap is None and POOLED in context.taps:
-            config = config.model_copy(update={"tap": POOLED})
+        if config.tap is None:
+            config = config.model_copy(update={"tap": pooled_tap(context)})
         super().__init__(config, context)
-        self.pair = map_pair(config, context)
+        self.pair = stage_pair(context.tap(config.tap).name, config.stage, context)
         self.student_stages = (self.pair.stage,)
-        self.maps = teacher_maps(self.pair, config.feature_norm, context)
+        self.maps = maps_of(self.pair, config.feature_norm, context)
         self.connector = connector(self.pair.student_channels, self.pair.teacher_channels)
         if config.activation == "relu":
             self.connector.append(nn.ReLU())
@@ -89,10 +90,9 @@ class SoftmaxRegression(ProbedBaseline):
         connected = self.connector(student.stages[self.pair.stage])
         connected = connected.to(self.weight.dtype).mean(dim=(2, 3))
         features = self.maps(batch.taps[self.pair.tap.name]).mean(dim=(2, 3))
-        with torch.autocast(connected.device.type, enabled=False):
-            judged, logits = (
-                F.linear(either, self.weight, self.bias) for either in (connected, features)
-            )
+        judged, logits = (
+            linear_logits(either, self.weight, self.bias) for either in (connected, features)
+        )
         return {
             "fm": self.config.weight * F.mse_loss(connected, features),
             "sr": self.config.weight * F.mse_loss(judged, logits),

@@ -30,6 +30,24 @@ TeacherHeadName = Literal["auto", "own", "linear-probe", "rd", "none"]
 OWN, POOLED = "logits", "pooled"
 
 
+def linear_logits(features: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+    """Apply a linear layer to features (B, D), or to each position of maps (B, D, H, W).
+
+    Computed in float32 at least, also under autocast.
+
+    Args:
+        weight: (C, D).
+        bias: (C,).
+
+    Returns:
+        Logits, (B, C) or (B, C, H, W).
+    """
+    dtype = torch.promote_types(features.dtype, torch.float32)
+    with torch.autocast(features.device.type, enabled=False):
+        rows = features.to(dtype).movedim(1, -1)
+        return (rows @ weight.to(dtype).T + bias.to(dtype)).movedim(-1, 1)
+
+
 class TeacherHead(nn.Module):
     """Features and logits of the teacher, from its cached taps.
 
@@ -42,18 +60,20 @@ class TeacherHead(nn.Module):
     trains = False
 
     def forward(self, taps: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return features (B, ·) and logits (B, C), both in float32."""
+        """Return features (B, ·) and logits (B, C), in float32 but where autocast runs a branch."""
         raise NotImplementedError
 
 
 class OwnHead(TeacherHead):
     """The logits that the store holds; they are the features too."""
 
-    tap = OWN
+    def __init__(self, tap: str) -> None:
+        super().__init__()
+        self.tap = tap
 
     def forward(self, taps: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the stored logits twice."""
-        logits = taps[OWN].float()
+        logits = taps[self.tap].float()
         return logits, logits
 
 
@@ -77,7 +97,7 @@ class ProbeHead(TeacherHead):
     def forward(self, taps: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the averaged tap (B, channels) and its logits (B, C)."""
         features = as_maps(taps[self.tap].float(), self.kind).mean(dim=(2, 3))
-        return features, features @ self.weight.T + self.bias
+        return features, linear_logits(features, self.weight, self.bias)
 
 
 class BranchHead(TeacherHead):
@@ -110,22 +130,30 @@ def create_teacher_head(
         UsageError: `own` is asked for and the store has no logits of these classes.
         UnknownNameError: no such tap in the store.
     """
-    fitting = OWN in context.taps and context.taps[OWN].shape == (context.num_classes,)
-    has_own = fitting and not context.foreign_logits
+    own = context.tap_of_teacher(OWN)
+    if own is not None and (
+        own in context.foreign_logits or context.taps[own].shape != (context.num_classes,)
+    ):
+        own = None
     if name == "auto":
-        name = "own" if has_own else "linear-probe"
+        name = "linear-probe" if own is None else "own"
     if name == "none":
         return None
     if name == "rd":
         return BranchHead(context)
     if name == "own":
-        if not has_own:
+        if own is None:
             raise UsageError(
                 f"the store has no logits of its {context.num_classes} classes.",
                 taps=", ".join(context.taps),
                 next="--teacher-head linear-probe, or a teacher of rdcache adapt",
             )
-        return OwnHead()
-    if probed_tap is None:
-        probed_tap = POOLED if POOLED in context.taps else context.tap(None).name
-    return ProbeHead(probed_tap, context)
+        return OwnHead(own)
+    return ProbeHead(probed_tap or pooled_tap(context), context)
+
+
+def pooled_tap(context: MethodContext) -> str:
+    """The tap whose mean over positions stands for an image unless another is named: the teacher's
+    pooled features, where the store holds them, else its default tap.
+    """
+    return context.tap_of_teacher(POOLED) or context.tap(None).name

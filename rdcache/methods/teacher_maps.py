@@ -16,7 +16,7 @@ from rdcache.transferability.standardising import divisors
 
 
 class TeacherMaps(nn.Module):
-    """Folds a cached tap (B, *tap) to float maps (B, C, H, W).
+    """Folds a cached tap (B, *tap) to maps (B, C, H, W), in float32 also under autocast.
 
     Args:
         tap: a map (C, H, W), patch tokens (L, C) or a vector (C).

@@ -24,9 +24,10 @@ from torch.nn import functional as F
 
 from rdcache import losses
 from rdcache.methods.base import CachedBatch, MethodConfig, MethodContext, Terms, TrainingProgress
-from rdcache.methods.baseline import Baseline
+from rdcache.methods.feature_baselines import StagesBaseline
+from rdcache.methods.feature_options import StagesConfig
 from rdcache.methods.registry import register
-from rdcache.methods.stage_pairs import StagePair, StagesConfig, stage_pairs, teacher_maps
+from rdcache.methods.stage_pairs import StagePair
 from rdcache.methods.teacher_maps import with_equal_positions
 from rdcache.models import StudentOutput
 
@@ -68,12 +69,12 @@ class Predictor(nn.Module):
         )
         above = variance - LEAST_VARIANCE
         start = above + math.log(-math.expm1(-above))  # the inverse of softplus
-        self.log_scale = nn.Parameter(torch.full((pair.teacher_channels,), start))
+        self.rho = nn.Parameter(torch.full((pair.teacher_channels,), start))
 
     @property
     def variance(self) -> torch.Tensor:
         """σ², (C, 1, 1)."""
-        return (F.softplus(self.log_scale) + LEAST_VARIANCE)[:, None, None]
+        return (F.softplus(self.rho) + LEAST_VARIANCE)[:, None, None]
 
 
 @register(
@@ -83,7 +84,7 @@ class Predictor(nn.Module):
     paper="Ahn et al., CVPR",
     year=2019,
 )
-class VariationalInformationDistillation(Baseline):
+class VariationalInformationDistillation(StagesBaseline):
     """Terms: `ce` and `vid`, which may be negative."""
 
     Config: ClassVar[type[MethodConfig]] = VariationalConfig
@@ -91,12 +92,6 @@ class VariationalInformationDistillation(Baseline):
 
     def __init__(self, config: VariationalConfig, context: MethodContext) -> None:
         super().__init__(config, context)
-        self.pairs = stage_pairs(config, context)
-        self.read(*(pair.tap.name for pair in self.pairs))
-        self.student_stages = tuple(pair.stage for pair in self.pairs)
-        self.maps = nn.ModuleList(
-            teacher_maps(pair, config.feature_norm, context) for pair in self.pairs
-        )
         self.predictors = nn.ModuleList(
             Predictor(
                 pair,

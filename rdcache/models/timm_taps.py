@@ -68,6 +68,8 @@ class TimmTaps(TapNetwork):
         self, images: torch.Tensor, names: Collection[str] | None = None
     ) -> dict[str, torch.Tensor]:
         """As `TapNetwork.forward`, but early maps alone stop the network there."""
+        if names is not None and not names:
+            return {}
         if names is not None and set(names) <= self._early():
             maps = self.model.forward_intermediates(
                 images,

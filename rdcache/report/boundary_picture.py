@@ -7,17 +7,14 @@ from __future__ import annotations
 
 import math
 import textwrap
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from rdcache.errors import UsageError
-from rdcache.files import write_whole
 from rdcache.report.classified_planes import ClassifiedPlanes
+from rdcache.report.picture_files import require_drawable, save_figure
 
-FORMATS = (".png", ".pdf", ".svg")
 # Paul Tol's "light" scheme: told apart with every kind of colour vision, pale enough for black
 # marks on top. More classes than these are given colours of a map that grows evenly in lightness.
 COLOURS = (
@@ -37,7 +34,7 @@ def draw_boundaries(planes: ClassifiedPlanes, path: Path, number: int = 0) -> No
     """Draw one of the planes.
 
     Args:
-        path: ending in one of `FORMATS`.
+        path: ending in one of `picture_files.FORMATS`.
         number: which of the planes.
 
     Raises:
@@ -53,31 +50,7 @@ def draw_boundaries(planes: ClassifiedPlanes, path: Path, number: int = 0) -> No
         figure = Figure()
         FigureCanvasAgg(figure)
         _draw(figure, planes, number)
-        kind = path.suffix.lower()[1:]
-        # Neither the time nor the version of the program is written into the file.
-        written = {"png": {"Software": None}, "pdf": {"CreationDate": None}, "svg": {"Date": None}}
-        write_whole(
-            path,
-            lambda partial: figure.savefig(
-                partial, format=kind, dpi=DOTS_PER_INCH, metadata=written[kind]
-            ),
-        )
-
-
-def require_drawable(path: Path) -> None:
-    """Refuse, before any long work, a picture that could not be drawn.
-
-    Raises:
-        UsageError: matplotlib is not installed, or the format is none of `FORMATS`.
-    """
-    if path.suffix.lower() not in FORMATS:
-        raise UsageError(f"a picture is one of {', '.join(FORMATS)}.", given=path.name)
-    try:
-        import_module("matplotlib")
-    except ModuleNotFoundError as error:
-        raise UsageError(
-            "pictures need the package matplotlib.", next="pip install 'rdcache[plots]'"
-        ) from error
+        save_figure(figure, path, DOTS_PER_INCH)
 
 
 def _draw(figure: Any, planes: ClassifiedPlanes, number: int) -> None:

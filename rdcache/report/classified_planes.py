@@ -15,7 +15,7 @@ import torch
 from rdcache.data import ImageDataset, cut_view
 from rdcache.distillation.reevaluation import clean_views, dataset_of
 from rdcache.distillation.run import Run
-from rdcache.errors import UnknownNameError, UsageError
+from rdcache.errors import TeacherOutputError, UnknownNameError, UsageError
 from rdcache.models import Preprocessing, choose_device
 from rdcache.progress import Progress, ignore
 from rdcache.report.boundaries import (
@@ -32,6 +32,7 @@ from rdcache.report.plane_classifiers import (
     Panel,
     TeachersHere,
     branches_of,
+    left_out,
     students_of,
 )
 
@@ -98,7 +99,8 @@ def classify_planes(
 ) -> ClassifiedPlanes:
     """Classify planes through test images by the students and teacher branches of some runs.
 
-    A teacher branch is left out, with a note, where its teacher or its store cannot be had.
+    A teacher branch is left out, with a note, where its teacher or its store cannot be had, or the
+    teacher gives NaN or Inf.
 
     Args:
         triplets: how many planes are drawn.
@@ -120,21 +122,25 @@ def classify_planes(
     planes = [cutter.plane(_named(loaded, images))] if images else _drawn(cutter, triplets, seed)
     place = choose_device(device)
     groups = [*branches_of(runs, loaded, here, place, on_note), *students_of(runs, place)]
-    done, total = 0, len(planes) * len(groups)
+    panels: list[Panel] = []
     predicted = []
-    for each in planes:
-        parts = []
-        for group in groups:
-            parts.append(_classified(each, group, cutter, resolution))
-            done += 1
-            on_progress(done, total)
-        predicted.append(np.concatenate(parts))
+    for number, group in enumerate(groups):
+        classes = []
+        try:
+            for each in planes:
+                classes.append(_classified(each, group, cutter, resolution))
+                on_progress(number * len(planes) + len(classes), len(groups) * len(planes))
+        except TeacherOutputError as error:
+            on_note(left_out(group.panels, error))
+            continue
+        panels += group.panels
+        predicted.append(np.stack(classes))
     return ClassifiedPlanes(
         dataset=loaded.name,
         classes=tuple(loaded.classes),
         planes=tuple(planes),
-        panels=tuple(panel for group in groups for panel in group.panels),
-        predicted=np.stack(predicted),
+        panels=tuple(panels),
+        predicted=np.concatenate(predicted, axis=1),
     )
 
 

@@ -20,6 +20,7 @@ from rdcache.distillation.hardware import threads
 from rdcache.errors import UsageError, WeightsNotFoundError, reason_of
 from rdcache.extraction.shared_options import DataDirOption
 from rdcache.models import Student, Teacher, create_student, load_teacher, save_student
+from rdcache.models.adapters import AdaptedNetwork
 from rdcache.models.onnx_models import OnnxTaps, count_numbers
 from rdcache.models.weight_files import weight_tensors
 from rdcache.progress import Progress, ignore
@@ -171,7 +172,7 @@ def cost_of_teacher(name: str, config: CostConfig, devices: Sequence[torch.devic
         notes.append("operations of an ONNX file are not seen by PyTorch's counter")
         notes.append(f"onnxruntime's {teacher.network.provider} runs it, whatever PyTorch does")
     else:
-        parameters = _count(teacher.network) - _count(_own_classifier(teacher))
+        parameters = _count(teacher.network) - sum(map(_count, _classifiers(teacher.network)))
         operations = count_operations(lambda: teacher.forward_taps(random_images(1, size), wanted))
         notes += _notes_on(operations)
         file_bytes = Path(file).stat().st_size if family == "torchscript" else _bytes_of(teacher)
@@ -210,13 +211,17 @@ def _teacher(name: str, data_dir: Path | None) -> tuple[Teacher, list[str]]:
         return load_teacher(name, "random", data_dir), [RANDOM_NOTE]
 
 
-def _own_classifier(teacher: Teacher) -> nn.Module:
-    """What a timm network classifies its own task with; others have none."""
-    find = getattr(getattr(teacher.network, "backbone", None), "get_classifier", None)
+def _classifiers(network: nn.Module) -> list[nn.Module]:
+    """What a timm network classifies its own task with, and an adapted one that which it was
+    adapted to; others have none.
+    """
+    if isinstance(network, AdaptedNetwork):
+        return [network.head, *_classifiers(network.base)]
+    find = getattr(getattr(network, "backbone", None), "get_classifier", None)
     found = find() if find is not None else None
     if isinstance(found, tuple):  # of a distilled network, one for each of its tokens
-        found = nn.ModuleList(found)
-    return found if isinstance(found, nn.Module) else nn.Identity()
+        return list(found)
+    return [found] if isinstance(found, nn.Module) else []
 
 
 def _count(module: nn.Module) -> int:

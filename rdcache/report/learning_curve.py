@@ -2,17 +2,16 @@
 
 Runs are sorted into lines (one method with one set of options), lines into points (one size of the
 training set, several seeds). At each size a line is paired, seed by seed, with the plain student
-that was trained on the very same images.
+that was trained alike on the very same images. What the tables and the picture look like is left to
+`learning_curve_tables.py` and `learning_curve_picture.py`.
 """
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
@@ -21,13 +20,13 @@ from rdcache.distillation import Run
 from rdcache.distillation.config import CIRCUMSTANCES
 from rdcache.distillation.run import RESULT
 from rdcache.errors import RunNotFoundError, UsageError
-from rdcache.report.comparison import in_percent, in_points
+from rdcache.report.rows import PLAIN, training_options
 from rdcache.report.significance import Gain, paired_gain
 
-BASELINE = "none"
-COLUMNS = ("dataset", "teacher", "student", "method", "images", "seeds")
+BASELINE = PLAIN
 # Options by which a run has its place on a curve, and names that are the curve's own.
 _PLACE = {"student", "method", "method_options", "train_fraction", *CIRCUMSTANCES}
+_SETTLED = ("amp", "shuffle")  # which no comparison can ask to be equal: see `training_options`
 
 
 @dataclass(frozen=True)
@@ -38,13 +37,20 @@ class Point:
         fraction: of all training images.
         images: how many these are; the mean over seeds, which groups make differ a little.
         values: seed → the metric, a fraction.
-        gain: over the plain student of the same images, if it was trained.
+        conditions: what runs that are compared must have in common: the store, the seed of the
+            part, and the options of the training.
+        settled: options that follow from the method and the machine, as `amp`.
+        gain: over the plain student of the same images that was trained alike.
+        note: why there is no gain though there are plain students of this size.
     """
 
     fraction: float
     images: float
     values: Mapping[int, float]
+    conditions: Mapping[str, Any] = field(default_factory=dict)
+    settled: Mapping[str, Any] = field(default_factory=dict)
     gain: Gain | None = None
+    note: str = ""
 
     @property
     def mean(self) -> float:
@@ -152,8 +158,16 @@ def _lines(cell: tuple[str, ...], runs: Sequence[Run], metric: str) -> list[Line
 
 
 def _point(fraction: float, runs: Sequence[Run], metric: str) -> Point:
+    """Runs that differ in their seed alone, but for where they were made."""
     images = fmean(run.result["training"]["samples"] for run in runs)
-    return Point(fraction, images, {run.seed: run.metrics[metric] for run in runs})
+    values = {run.seed: run.metrics[metric] for run in runs}
+    config = runs[0].config["config"]
+    conditions = training_options(config)
+    conditions["store"] = runs[0].config["store"]["fingerprint"][:8]
+    if fraction == 1:
+        conditions.pop("subset_seed", None)
+    settled = {name: config.get(name) for name in _SETTLED}
+    return Point(fraction, images, values, conditions, settled)
 
 
 def _fraction(run: Run) -> float:
@@ -185,89 +199,46 @@ def _telling(runs: Sequence[tuple[float, Mapping[str, str]]]) -> list[str]:
 
 def _paired(line: Line, lines: Sequence[Line]) -> Line:
     """The line with its gain over the plain student at each size; the baseline has none."""
-    plain = [other for other in lines if other.method == BASELINE and _beside(other, line)]
-    if line.method == BASELINE or len(plain) != 1:
+    if line.method == BASELINE:
         return line
-    at = {point.fraction: point.values for point in plain[0].points}
-    points = [
-        Point(it.fraction, it.images, it.values, paired_gain(it.values, at.get(it.fraction, {})))
-        for it in line.points
-    ]
-    names = (line.dataset, line.teacher, line.student, line.method)
-    return Line(*names, line.options, tuple(points))
-
-
-def _beside(plain: Line, line: Line) -> bool:
-    common = plain.options.keys() & line.options.keys()
-    same = all(plain.options[name] == line.options[name] for name in common)
-    return plain.panel == line.panel and same
-
-
-def rows(lines: Sequence[Line]) -> list[list[str]]:
-    """One table line a point, as people read it: in per cent, the gain in points."""
-    return [
-        [
-            *line.panel,
-            line.label,
-            f"{point.images:.0f} ({100 * point.fraction:g} %)",
-            in_percent(list(point.values.values())),
-            in_points(point.gain),
-            str(len(point.values)),
+    plain = [other for other in lines if other.method == BASELINE and other.panel == line.panel]
+    points = []
+    for it in line.points:
+        beside = [
+            point for other in plain for point in other.points if it.fraction == point.fraction
         ]
+        points.append(_with_gain(it, beside) if beside else it)
+    return replace(line, points=tuple(points))
+
+
+def _with_gain(point: Point, plain: Sequence[Point]) -> Point:
+    """The point beside the one of several plain ones that was trained as it was."""
+    fitting = [other for other in plain if other.conditions == point.conditions]
+    if len(fitting) > 1:
+        fitting = [other for other in fitting if other.settled == point.settled] or fitting
+    if not fitting:
+        unequal = min((_unequal(point, other) for other in plain), key=len)
+        told = ", ".join(f"{name} {own} instead of {other}" for name, own, other in unequal)
+        return replace(point, note=f"the plain student was not trained alike: {told}")
+    if len(fitting) > 1:
+        return replace(point, note=f"{len(fitting)} lines of plain students fit it")
+    gain = paired_gain(point.values, fitting[0].values)
+    note = "" if gain else "no seed in common with the plain student"
+    return replace(point, gain=gain, note=note)
+
+
+def _unequal(point: Point, plain: Point) -> list[tuple[str, Any, Any]]:
+    """Conditions that differ: name, the point's value, the plain one's."""
+    own, other = point.conditions, plain.conditions
+    names = sorted(own.keys() | other.keys())
+    return [(it, own.get(it), other.get(it)) for it in names if own.get(it) != other.get(it)]
+
+
+def notes_on(lines: Sequence[Line]) -> list[str]:
+    """Why points have no gain, in a sentence each."""
+    return [
+        f"no gain of {line.label} at {100 * point.fraction:g} % of {line.dataset}: {point.note}"
         for line in lines
         for point in line.points
+        if point.note
     ]
-
-
-def headings(metric: str) -> list[str]:
-    """What stands above `rows`."""
-    *names, seeds = COLUMNS
-    return [*names, metric, f"gain over {BASELINE} (95 %)", seeds]
-
-
-def as_markdown(lines: Sequence[Line], metric: str) -> str:
-    """A Markdown table of `rows`."""
-    columns = headings(metric)
-    table = [columns, ["---"] * len(columns), *rows(lines)]
-    return "".join("| " + " | ".join(cells) + " |\n" for cells in table)
-
-
-def as_csv(lines: Sequence[Line], metric: str) -> str:
-    """The numbers themselves, as fractions, one line a point."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([*COLUMNS[:4], "fraction", *COLUMNS[4:], metric, "std", "gain", "low", "high"])
-    for line in lines:
-        for it in line.points:
-            gain = [it.gain.mean, it.gain.low, it.gain.high] if it.gain else ["", "", ""]
-            numbers = [it.fraction, it.images, len(it.values), it.mean, it.std, *gain]
-            writer.writerow([*line.panel, line.label, *numbers])
-    return text.getvalue()
-
-
-def as_facts(lines: Sequence[Line], metric: str) -> dict[str, object]:
-    """The same for one JSON object."""
-    return {
-        "metric": metric,
-        "lines": [
-            {
-                "dataset": line.dataset,
-                "teacher": line.teacher,
-                "student": line.student,
-                "method": line.method,
-                "options": dict(line.options),
-                "points": [
-                    {
-                        "fraction": point.fraction,
-                        "images": point.images,
-                        "mean": point.mean,
-                        "std": point.std,
-                        "values": dict(point.values),
-                        "gain": vars(point.gain) if point.gain else None,
-                    }
-                    for point in line.points
-                ],
-            }
-            for line in lines
-        ],
-    }

@@ -9,36 +9,26 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rdcache.errors import FileWriteError, UsageError, reason_of
 from rdcache.report.learning_curve import Line
+from rdcache.report.picture_files import require_drawable, save_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 WIDTH, HEIGHT, COLUMNS = 5.0, 4.0, 3  # of a panel, in inches; panels in a row
 BAND = 0.15  # opacity
+DOTS_PER_INCH = 150
 
 
 def save_picture(lines: Sequence[Line], metric: str, path: Path) -> None:
     """Draw the lines, one panel for each dataset, teacher and student, as the file's suffix says.
 
     Raises:
-        UsageError: matplotlib is not installed, or does not write such files.
+        UsageError: matplotlib is not installed, or there are no pictures of this kind.
         FileWriteError: the file cannot be written.
     """
-    try:
-        figure = _figure(lines, metric)
-        figure.savefig(path, dpi=150)
-    except ModuleNotFoundError as error:
-        raise UsageError(
-            "a picture needs matplotlib.", lacks=error.name, next="pip install 'rdcache[plots]'"
-        ) from None
-    except ValueError as error:
-        raise UsageError("there are no pictures of this kind.", file=path, why=error) from None
-    except OSError as error:
-        raise FileWriteError(
-            "the picture cannot be written.", file=path, why=reason_of(error)
-        ) from None
+    require_drawable(path)
+    save_figure(_figure(lines, metric), path, DOTS_PER_INCH)
 
 
 def _figure(lines: Sequence[Line], metric: str) -> Figure:

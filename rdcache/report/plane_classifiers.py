@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import permutations
 from pathlib import Path
 from typing import Literal
 
@@ -16,11 +17,12 @@ from rdcache.data import ImageDataset
 from rdcache.distillation.hardware import autocast_for
 from rdcache.distillation.run import Run
 from rdcache.distillation.teacher_branch import load_teacher_branch
-from rdcache.errors import RdcacheError, UsageError
+from rdcache.errors import RdcacheError
 from rdcache.extraction.live_taps import LiveTaps, load_live_taps
 from rdcache.methods import Method
 from rdcache.models import Preprocessing
 from rdcache.store import JointStore, Location, Store, open_store
+from rdcache.store.joint import joint_fingerprint
 
 PLAIN = "none"  # the method of students that learn from labels alone
 Note = Callable[[str], None]
@@ -104,7 +106,8 @@ def branches_of(
         on_note: told, in a sentence, which are left out, and why: their teacher or their store
             cannot be had here.
     """
-    at_hand = {store.fingerprint.digest: store for store in _given(here.stores)}
+    given = [open_store(location) for location in here.stores]
+    at_hand: dict[str, Store] = {}
     of_store: dict[str, list[tuple[Panel, Method]]] = {}
     for run, title in zip(runs, titles(runs), strict=True):
         if not run.result.get("test_teacher_branch"):
@@ -113,39 +116,59 @@ def branches_of(
         fingerprint = run.result["store"]["fingerprint"]
         try:
             if fingerprint not in at_hand:
-                at_hand[fingerprint] = _recorded(run)
+                at_hand[fingerprint] = _store_of(run, given)
             method = load_teacher_branch(run, at_hand[fingerprint], dataset)
         except RdcacheError as error:
-            on_note(_left_out([panel], error))
+            on_note(left_out([panel], error))
             continue
         of_store.setdefault(fingerprint, []).append((panel, method.to(device)))
     groups = []
     for fingerprint, members in of_store.items():
         try:
             live = load_live_taps(
-                at_hand[fingerprint], here.names, here.weights, here.data_dir, device
+                at_hand[fingerprint],
+                here.names,
+                here.weights,
+                here.data_dir,
+                device,
+                names={tap for _, method in members for tap in method.taps},
             )
         except RdcacheError as error:
-            on_note(_left_out([panel for panel, _ in members], error))
+            on_note(left_out([panel for panel, _ in members], error))
             continue
         groups.append(_branches(live, members, device))
     return groups
 
 
-def _given(locations: Sequence[Location]) -> list[Store]:
-    """The stores there, and all of them read in step if they can be."""
-    stores = [open_store(location) for location in locations]
-    if len(stores) > 1:
-        with suppress(UsageError):
-            return [*stores, JointStore(stores)]
-    return stores
-
-
-def _recorded(run: Run) -> Store:
-    """The store that a run was made from, or the stores, where it then lay."""
+def _store_of(run: Run, given: Sequence[Store]) -> Store:
+    """The store that a run was made from, or the stores, in their order: those of the given ones
+    whose fingerprints say so, else where they then lay.
+    """
     recorded = run.result["store"]
-    members = [open_store(place) for place in recorded.get("members", [recorded["location"]])]
+    places = recorded.get("members", [recorded["location"]])
+    if found := _made_of(run, given, len(places)):
+        return found
+    if given and (found := _made_of(run, [*given, *_still_there(places)], len(places))):
+        return found
+    members = [open_store(place) for place in places]
     return members[0] if len(members) == 1 else JointStore(members)
+
+
+def _made_of(run: Run, stores: Sequence[Store], count: int) -> Store | None:
+    """So many of these stores, in the order that gives the fingerprint of the run's."""
+    for members in permutations(stores, count):
+        fingerprint = joint_fingerprint(members) if count > 1 else members[0].fingerprint
+        if fingerprint.digest == run.result["store"]["fingerprint"]:
+            return JointStore(members) if count > 1 else members[0]
+    return None
+
+
+def _still_there(places: Sequence[str]) -> list[Store]:
+    found = []
+    for place in places:
+        with suppress(RdcacheError):
+            found.append(open_store(place))
+    return found
 
 
 def _branches(
@@ -191,7 +214,8 @@ def _is_plain(run: Run) -> bool:
     return bool(run.result["method"] == PLAIN)
 
 
-def _left_out(panels: Sequence[Panel], error: RdcacheError) -> str:
+def left_out(panels: Sequence[Panel], error: RdcacheError) -> str:
+    """A sentence about classifiers that cannot be had here, or that fail on these images."""
     names = ", ".join(panel.title for panel in panels)
     facts = "; ".join(f"{name}: {value}" for name, value in error.facts.items())
     return f"left out: {names}. {error.summary}" + (f" ({facts})" if facts else "")

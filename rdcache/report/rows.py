@@ -86,7 +86,7 @@ def row_of(
         diverged,
         predictions={run.seed: run.path / PREDICTIONS for run in runs},
         leaked=frozenset(first.result.get("leaked_test_uids", ())) if first else frozenset(),
-        training=_training(first.config["config"]) if first else {},
+        training=training_options(first.config["config"]) if first else {},
         sizes=_sizes(first.result) if first else {},
     )
 
@@ -154,7 +154,8 @@ def _options(run: Run) -> dict[str, Any]:
     return {**method_options, **own, "store": run.config["store"]["fingerprint"][:8]}
 
 
-def _training(config: Mapping[str, Any]) -> dict[str, Any]:
+def training_options(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of a run that a fair comparison has in common."""
     left_out = CIRCUMSTANCES | OF_THE_ROW
     return {name: value for name, value in config.items() if name not in left_out}
 

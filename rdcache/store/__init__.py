@@ -13,7 +13,7 @@ from rdcache.store.catalogue import (
 )
 from rdcache.store.claims import EXTRACTION, Worker, claims_beside
 from rdcache.store.creating import StoreContent, create_store, finished_store
-from rdcache.store.joint import JointStore, default_taps
+from rdcache.store.joint import JointStore, classes_of_logits, default_taps
 from rdcache.store.locations import Location, RemotePath, as_location
 from rdcache.store.manifest import read_manifest
 from rdcache.store.objects import write_error
@@ -53,6 +53,7 @@ __all__ = [
     "Worker",
     "as_location",
     "claims_beside",
+    "classes_of_logits",
     "create_store",
     "default_root",
     "default_taps",

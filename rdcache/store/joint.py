@@ -47,7 +47,7 @@ class JointStore(Store):
         views = min(member.views for member in members)
         self.location = first.location
         self.manifest = _manifest(self._members, names, views)
-        self.fingerprint = Fingerprint({"joint": [it.fingerprint.digest for it in members]})
+        self.fingerprint = joint_fingerprint(members)
         self.layout = _layout(self._members, names, views)
         self.taps = {tap.name: tap for tap in self.layout.public}
         self.extents = self.layout.extents
@@ -82,6 +82,11 @@ class JointStore(Store):
         return member.array(name)
 
 
+def joint_fingerprint(members: Sequence[Store]) -> Fingerprint:
+    """That of stores that are read in step, in this order."""
+    return Fingerprint({"joint": [member.fingerprint.digest for member in members]})
+
+
 def default_taps(store: Store) -> dict[str, str]:
     """Teacher → the tap that is read of it unless told otherwise, by its name in this store."""
     teacher = store.manifest["teacher"]
@@ -89,6 +94,17 @@ def default_taps(store: Store) -> dict[str, str]:
         return {teacher["name"]: teacher["default_tap"]}
     taps: dict[str, str] = teacher["default_taps"]
     return taps
+
+
+def classes_of_logits(store: Store) -> dict[str, list[str]]:
+    """Tap of logits → the classes they are of, of teachers that say which."""
+    single = {tap: (store, tap) for tap in store.taps}
+    home = store._home if isinstance(store, JointStore) else single
+    return {
+        name: _teacher(member)["logits_classes"]
+        for name, (member, tap) in home.items()
+        if tap == "logits" and "logits_classes" in _teacher(member)
+    }
 
 
 def _teacher(store: Store) -> dict[str, Any]:
@@ -151,19 +167,32 @@ def _require_different_teachers(members: Sequence[Store]) -> None:
 
 def _require_in_step(first: Store, other: Store) -> None:
     """Refuse two stores whose sample numbers and views do not stand for the same pixels."""
-    own, theirs = first.manifest["dataset"], other.manifest["dataset"]
-    if (own["digest"], own["classes"]) != (theirs["digest"], theirs["classes"]):
-        raise _out_of_step("images or classes", first, other, _of_dataset(own), _of_dataset(theirs))
-    columns = ("uid_bytes", "labels", "groups", "_splits")
-    if any(not np.array_equal(getattr(first, it), getattr(other, it)) for it in columns):
-        counts = (_of_splits(first), _of_splits(other))
-        raise _out_of_step("samples, or their splits or groups", first, other, *counts)
+    if differing := _differing_in_dataset(first, other):
+        facts = (_of_dataset(first), _of_dataset(other))
+        raise _out_of_step(" and ".join(differing), first, other, *facts)
     views = min(first.views, other.views)
     if first.view_columns != other.view_columns or not np.array_equal(
         first.view_parameters[:views], other.view_parameters[:views]
     ):
         specs = (_of_views(first.manifest["views"]), _of_views(other.manifest["views"]))
         raise _out_of_step("views", first, other, *specs)
+
+
+def _differing_in_dataset(first: Store, other: Store) -> list[str]:
+    """In what the datasets of two stores differ; labels, splits and groups can be compared only
+    where the images are the same.
+    """
+    own, theirs = first.manifest["dataset"], other.manifest["dataset"]
+    differing = ["classes"] if own["classes"] != theirs["classes"] else []
+    if not np.array_equal(first.uid_bytes, other.uid_bytes):
+        return [*differing, "images"]
+    columns = {"labels": "labels", "splits": "_splits", "groups": "groups"}
+    differing += [
+        what
+        for what, column in columns.items()
+        if not np.array_equal(getattr(first, column), getattr(other, column))
+    ]
+    return differing or (["dataset digests"] if own["digest"] != theirs["digest"] else [])
 
 
 def _out_of_step(what: str, first: Store, other: Store, own: str, theirs: str) -> UsageError:
@@ -176,14 +205,12 @@ def _out_of_step(what: str, first: Store, other: Store, own: str, theirs: str) -
     )
 
 
-def _of_dataset(dataset: Mapping[str, Any]) -> str:
+def _of_dataset(store: Store) -> str:
+    dataset = store.manifest["dataset"]
     classes = ", ".join(dataset["classes"])
-    return f"{dataset['name']}, digest {dataset['digest'][:8]}…, classes {classes}"
-
-
-def _of_splits(store: Store) -> str:
-    splits = ("train", "val", "test")
-    return ", ".join(f"{split} {len(store.samples_of(split))}" for split in splits)
+    counts = [f"{split} {len(store.samples_of(split))}" for split in ("train", "val", "test")]
+    digest = f"digest {dataset['digest'][:8]}…"
+    return f"{dataset['name']}, {digest}, {', '.join(counts)}, classes {classes}"
 
 
 def _of_views(views: Mapping[str, Any]) -> str:

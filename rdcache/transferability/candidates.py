@@ -10,6 +10,7 @@ from typing import Any
 from rdcache.data import portable_name
 from rdcache.errors import StoreFormatError, StoreNotFoundError, UnknownNameError
 from rdcache.models import corpus_overlap, list_teachers
+from rdcache.models.adapters import name_of_run
 from rdcache.models.teacher import RANDOM
 from rdcache.store import Store, StoreSummary, default_root, list_stores, open_store, read_manifest
 from rdcache.transferability.config import RankConfig
@@ -164,10 +165,11 @@ def _complete_stores(config: RankConfig) -> tuple[list[StoreSummary], list[str]]
             next=f"rdcache extract --teacher NAME --dataset {config.dataset}, for each teacher",
         )
     teachers = {summary.teacher for summary in complete}
-    for teacher in config.teachers:
+    wanted = [name_of_run(name) for name in config.teachers]  # stores know adapted ones by name
+    for teacher in wanted:
         if teacher not in teachers:
             raise UnknownNameError.of(f"complete store of {name} by a teacher", teacher, teachers)
-    asked = [it for it in of_dataset if not config.teachers or it.teacher in config.teachers]
+    asked = [it for it in of_dataset if not wanted or it.teacher in wanted]
     notes = _left_out("incomplete", [summary for summary in asked if not summary.complete])
     return [summary for summary in asked if summary.complete], notes
 

@@ -27,8 +27,13 @@ from rdcache.errors import (
     WeightsMismatchError,
     WeightsNotFoundError,
 )
+from rdcache.extraction.live_taps import load_live_taps
 from rdcache.models import load_teacher
 from rdcache.models.adapters import FILE
+from rdcache.report.costs import CostConfig, cost_of_teacher
+from rdcache.store import Store
+from rdcache.transferability.candidates import find_candidates
+from rdcache.transferability.config import RankConfig
 
 VIT = "timm:test_vit"
 QUICK: dict[str, Any] = {
@@ -112,6 +117,7 @@ def test_an_adapted_teacher_goes_through_both_phases(
     expected = torch.tensor([said[str(store.uids[sample])] for sample in test])
     torch.testing.assert_close(stored, expected.double(), rtol=0, atol=2e-3)
     assert choose_store(teacher=lora.teacher_name).location == store.location
+    assert_it_is_found_by_its_run(lora, store)
     run = rdcache.distill(
         store,
         student="shufflenet-x0.5",
@@ -125,6 +131,24 @@ def test_an_adapted_teacher_goes_through_both_phases(
         out=tmp_path,
     )
     assert run.result["teacher"]["name"] == teacher.name
+
+
+def assert_it_is_found_by_its_run(lora: AdaptRun, store: Store) -> None:
+    """Whoever is given `adapted:RUN` knows that the store is of this teacher."""
+    (live,) = load_live_taps(store, ["torchscript:else.pt", lora.teacher_name])
+    recorded = store.manifest["teacher"]["name"]
+    assert live.teacher.name == recorded
+    with pytest.raises(UsageError, match=r"does not know[\s\S]*adapted:RUN"):
+        load_live_taps(store)
+    config = RankConfig(
+        dataset=store.manifest["dataset"]["name"], teachers=(lora.teacher_name,), taps=("pooled",)
+    )
+    (candidate,), _ = find_candidates(config)
+    assert candidate.teacher == recorded
+    untimed = CostConfig(batch=(), classes=2)
+    adapted, base = (cost_of_teacher(it, untimed, []) for it in (lora.teacher_name, VIT))
+    assert adapted.parameters == base.parameters, "what LoRA learnt is in the weights"
+    assert adapted.with_classifier == base.with_classifier
 
 
 def test_an_adapted_teacher_is_not_run_on_other_splits_of_its_dataset(

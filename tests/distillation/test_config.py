@@ -69,3 +69,12 @@ def test_how_far_images_are_reduced_decides_a_run_and_where_they_are_kept_does_n
 def test_a_scale_that_would_blur_is_refused() -> None:
     with pytest.raises(UsageError, match=r"working_scale: it must be 0 or at least 1"):
         config_from_options("resnet18", "rd", {"working_scale": 0.5})
+
+
+def test_one_teacher_head_may_be_given_to_methods_that_read_no_logits() -> None:
+    hint = DistillConfig(method="hint", teacher_head="linear-probe").resolved()
+    assert hint.method_options["teacher_head"] == "linear-probe"
+    # A resolved config, which lists all options, is as good as what it came from.
+    assert hint.resolved() == hint
+    with pytest.raises(UsageError, match="temperature is given, and nothing of hint"):
+        DistillConfig(method="hint", method_options={"temperature": 2.0}).resolved()

@@ -288,6 +288,8 @@ def test_wrong_usage_is_one_sentence_and_leaves_nothing(
         (UsageError, "a batch of 64 is larger than the training set", {"batch_size": 64}),
         (UsageError, "a batch of 3 is too small", {"batch_size": 3}),
         (UnknownNameError, "no tap in this store named 's3'", {"tap": "s3"}),
+        (UsageError, "taps are to be named once each", {"tap": "s4,"}),
+        (UsageError, "taps are to be named once each", {"tap": "s4, s4"}),
         (UnknownNameError, "no student named 'shufflenot'", {"student": "shufflenot"}),
         (UnknownNameError, "no method named 'rdd'", {"method": "rdd"}),
         (UnknownNameError, "no option of rd named 'epoch'", {"epoch": 3}),

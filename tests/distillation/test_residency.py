@@ -13,6 +13,7 @@ import torch
 
 from rdcache.distillation import distill
 from rdcache.distillation.residency import ReadTaps, ResidentTaps, as_numbers, choose_residency
+from rdcache.distillation.subset import Subset
 from rdcache.errors import UsageError
 from rdcache.memory import available_memory
 from rdcache.store import Store
@@ -54,11 +55,33 @@ def test_a_view_that_is_not_stored_is_refused_as_the_store_refuses_it(compressed
         resident.read(np.array([2]), np.array([2]), ["s4"])
 
 
+def test_of_a_part_of_the_training_images_no_other_is_kept(compressed: Store) -> None:
+    part = Subset(0.5, seed=1)
+    resident = ResidentTaps(compressed, ["s4"], 2, CPU, part)
+    training, chosen = compressed.samples_of("train"), part.of_training(compressed)
+    others = np.setdiff1d(training, chosen)
+    rest = np.setdiff1d(np.arange(compressed.samples), training)
+    read = np.concatenate([chosen[compressed.available(chosen.tolist(), 0)], rest])
+    clean = np.zeros(len(read), np.int64)
+    for name, tensor in compressed.read_stored(read, clean, list(resident._tensors)).items():
+        assert torch.equal(resident._tensors[name][resident._rows[0, read]], tensor)
+    with pytest.raises(UsageError, match="training sample that is not resident"):
+        resident.read(others[-1:], np.zeros(1, np.int64), ["s4"])
+    kept = len(read) + int(compressed.available(chosen.tolist(), 1).sum())
+    assert all(len(tensor) == kept for tensor in resident._tensors.values())
+    planned = choose_residency(compressed, ("s4",), 2, "host", CPU, part)
+    assert planned.nbytes == sum(it.nbytes for it in resident._tensors.values())
+
+
 def test_runs_from_memory_and_from_disk_are_the_same(
     compressed: Store, options: Options, tmp_path: Path
 ) -> None:
     places = {name: tmp_path / name for name in ("host", "disk")}
-    runs = [distill(compressed, resident=name, **options(out=out)) for name, out in places.items()]
+    part = {"train_fraction": 0.6}
+    runs = [
+        distill(compressed, resident=name, **options(**part, out=out))
+        for name, out in places.items()
+    ]
     assert_same(*runs)
     assert [run.result["environment"]["taps"].split()[0] for run in runs] == ["host", "disk"]
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -14,8 +15,10 @@ from click.testing import CliRunner
 from rdcache.cli import cli
 from rdcache.data import VIEW_COLUMNS, ViewSpec, load_dataset, view_parameters
 from rdcache.distillation import DistillConfig, choose_store, distill, distill_many
+from rdcache.distillation.metrics import classification_metrics
 from rdcache.distillation.preparing import create_trainer
 from rdcache.distillation.residency import ReadTaps, ResidentTaps
+from rdcache.distillation.teacher_branch import load_teacher_branch
 from rdcache.errors import StoreNotFoundError, UsageError
 from rdcache.store import (
     Fingerprint,
@@ -25,6 +28,7 @@ from rdcache.store import (
     StoreContent,
     StoreLayout,
     TapSpec,
+    classes_of_logits,
     create_store,
     store_location,
 )
@@ -97,6 +101,43 @@ def test_a_run_from_several_stores_that_is_interrupted_ends_in_the_same_weights(
         assert sum(weights) == pytest.approx(1)
         assert weights != [0.5, 0.5]
     assert {"teacher_accuracy", "accuracy"} <= resumed.metrics.keys()
+
+
+@pytest.mark.parametrize(("several", "ema"), [(False, 0.5), (True, 0.0)])
+def test_the_teacher_branch_is_that_of_the_selected_epoch(
+    tiny: Tiny,
+    joint: Store,
+    options: Options,
+    monkeypatch: pytest.MonkeyPatch,
+    several: bool,
+    ema: float,
+) -> None:
+    epochs = iter(range(9))
+
+    def ever_worse(*args: Any) -> dict[str, Any]:
+        return {**classification_metrics(*args), "accuracy": -next(epochs) / 10}
+
+    def interrupt(done: int, total: int, note: str = "") -> None:
+        if done == total:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("rdcache.distillation.training.classification_metrics", ever_worse)
+    store = joint if several else tiny.store
+    own = {"width": 16, "select": "best", "select_metric": "accuracy", "ema": ema}
+    own |= {"teacher_weights": "learned"} if several else {}
+    with pytest.raises(KeyboardInterrupt):
+        distill(store, on_progress=interrupt, **options(**own))
+    run = distill(store, resume=True, **options(**own))
+    chosen, last = run.history
+    assert run.result["selected_epoch"] == 0
+    assert run.result["val_teacher_branch"]["nll"] == pytest.approx(chosen["val_teacher_nll"])
+    assert chosen["val_teacher_nll"] != pytest.approx(last["val_teacher_nll"])
+    assert run.result["val_cka"] == pytest.approx(chosen["val_cka"], abs=1e-6)
+    branch = load_teacher_branch(run, store, tiny.dataset)
+    val = np.flatnonzero(store.splits == "val")
+    _, logits = branch.teacher_branch(store.read(val.tolist(), 0, branch.taps))
+    losses = torch.nn.functional.cross_entropy(logits, torch.from_numpy(store.labels[val]))
+    assert losses.item() == pytest.approx(chosen["val_teacher_nll"], rel=1e-4)
 
 
 def test_side_by_side_and_wherever_taps_are_runs_come_to_the_same(
@@ -194,3 +235,15 @@ def test_the_weights_of_teachers_name_a_run_only_where_they_are_given() -> None:
 
 def _without(options: dict[str, Any], name: str) -> dict[str, Any]:
     return {key: value for key, value in options.items() if key != name}
+
+
+def test_classes_of_logits_are_told_by_each_member_for_its_own() -> None:
+    told: dict[str, Any] = {"a": {"logits_classes": ["x", "y"]}, "b": {}}
+    store = object.__new__(JointStore)
+    store.taps = {}
+    store._home = {
+        f"{name}.{tap}": (cast(Store, SimpleNamespace(manifest={"teacher": teacher})), tap)
+        for name, teacher in told.items()
+        for tap in ("s4", "logits")
+    }
+    assert classes_of_logits(store) == {"a.logits": ["x", "y"]}

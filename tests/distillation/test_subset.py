@@ -13,9 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rdcache.distillation import DistillConfig, distill
-from rdcache.distillation.preparing import Job, Sources, create_trainers
+from rdcache.distillation.preparing import Job, create_trainers
 from rdcache.distillation.sampling import TrainingSamples
 from rdcache.distillation.session import _company
+from rdcache.distillation.shared_sources import Sources
 from rdcache.distillation.statistics import channel_statistics
 from rdcache.distillation.subset import Subset, drawn
 from rdcache.errors import UsageError
@@ -178,3 +179,6 @@ def test_a_batch_larger_than_the_part_is_refused(tiny: Tiny, options: Options) -
     with pytest.raises(UsageError, match="larger than the training set") as caught:
         distill(tiny.store, train_fraction=0.1, **options())
     assert int(caught.value.facts["training images"]) < 8
+    assert caught.value.facts["next"] == (
+        "--batch-size 2 or smaller, or a larger --train-fraction than 0.1"
+    )

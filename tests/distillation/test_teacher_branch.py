@@ -17,7 +17,14 @@ from rdcache.store import Store
 
 from .conftest import QUICK, Tiny, write_store
 
-EVERYTHING = {"folds": 2, "teacher_epochs": 1, "teacher_ema": 0.9, "ema": 0.5, "width": 8}
+EVERYTHING = {
+    "folds": 2,
+    "teacher_epochs": 1,
+    "teacher_ema": 0.9,
+    "cka_target": "reprogrammed",
+    "ema": 0.5,
+    "width": 8,
+}
 FILE = "teacher_branch.safetensors"
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from rdcache.distillation import DistillConfig, Diverged, Run, distill, distill_each, distill_many
-from rdcache.distillation.preparing import Sources
+from rdcache.distillation.shared_sources import Sources
 from rdcache.distillation.statistics import channel_statistics
 from rdcache.distillation.subset import Subset
 from rdcache.distillation.training import Trainer
@@ -190,7 +190,7 @@ def test_channels_of_a_tap_are_read_once_for_all(
         read.append(tap)
         return channel_statistics(store, tap, subset)
 
-    monkeypatch.setattr("rdcache.distillation.preparing.channel_statistics", counting)
+    monkeypatch.setattr("rdcache.distillation.shared_sources.channel_statistics", counting)
     several = (
         {"seeds": (0, 1), "method_options": DROPOUT},
         {"seeds": (0, 1), "method_options": {**DROPOUT, "tap": "tokens"}},

@@ -145,3 +145,21 @@ def test_unequal_and_too_small_batches_are_refused(loss: Loss, reference: object
 def test_embeddings_of_other_widths_are_refused_by_cc() -> None:
     with pytest.raises(UsageError, match="one width"):
         cc(features(6, 5, 0), features(6, 4, 1))
+
+
+@pytest.mark.parametrize(
+    ("loss", "reference"),
+    [(rkd_distance, distance_reference), (rkd_angle, angle_reference)],
+    ids=["distance", "angle"],
+)
+def test_rows_that_differ_little_from_a_large_common_one_are_apart(
+    loss: Loss, reference: Callable[[np.ndarray, np.ndarray], float]
+) -> None:
+    x = 1 + 5e-4 * features(8, 512, seed=0, dtype=torch.float32)
+    y = features(8, 512, seed=1, dtype=torch.float32)
+    expected = reference(x.double().numpy(), y.double().numpy())
+    assert expected > 1e-4
+    assert loss(x, y).item() == pytest.approx(expected, rel=1e-2)
+    same = x[:1].expand(8, -1)
+    everything_coincides = loss(same, same + 0.0)
+    assert everything_coincides.item() == 0

@@ -60,6 +60,25 @@ def test_removing_the_mean_is_removing_the_lowest_coefficient_of_the_cosine_tran
     np.testing.assert_allclose(without_dc(x).numpy(), expected, atol=1e-12)
 
 
+def test_what_rounding_leaves_of_a_constant_map_has_no_direction() -> None:
+    x = (torch.rand(2, 64, 1, 1, generator=torch.Generator().manual_seed(0)) * 3 + 1).expand(
+        -1, -1, 7, 7
+    )
+    noise = x - x.mean((2, 3), keepdim=True)
+    assert noise.any(), "there is rounding to be left"
+    assert not without_dc(x).any()
+    some = x.clone().requires_grad_()
+    with torch.no_grad():
+        some[0, :, 2, 3] += 1
+    left = without_dc(some)
+    assert left[0].any()
+    assert not left[1].any()
+    direction_error(left, maps(2, 64, 7, 7, seed=1, dtype=torch.float32)).backward()
+    assert some.grad is not None
+    assert some.grad[0].any()
+    assert not some.grad[1].any()
+
+
 @pytest.mark.parametrize("loss", [hcl, direction_error])
 def test_gradients_pass_the_finite_difference_check(loss: object) -> None:
     x = maps(2, 2, 3, 3, seed=0).requires_grad_()

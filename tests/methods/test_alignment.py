@@ -33,6 +33,18 @@ def biased_cka(x: np.ndarray, y: np.ndarray) -> float:
     return float((K * L).sum() / np.sqrt((K * K).sum() * (L * L).sum()))
 
 
+def unbiased_cka(x: np.ndarray, y: np.ndarray) -> float:
+    n = len(x)
+    K, L = (z @ z.T - np.diag((z**2).sum(1)) for z in (x, y))
+
+    def hsic(a: np.ndarray, b: np.ndarray) -> float:
+        product = a @ b
+        corrected = np.trace(product) + a.sum() * b.sum() / ((n - 1) * (n - 2))
+        return float(corrected - 2 / (n - 2) * product.sum())
+
+    return hsic(K, L) / np.sqrt(hsic(K, K) * hsic(L, L))
+
+
 def with_classes(context: BuildContext, classes: int) -> MethodContext:
     torch.manual_seed(0)
     return context(
@@ -138,10 +150,20 @@ def test_pcka_of_vectors_compares_samples(
 ) -> None:
     setting = context(taps={"s4": TapSpec("s4", "vector", (16,))})
     vectors = CachedBatch(batch.samples, {"s4": batch.taps["pooled"]}, batch.target)
-    terms = create_method("pcka", {"cka_estimator": "unbiased"}, setting)(
-        vectors, student_output(setting), START
-    )
-    assert 0 < terms["pcka"].item() < 30
+    method = create_method("pcka", {"cka_estimator": "unbiased"}, setting)
+    assert isinstance(method, PatchAlignment)
+    student = student_output(setting)
+    terms = method(vectors, student, START)
+    weight = method.connectors[0].weight[:, :, 0, 0].detach().double()  # type: ignore[index,union-attr]
+    mine = (student.stages["s4"].detach().double().mean((2, 3)) @ weight.T).numpy()
+    theirs = batch.taps["pooled"].double().numpy()
+    each = [unbiased_cka(mine[:, [c]], theirs[:, [c]]) for c in range(16)]
+    assert terms["pcka"].item() == pytest.approx(15 * (1 - np.mean(each)), rel=1e-4)
+
+
+def test_pcka_has_no_option_that_it_cannot_see(context: BuildContext) -> None:
+    with pytest.raises(UsageError, match="feature_norm"):
+        create_method("pcka", {"feature_norm": "channel"}, context())
 
 
 @pytest.mark.parametrize("name", ["rcka", "pcka"])

@@ -82,7 +82,7 @@ def test_logits_that_the_store_holds_for_these_classes_come_first(
     with pytest.raises(UsageError, match="no logits of its 3 classes"):
         create_method("kd", {"teacher_head": "own"}, foreign)
     # Nor are three classes of another dataset, which a teacher was adapted to.
-    others = context(taps=taps, foreign_logits=True)
+    others = context(taps=taps, foreign_logits=frozenset({"logits"}))
     assert baseline("kd", others).taps == ("pooled",)
     with pytest.raises(UsageError, match="no logits of its 3 classes"):
         create_method("kd", {"teacher_head": "own"}, others)
@@ -133,3 +133,12 @@ def test_hint_regresses_the_standardised_map_at_the_coarser_grid(
     assert terms["hint"].item() == pytest.approx(expected.item(), rel=1e-4)
     trained = set(method.trainable_parameters("student"))
     assert trained == set(method.connector.parameters())  # type: ignore[operator]
+
+
+def test_a_probe_judges_in_float32_under_autocast_too(
+    context: BuildContext, batch: CachedBatch
+) -> None:
+    method = baseline("kd", context(probe=lambda tap: (torch.randn(3, 16), torch.randn(3))))
+    expected = method.teacher_logits(batch)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(method.teacher_logits(batch), expected)

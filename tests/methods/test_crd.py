@@ -92,8 +92,8 @@ def test_a_step_moves_the_banks_and_leaves_the_normalisers(
     seen = StudentOutput(student.features[:3], student.logits[:3], {})
     before = by_sample(method, method.banks.students)
     method(some, seen, START)["crd"].backward()
-    partitions = method.banks.partitions.clone()
-    assert (partitions > 0).all()
+    partitions = method.banks.log_partitions.clone()
+    assert partitions.isfinite().all()
     method.after_step()
     moved = 0.25 * before[:3] + 0.75 * embedded(method.student_embedding, seen.features)
     after = by_sample(method, method.banks.students)
@@ -102,8 +102,12 @@ def test_a_step_moves_the_banks_and_leaves_the_normalisers(
     )
     np.testing.assert_array_equal(after[3:], before[3:])
     method(some, seen, START)
-    assert torch.equal(method.banks.partitions, partitions)
-    assert {"banks.students", "banks.teachers", "banks.partitions"} <= method.state_dict().keys()
+    assert torch.equal(method.banks.log_partitions, partitions)
+    assert {
+        "banks.students",
+        "banks.teachers",
+        "banks.log_partitions",
+    } <= method.state_dict().keys()
 
 
 def test_with_more_samples_than_negatives_they_are_drawn_evenly_from_other_classes(
@@ -132,10 +136,25 @@ def test_what_is_drawn_and_what_is_counted_agree_on_average(
     all_of_them.banks._draw = lambda target: None  # type: ignore[method-assign,assignment]
     drawing = crd(setting, negatives=7, weight=1.0)
     expected = all_of_them(own, student, START)["crd"].item()
-    drawing.banks.partitions.copy_(all_of_them.banks.partitions)
+    drawing.banks.log_partitions.copy_(all_of_them.banks.log_partitions)
     values = [drawing(own, student, START)["crd"].item() for _ in range(200)]
     error = np.std(values) / np.sqrt(len(values))
     assert np.mean(values) == pytest.approx(expected, abs=4 * error)
+
+
+@pytest.mark.parametrize("negatives", [4, 40])
+def test_a_tiny_temperature_overflows_nothing(
+    context: BuildContext, batch: CachedBatch, student_output: ComputeOutput, negatives: int
+) -> None:
+    setting = context(labels=LABELS)
+    method = crd(setting, contrast_temperature=1e-3, negatives=negatives)
+    own = CachedBatch(batch.samples, batch.taps, LABELS[:8])
+    value = method(own, student_output(setting), START)["crd"]
+    assert method.banks.log_partitions.isfinite().all()
+    assert method.banks.log_partitions.max() > 100  # e^100 is more than float32 holds
+    value.backward()
+    assert value.isfinite()
+    assert all(p.grad.isfinite().all() for p in method.parameters() if p.grad is not None)
 
 
 def test_samples_of_one_class_are_refused(context: BuildContext) -> None:

@@ -17,6 +17,7 @@ from rdcache.methods import (
     TrainingProgress,
     create_method,
 )
+from rdcache.methods.averaging import MovingAverage
 from rdcache.methods.norm import ManyToOneMatching, ramp
 from rdcache.models import StudentOutput, create_student
 from rdcache.store import TapSpec
@@ -136,6 +137,13 @@ def test_the_deployed_student_says_what_was_trained(context: BuildContext, class
     batch = CachedBatch(torch.arange(8), {"s4": torch.randn(8, 4, 3, 3)}, target)
     trained = {*student.parameters(), *method.trainable_parameters("student")}
     optimiser = torch.optim.SGD(list(trained), lr=1e-3)
+    normed, spreads = method._normed, []
+
+    def noting(logits: torch.Tensor) -> torch.Tensor:
+        spreads.append(logits.detach().std(1, correction=0).mean().item())
+        return normed(logits)
+
+    method._normed = noting  # type: ignore[method-assign]
     for _ in range(2):
         terms = method(batch, student(images, ["s4"]), MIDDLE)
         optimiser.zero_grad()
@@ -148,12 +156,46 @@ def test_the_deployed_student_says_what_was_trained(context: BuildContext, class
         added = method.reduce(method.expand(plain.stages["s4"])).mean((2, 3))
         expected = student.classifier(plain.features + added)
         if classes > 2:
-            expected = expected * 2.5 / method.spread
+            expected = expected * 2.5 / (0.9 * spreads[0] + 0.1 * spreads[1])
         deployed = method.deployed(student)(images)
     torch.testing.assert_close(deployed.logits, expected, rtol=1e-3, atol=1e-4)
     assert not torch.allclose(deployed.logits, plain.logits, atol=1e-3)
     torch.testing.assert_close(deployed.features, plain.features)
     assert all(torch.equal(value, before[name]) for name, value in student.state_dict().items())
+
+
+def test_the_spread_is_a_moving_mean_of_the_samples_standard_deviations(
+    context: BuildContext, batch: CachedBatch
+) -> None:
+    method = norm(context())
+    logits = torch.tensor([[1.0, 2.0, 3.0], [0.0, 6.0, 0.0]])
+    method._note_spread(logits)
+    first = ((2 / 3) ** 0.5 + 8**0.5) / 2
+    assert method.spread.item() == pytest.approx(first)
+    method._note_spread(3 * logits)
+    assert method.spread.item() == pytest.approx(0.9 * first + 0.1 * 3 * first)
+
+
+def test_averaged_layers_are_merged_where_they_are_given(context: BuildContext) -> None:
+    torch.manual_seed(0)
+    student = create_student("shufflenet-x0.5", 3)
+    taps = {"s4": TapSpec("s4", "map2d", (4, 3, 3))}
+    setting = context(
+        taps=taps,
+        feature_dim=student.feature_dim,
+        student_stages=student.stages,
+        statistics=lambda name: ChannelStatistics(torch.zeros(4), torch.ones(4)),
+    )
+    method = norm(setting)
+    average = MovingAverage(method.merged, decay=0.5)
+    with torch.no_grad():
+        for parameter in method.merged.parameters():
+            parameter.mul_(2)
+    other = norm(setting)  # as it was before
+    expected = other.deployed(student).classifier.weight
+    found = method.deployed(student, average.averaged).classifier.weight
+    torch.testing.assert_close(found, expected)
+    assert not torch.allclose(method.deployed(student).classifier.weight, expected)
 
 
 def test_students_that_classify_something_else_are_refused(

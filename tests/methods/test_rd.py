@@ -10,7 +10,6 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from rdcache import losses
 from rdcache.errors import UnknownNameError, UsageError
 from rdcache.methods import CachedBatch, MethodContext, TrainingProgress, create_method, find_method
 from rdcache.methods.rd import RDConfig, ReprogrammingDistillation, decayed
@@ -26,6 +25,19 @@ def rd(context: MethodContext, preset: str = "rd", **options: Any) -> Reprogramm
     method = create_method(preset, {"width": 8, **options}, context)
     assert isinstance(method, ReprogrammingDistillation)
     return method
+
+
+def unbiased_cka(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """By the formula of Song et al., from Gram matrices without their diagonals."""
+    n = len(x)
+    K, L = (z @ z.T - torch.diag((z @ z.T).diagonal()) for z in (x, y))
+
+    def hsic(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        product = a @ b
+        corrected = product.trace() + a.sum() * b.sum() / ((n - 1) * (n - 2))
+        return (corrected - 2 / (n - 2) * product.sum()) / (n * (n - 3))
+
+    return hsic(K, L) / (hsic(K, K) * hsic(L, L)).sqrt()
 
 
 def gradient_norms(method: ReprogrammingDistillation, term: torch.Tensor) -> dict[str, float]:
@@ -110,7 +122,7 @@ def test_a_term_moves_only_the_sides_it_should(
     method = rd(setting, **{f"{term}_grad": side}, cka_target="reprogrammed")
     student = student_output(setting)
     moved = gradient_norms(method, method(batch, student, START)[term])
-    assert student.features.grad is not None or side == "teacher"
+    assert (student.features.grad is not None) == (side != "teacher")
     assert (moved["reprogrammer"] > 0) == (side in ("both", "teacher"))
 
 
@@ -121,7 +133,7 @@ def test_the_recommended_preset_compares_with_the_teachers_own_features(
     student = student_output(setting)
     term = rd(setting)(batch, student, START)["cka"]
     own = batch.taps["s4"].float().mean((2, 3))
-    expected = 1 - losses.cka(student.features, own, unbiased=True)
+    expected = 1 - unbiased_cka(student.features.detach().double(), own.double())
     assert term.item() == pytest.approx(expected.item(), abs=1e-5)
     term.backward()
     assert student.features.grad is not None
@@ -164,6 +176,41 @@ def test_the_averaged_teacher_branch_is_the_target_and_gets_no_gradient(
     assert torch.equal(method.teacher_branch(batch.taps)[1], before)
     method.after_step()
     assert not torch.equal(method.teacher_branch(batch.taps)[1], before)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"kl_grad": "teacher", "folds": 2, "teacher_epochs": 1}, "kl_grad=student or both"),
+        (
+            {"kl_grad": "teacher", "teacher_ema": 0.9, "cka_target": "reprogrammed"},
+            "kl_grad=student or both",
+        ),
+        (
+            {"cka_grad": "teacher", "teacher_ema": 0.9, "cka_target": "reprogrammed"},
+            "cka_grad=student or both",
+        ),
+        ({"teacher_ema": 0.9, "folds": 2, "teacher_epochs": 1}, "teacher_ema would teach nothing"),
+    ],
+)
+def test_targets_that_do_not_train_are_not_to_be_moved(
+    context: BuildContext, options: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(UsageError, match=said):
+        rd(context(), **options)
+
+
+def test_with_folds_the_average_waits_for_the_branch_to_train(context: BuildContext) -> None:
+    own = {"teacher_ema": 0.9, "teacher_epochs": 1, "cka_target": "reprogrammed"}
+    for folds, moves in ((2, 0), (0, 1)):
+        method = rd(context(), folds=folds, **own)
+        assert method.average is not None
+        method.begin_stage("teacher")
+        method.after_step()
+        assert method.average.updates == moves
+        method.begin_stage("student")
+        method.after_step()
+        assert method.average.updates == moves + 1
 
 
 def test_kl_in_both_directions_is_their_mean(

@@ -101,8 +101,15 @@ def test_with_learned_weights_the_student_imitates_the_mixture(
     for name, value in expected.items():
         assert terms[name].item() == pytest.approx(value.item(), rel=1e-5), name
     method.eval()  # as it is asked by `teacher_branch`
-    _, judged = method.teacher_branch(batch.taps)
-    assert judged.argmax(1).shape == (8,)
+    features, judged = method.teacher_branch(batch.taps)
+    with torch.no_grad():
+        outputs = [[it.double() for it in rd.branch(batch.taps[rd.tap])] for rd in method._rds()]
+    mixture = torch.stack([z for _, z in outputs], dim=2) @ weights
+    torch.testing.assert_close(judged.double(), mixture, rtol=1e-5, atol=1e-5)
+    # A linear kernel of these is Σ w·⟨f, f'⟩/D, every teacher's own kernel with its weight.
+    kernel = sum(w * f @ f.T / 12 for w, (f, _) in zip(weights, outputs, strict=True))
+    found = features.double() @ features.double().T
+    torch.testing.assert_close(found, kernel, rtol=1e-5, atol=1e-5)
     learned = {f"weight {tap}": it for tap, it in zip(TEACHERS.values(), weights, strict=True)}
     assert method.numbers() == pytest.approx({k: float(v) for k, v in learned.items()})
 
@@ -145,6 +152,7 @@ def test_with_one_teacher_it_is_rd_to_the_bit(
 ) -> None:
     """Terms, gradients and the teacher branch, with everything that draws random numbers."""
     own = {"dropout": 0.3, "teacher_ema": 0.9, "folds": 2, "teacher_epochs": 1, **NARROW}
+    own["cka_target"] = "reprogrammed"  # what the average is for, beside folds
     found = []
     for build in (ReprogrammingDistillation, RDOfSeveralTeachers):
         setting = context()
@@ -195,7 +203,9 @@ def test_methods_of_one_tap_refuse_several_teachers_unless_one_tap_is_named(
     for name in ("direct", "kd", "hint"):
         with pytest.raises(UsageError, match="reads one tap, and there are several") as caught:
             create_method(name, {}, setting)
-        assert "--method rd" in caught.value.facts["next"]
+        advice = caught.value.facts["next"]
+        assert "--method rd" in advice
+        assert ("--set tap=s4" in advice) == (name != "kd")  # which has no such option
     create_method("direct", {"tap": "tokens"}, setting)
     create_method("none", {}, setting)
     assert isinstance(create_method("rd", {"tap": "s3"}, setting), ReprogrammingDistillation)

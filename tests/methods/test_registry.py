@@ -39,3 +39,24 @@ def test_wrong_options_are_one_sentence() -> None:
         find_method("rd").config({"temprature": 3})
     with pytest.raises(UsageError, match="temperature: input should be greater than 0"):
         find_method("rd").config({"temperature": -1})
+
+
+def test_options_that_nothing_would_read_are_refused() -> None:
+    hint = find_method("hint")
+    for given in ({"temperature": 2.0}, {"teacher_epochs": 3}):
+        with pytest.raises(UsageError, match="nothing of hint would read it"):
+            hint.require_read(given)
+        hint.require_read({**given, "kd_weight": 1.0, "teacher_head": "rd"})
+    with pytest.raises(UsageError, match="teacher_epochs is given"):
+        find_method("kd").require_read({"teacher_epochs": 3, "temperature": 2.0})
+
+
+@pytest.mark.parametrize("name", [card.name for card in list_methods()])
+def test_all_options_may_be_given_at_their_defaults(name: str) -> None:
+    """As they are in a run's resolved config, with the one head that a call gives all methods."""
+    card = find_method(name)
+    complete = card.config({}).model_dump()
+    if "teacher_head" in complete:
+        complete["teacher_head"] = "linear-probe"
+    card.require_read(complete)
+    assert card.config(complete).model_dump() == complete

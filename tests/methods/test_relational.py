@@ -35,7 +35,7 @@ def method_named(name: str, context: MethodContext, **options: object) -> Baseli
 
 def standardised_mean(batch: CachedBatch) -> torch.Tensor:
     mean, std = STATISTICS.mean.double(), STATISTICS.std.double()
-    return (batch.taps["s4"].double().mean((2, 3)) - mean) / std
+    return (batch.taps["pooled"].double() - mean) / std
 
 
 def test_sp_compares_gram_matrices_of_the_maps_as_they_are(
@@ -101,7 +101,7 @@ def test_pkt_compares_neighbours_by_the_cosines_of_the_features_as_they_are(
     student = student_output(setting)
     terms = method(batch, student, START)
     distributions = []
-    for z in (student.features.double(), batch.taps["s4"].double().mean((2, 3))):
+    for z in (student.features.double(), batch.taps["pooled"].double()):
         similarity = (F.cosine_similarity(z[:, None], z[None, :], dim=2) + 1) / 2
         distributions.append(similarity / similarity.sum(1, keepdim=True))
     p_s, p_t = distributions
@@ -110,15 +110,29 @@ def test_pkt_compares_neighbours_by_the_cosines_of_the_features_as_they_are(
 
 
 @pytest.mark.parametrize("name", ["sp", "rkd", "cc", "pkt"])
-def test_tokens_and_vectors_do_as_well_as_maps(
+def test_tokens_and_vectors_are_compared_as_the_maps_that_they_stand_for(
     name: str, context: BuildContext, batch: CachedBatch, student_output: ComputeOutput
 ) -> None:
-    setting = context()
-    for tap in ("tokens", "pooled"):
-        method = method_named(name, setting, tap=tap)
-        loss = sum(method(batch, student_output(setting), START).values())
-        assert isinstance(loss, torch.Tensor)
-        assert loss.isfinite()
+    setting = context(statistics=lambda name: STATISTICS)
+    folded = {
+        "tokens": batch.taps["tokens"].transpose(1, 2).reshape(8, 16, 3, 3),
+        "pooled": batch.taps["pooled"][:, :, None, None].expand(-1, -1, 3, 3),
+    }
+    for tap, maps in folded.items():
+        found = method_named(name, setting, tap=tap)(batch, student_output(setting), START)
+        same = CachedBatch(batch.samples, {"s4": maps}, batch.target)
+        as_map = method_named(name, setting, tap="s4")(same, student_output(setting), START)
+        for term, value in as_map.items():
+            assert found[term].item() == pytest.approx(value.item(), rel=1e-4), (tap, term)
+
+
+@pytest.mark.parametrize("name", ["rkd", "cc", "pkt", "vkd", "crd"])
+def test_pooled_features_are_the_stored_ones_where_there_are_any(
+    name: str, context: BuildContext
+) -> None:
+    assert method_named(name, context()).taps == ("pooled",)
+    taps = {"s4": context().taps["s4"]}
+    assert method_named(name, context(taps=taps)).taps == ("s4",)
 
 
 @pytest.mark.parametrize("name", ["sp", "rkd", "cc", "pkt"])

@@ -104,7 +104,21 @@ def test_a_teacher_that_is_coarser_than_the_student_is_met_at_its_own_grid(
     setting = context()
     method, student = create(setting, stages=["s3"]), student_output(setting)
     coarse = CachedBatch(batch.samples, {"s3": batch.taps["s3"][:, :, :3, :3]}, batch.target)
-    assert method(coarse, student, AFTER_WARMUP)["review"].isfinite()
+    value = method(coarse, student, AFTER_WARMUP)["review"].item()
+    method = method.double()
+    fine, pooled = method.fusions
+    assert isinstance(fine, Fusion)
+    assert isinstance(pooled, Fusion)
+    assert fine.attention is not None
+    teacher = coarse.taps["s3"].double()
+    residue = pooled.enter(student.features.double()[:, :, None, None])
+    expected = multi_scale_error(pooled.leave(residue), teacher.mean((2, 3), keepdim=True))
+    entered, deeper = fine.enter(student.stages["s3"].double()), residue.expand(-1, -1, 4, 4)
+    shares = torch.sigmoid(fine.attention(torch.cat([entered, deeper], 1)))
+    residue = shares[:, 0:1] * entered + shares[:, 1:2] * deeper
+    level = fine.leave(F.adaptive_avg_pool2d(residue, 3))
+    expected = expected + multi_scale_error(level, teacher)
+    assert value == pytest.approx(expected.item(), rel=1e-4)
 
 
 def test_a_store_without_stages_is_refused(context: BuildContext) -> None:

@@ -11,6 +11,7 @@ from scipy.fft import dctn, idctn
 from torch.nn import functional as F
 
 from rdcache.errors import UsageError
+from rdcache.losses import without_dc
 from rdcache.methods import (
     CachedBatch,
     ChannelStatistics,
@@ -63,10 +64,11 @@ def test_both_errors_are_the_formula_on_the_projected_maps(
         pooled = F.adaptive_avg_pool2d(theirs, 3).numpy()
         own = student.stages[stage].double()
         mine = method.spatial[i](own).detach().numpy()
-        spatial += float(((directions(mine) - directions(pooled)) ** 2).sum() / 8)
+        each = {"s3": 4, "s4": 1}[stage]  # positions of the tap, 6×6 or 3×3, for one of the grid
+        spatial += each * float(((directions(mine) - directions(pooled)) ** 2).sum() / 8)
         mine = method.frequency[i](own).detach().numpy()
         varying = [directions(without_lowest(maps)) for maps in (mine, pooled)]
-        frequency += float(((varying[0] - varying[1]) ** 2).sum() / 8)
+        frequency += each * float(((varying[0] - varying[1]) ** 2).sum() / 8)
     assert terms["spatial"].item() == pytest.approx(0.08 * spatial, rel=1e-4)
     assert terms["frequency"].item() == pytest.approx(0.06 * frequency, rel=1e-4)
 
@@ -104,6 +106,25 @@ def test_gradients_reach_the_student_and_all_of_both_projectors(
     assert all(p.grad is not None for p in method.trainable_parameters("student"))
 
 
+def test_a_student_of_one_position_is_not_asked_for_frequencies(
+    context: BuildContext, batch: CachedBatch, student_output: ComputeOutput
+) -> None:
+    """What would be compared is the rounding of a constant map."""
+    setting = context()
+    student = student_output(setting)
+    maps = {**student.stages, "s4": student.stages["s4"].mean((2, 3), keepdim=True)}
+    student = StudentOutput(student.features, student.logits, maps)
+    method = create(setting, stages=["s4"])
+    assert method(batch, student, START).keys() == {"ce", "spatial"}
+    projected = method.frequency[0](maps["s4"])
+    assert not without_dc(projected).any()
+    both = create(setting, stages=["s3", "s4"])
+    alone = create(setting, stages=["s3"])
+    alone.frequency[0].load_state_dict(both.frequency[0].state_dict())
+    found = both(batch, student, START)["frequency"].item()
+    assert found == pytest.approx(alone(batch, student, START)["frequency"].item(), rel=1e-6)
+
+
 def test_larger_maps_of_the_teacher_are_averaged_to_the_grid(context: BuildContext) -> None:
     method = create(context(), grid=4)
     assert method.sides == [(4, 4), (3, 3)]
@@ -118,8 +139,8 @@ def test_one_stage_will_do_and_a_vector_has_no_frequencies(
     method = create(setting)
     vectors = CachedBatch(batch.samples, {"s4": batch.taps["pooled"]}, batch.target)
     terms = method(vectors, student_output(setting), START)
+    assert terms.keys() == {"ce", "spatial"}
     assert terms["spatial"].item() > 0
-    assert terms["frequency"].item() == 0
     with pytest.raises(UsageError, match="no stage in common"):
         create(context(taps={"pooled": context().taps["pooled"]}))
     with pytest.raises(UsageError, match="width"):

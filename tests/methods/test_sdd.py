@@ -10,7 +10,8 @@ import torch
 
 from rdcache.errors import UsageError
 from rdcache.methods import CachedBatch, MethodContext, TrainingProgress, create_method
-from rdcache.methods.sdd import ScaleDecoupledDistillation, local_logits
+from rdcache.methods.sdd import ScaleDecoupledDistillation
+from rdcache.methods.teacher_logits import linear_logits
 from rdcache.models import StudentOutput, create_student
 from rdcache.store import TapSpec
 
@@ -37,7 +38,7 @@ def sdd(context: MethodContext, **options: object) -> ScaleDecoupledDistillation
 def test_local_logits_average_to_the_logits() -> None:
     maps = torch.randn(2, 5, 3, 4)
     layer = torch.nn.Linear(5, 3)
-    local = local_logits(maps, layer.weight, layer.bias)
+    local = linear_logits(maps, layer.weight, layer.bias)
     assert local.shape == (2, 3, 3, 4)
     assert torch.allclose(local.mean((2, 3)), layer(maps.mean((2, 3))), atol=1e-6)
 

@@ -101,5 +101,6 @@ def test_a_batch_without_room_for_attention_and_a_student_without_stages_are_ref
 ) -> None:
     with pytest.raises(UsageError, match="none of the stages"):
         semckd(context(student_stages={}))
-    with pytest.raises(UsageError, match="a batch of 3 is too small"):
-        semckd(context(batch_size=3))
+    # From batches of 4 to 7 queries and keys would be ±1, with a gradient of 0.
+    with pytest.raises(UsageError, match="a batch of 7 is too small"):
+        semckd(context(batch_size=7))

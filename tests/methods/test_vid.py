@@ -56,7 +56,7 @@ def test_the_variances_start_as_told_and_train(
     variance = method.predictors[0].variance
     torch.testing.assert_close(variance, torch.full((16, 1, 1), 5.0))  # type: ignore[arg-type]
     trained = set(method.trainable_parameters("student"))
-    assert {predictor.log_scale for predictor in method.predictors} <= trained
+    assert {predictor.rho for predictor in method.predictors} <= trained
     method(batch, student_output(setting), START)["vid"].backward()
     assert all(parameter.grad is not None for parameter in trained)
 

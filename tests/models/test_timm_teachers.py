@@ -80,6 +80,10 @@ def test_asking_for_an_early_tap_does_not_run_the_late_blocks(vit: Teacher) -> N
     handle.remove()
 
 
+def test_asking_for_no_tap_gives_none(vit: Teacher) -> None:
+    assert vit.forward_taps(images_for(vit), []) == {}
+
+
 def test_taps_come_in_the_order_asked_for(vit: Teacher) -> None:
     assert list(vit.forward_taps(images_for(vit), ["s3", "s1"])) == ["s3", "s1"]
     assert list(vit.forward_taps(images_for(vit), ["pooled", "s1"])) == ["pooled", "s1"]

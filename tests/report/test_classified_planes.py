@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +21,11 @@ from rdcache.cli import cli
 from rdcache.data import cut_view, load_dataset
 from rdcache.distillation import Run
 from rdcache.distillation.reevaluation import clean_views
-from rdcache.errors import UnknownNameError, UsageError
-from rdcache.extraction.live_taps import load_live_taps
+from rdcache.errors import TeacherOutputError, UnknownNameError, UsageError
+from rdcache.extraction.live_taps import LiveTaps, load_live_taps
 from rdcache.report.classified_planes import classify_planes
-from rdcache.report.plane_classifiers import students_of
-from rdcache.store import Store
+from rdcache.report.plane_classifiers import TeachersHere, students_of
+from rdcache.store import JointStore, Store, folder_name
 
 QUICK: dict[str, Any] = {"student": "shufflenet-x0.5", "image_size": 32, "batch_size": 8}
 
@@ -67,6 +67,63 @@ def test_runs_are_drawn_and_compared_on_planes_of_test_images(
     assert "one plane" in result.stdout
     assert "teacher branch" not in result.stdout
     assert_other_images_are_refused([plain, rd], dataset)
+    one = rdcache.distill(
+        [store, second],
+        method="rd",
+        tap=f"{folder_name(second.manifest['teacher']['name'])}.out0",
+        epochs=1,
+        **QUICK,
+        **places,
+    )
+    assert_teachers_that_are_not_read_are_not_run(one, dataset, other)
+    assert_moved_stores_are_found_in_any_order([store, second], rd, dataset, (teacher, other))
+    assert_a_teacher_that_gives_nan_is_left_out(rd, dataset, (teacher, other))
+
+
+def assert_teachers_that_are_not_read_are_not_run(run: Run, dataset: str, teacher: str) -> None:
+    here = TeachersHere((teacher,))
+    shown = classify_planes([run], triplets=1, resolution=2, here=here, dataset=dataset)
+    assert [panel.kind for panel in shown.panels] == ["teacher branch", "student"]
+
+
+def assert_moved_stores_are_found_in_any_order(
+    stores: list[Store], run: Run, dataset: str, teachers: tuple[str, ...]
+) -> None:
+    """Each is enough to find the run's own among those that are left where they were."""
+    moved = [Path(f"{store.location}-moved") for store in stores]
+    for store, place in zip(stores, moved, strict=True):
+        Path(str(store.location)).rename(place)
+    notes: list[str] = []
+
+    def shown(given: Sequence[Path]) -> list[str]:
+        here = TeachersHere(teachers, stores=tuple(given))
+        options: dict[str, Any] = {"triplets": 1, "resolution": 2, "here": here, "dataset": dataset}
+        return [
+            panel.kind for panel in classify_planes([run], **options, on_note=notes.append).panels
+        ]
+
+    assert shown(moved[::-1]) == ["teacher branch", "student"], notes
+    moved[0].rename(str(stores[0].location))
+    assert shown(moved[1:]) == ["teacher branch", "student"], notes
+    moved[1].rename(str(stores[1].location))
+    with pytest.raises(UsageError, match="one weight file is given for several teachers"):
+        load_live_taps(JointStore(stores), teachers, weights="some.pth")
+
+
+def assert_a_teacher_that_gives_nan_is_left_out(
+    run: Run, dataset: str, teachers: tuple[str, ...]
+) -> None:
+    def fail(*args: object) -> None:
+        raise TeacherOutputError("it gives NaN or Inf for these images.")
+
+    notes: list[str] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(LiveTaps, "of", fail)
+        options: dict[str, Any] = {"triplets": 2, "resolution": 2, "here": TeachersHere(teachers)}
+        shown = classify_planes([run], **options, dataset=dataset, on_note=notes.append)
+    assert [panel.kind for panel in shown.panels] == ["student"]
+    assert shown.predicted.shape == (2, 1, 2, 2)
+    assert notes == ["left out: rd teacher branch. it gives NaN or Inf for these images."]
 
 
 def assert_live_taps_are_those_of_the_store(store: Store, teacher: str, folder: Path) -> None:

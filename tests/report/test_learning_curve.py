@@ -19,7 +19,8 @@ from rdcache.cli import cli, run_command_line
 from rdcache.distillation import DistillConfig
 from rdcache.errors import RunNotFoundError, UsageError
 from rdcache.report import learning_curve, runs_below
-from rdcache.report.learning_curve import as_markdown
+from rdcache.report.learning_curve import notes_on
+from rdcache.report.learning_curve_tables import as_markdown
 
 Write = Callable[..., Path]
 PLAIN = {0.25: (0.50, 0.54, 0.52), 1.0: (0.70, 0.71, 0.75)}
@@ -30,10 +31,12 @@ BETTER = {0.25: (0.58, 0.61, 0.57), 1.0: (0.71, 0.70, 0.76)}
 def write(tmp_path: Path) -> Write:
     """Write the folder of a run that is finished."""
 
-    def build(accuracy: float, seed: int = 0, teacher: str = "t", **options: Any) -> Path:
+    def build(
+        accuracy: float, seed: int = 0, teacher: str = "t", of: str = "0123456789", **options: Any
+    ) -> Path:
         config = DistillConfig(**options).resolved()
         fraction = config.train_fraction
-        digest = config.digest("store")[:8]
+        digest = config.digest(of)[:8]
         folder = tmp_path / "runs" / f"{teacher}-{config.method}-{digest}" / f"seed{seed}"
         folder.mkdir(parents=True)
         result = {
@@ -47,7 +50,7 @@ def write(tmp_path: Path) -> Write:
             "test": {"accuracy": accuracy},
         }
         (folder / "result.json").write_text(json.dumps(result))
-        store = {"location": "somewhere", "fingerprint": "0123456789abcdef"}
+        store = {"location": "somewhere", "fingerprint": of}
         own = {"store": store, "seed": seed, "config": config.model_dump(mode="json")}
         (folder / "config.yaml").write_text(yaml.safe_dump(own))
         return folder
@@ -110,6 +113,63 @@ def test_a_plain_student_with_other_options_is_no_baseline(write: Write, tmp_pat
     assert alone.points[0].gain is None
 
 
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"epochs": 7}, "epochs 240 instead of 7"),
+        ({"subset_seed": 3}, "subset_seed None instead of 3"),
+        ({"image_size": 64}, "image_size 224 instead of 64"),
+        ({"of": "another-store"}, "store 01234567 instead of another-"),
+    ],
+    ids=["epochs", "subset seed", "image size", "store"],
+)
+def test_a_plain_student_that_was_not_trained_alike_gives_no_gain_and_a_note(
+    write: Write, tmp_path: Path, changes: dict[str, Any], said: str
+) -> None:
+    alike = {"train_fraction": 0.5, "epochs": 240, "image_size": 224}
+    for seed in (0, 1):
+        write(0.5, seed, method="none", **{**alike, **changes})
+        write(0.6, seed, **alike)
+    lines = learning_curve(runs_below(tmp_path / "runs"))
+    assert [line.label for line in lines] == ["none", "rd"]
+    assert [point.gain for line in lines for point in line.points] == [None, None]
+    (note,) = notes_on(lines)
+    assert note.startswith("no gain of rd at 50 % of busi: ")
+    assert note.endswith(said)
+    told = CliRunner().invoke(cli, ["curve", str(tmp_path / "runs")])
+    assert said in told.stderr
+
+
+def test_of_several_plain_lines_that_fit_none_is_chosen(write: Write, tmp_path: Path) -> None:
+    for amp in ("bf16", "off"):
+        write(0.5, method="none", amp=amp)
+    write(0.6, amp="bf16")
+    write(0.6, amp="auto", student="mobilenet")
+    for amp in ("bf16", "off"):
+        write(0.5, method="none", amp=amp, student="mobilenet")
+    first, second = (
+        line.points[0]
+        for line in learning_curve(runs_below(tmp_path / "runs"))
+        if line.method == "rd"
+    )
+    by_gain = {point.gain is None: point for point in (first, second)}
+    assert by_gain[False].note == ""
+    assert by_gain[True].note == "2 lines of plain students fit it"
+
+
+def test_the_gain_of_a_single_seed_has_no_bounds_in_json(write: Write, tmp_path: Path) -> None:
+    write(0.5, method="none")
+    write(0.6)
+    told = CliRunner().invoke(cli, ["curve", str(tmp_path / "runs"), "--json"])
+
+    def refuse(name: str) -> None:
+        raise AssertionError(name)
+
+    facts = json.loads(told.stdout, parse_constant=refuse)
+    gain = facts["lines"][1]["points"][0]["gain"]
+    assert (gain["low"], gain["high"], gain["pairs"]) == (None, None, 1)
+
+
 def test_what_is_no_finished_run_is_passed_over(runs: Path) -> None:
     (runs / "else").mkdir()
     (runs / "else" / "result.json").write_text("{}")
@@ -147,5 +207,8 @@ def test_a_picture_that_cannot_be_written_is_one_sentence(
     runs: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run_command_line(["curve", str(runs), "--out", str(runs / "curve.xyz")]) == 2
-    assert run_command_line(["curve", str(runs), "--out", str(runs / "no" / "curve.png")]) == 1
+    assert run_command_line(["curve", str(runs / "none"), "--out", "curve.bmp"]) == 2, "seen first"
+    (runs / "file").touch()
+    assert run_command_line(["curve", str(runs), "--out", str(runs / "file" / "curve.png")]) == 1
+    assert not list(runs.glob("**/*partial*"))
     assert "Traceback" not in capsys.readouterr().err
