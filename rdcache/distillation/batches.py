@@ -16,7 +16,7 @@ from typing import TypeVar
 import numpy as np
 import torch
 
-from rdcache.data import CLEAN_VIEW, StudentInputs
+from rdcache.data import CLEAN_VIEW, StudentInputs, VolumeInputs
 from rdcache.distillation.randomness import counted_generator
 from rdcache.distillation.residency import TapSource, as_numbers
 from rdcache.distillation.sampling import Picks
@@ -25,6 +25,9 @@ from rdcache.methods import CachedBatch
 BATCHES_AHEAD = 2
 BATCHES_TRIED = 2
 EVALUATION_BATCH = 64
+# Dense outputs, and volumes, take so much more memory that fewer are looked at together.
+FEWER_AT_ONCE = {("segmentation", 2): 16, ("multiclass", 3): 8, ("multilabel", 3): 8}
+FEWEST_AT_ONCE = 2
 Made = TypeVar("Made")
 
 
@@ -34,11 +37,52 @@ class TrainingBatch:
 
     Attributes:
         cached: the teacher's side and the labels.
-        images: float32 (B, 3, S, S), or None where the student takes no part.
+        images: float32 (B, C, S, S), of volumes (B, C, D, H, W), or None where the student takes no
+            part.
     """
 
     cached: CachedBatch
     images: torch.Tensor | None
+
+
+class CleanViews:
+    """What a student is evaluated on: the clean view of samples, in batches, in order.
+
+    Args:
+        device: where images go.
+
+    Attributes:
+        dataset: whose samples these are.
+    """
+
+    def __init__(self, inputs: StudentInputs | VolumeInputs, device: torch.device) -> None:
+        self.inputs, self.device = inputs, device
+        self.dataset = inputs.dataset
+        task = (self.dataset.task, self.dataset.dimensions)
+        few = FEWEST_AT_ONCE if self.dataset.dimensions == 3 else EVALUATION_BATCH
+        self._at_once = FEWER_AT_ONCE.get(task, few)
+
+    def parts(self, samples: np.ndarray) -> list[np.ndarray]:
+        """The samples of each batch."""
+        return [
+            samples[start : start + self._at_once]
+            for start in range(0, len(samples), self._at_once)
+        ]
+
+    def images(self, samples: np.ndarray) -> Iterator[torch.Tensor]:
+        """Images as the student wants them, on the device."""
+        parts = self.parts(samples)
+
+        def make(number: int) -> torch.Tensor:
+            return laid_out(self.inputs.batch(parts[number], CLEAN_VIEW))
+
+        for images in made_ahead(make, len(parts)):
+            yield images.to(self.device, non_blocking=True)
+
+    def masks(self, samples: np.ndarray) -> Iterator[torch.Tensor]:
+        """The masks of the same, int64 (B, *spatial), on the CPU."""
+        for part in self.parts(samples):
+            yield self.inputs.masks(part, CLEAN_VIEW).cpu()
 
 
 class BatchSource:
@@ -46,13 +90,19 @@ class BatchSource:
 
     Args:
         device: where batches go.
+
+    Attributes:
+        clean: what a student is evaluated on.
     """
 
-    def __init__(self, taps: TapSource, inputs: StudentInputs, device: torch.device) -> None:
+    def __init__(
+        self, taps: TapSource, inputs: StudentInputs | VolumeInputs, device: torch.device
+    ) -> None:
         self.store = taps.store
         self.taps = taps
         self.inputs = inputs
         self.device = device
+        self.clean = CleanViews(inputs, device)
 
     def training(
         self,
@@ -77,21 +127,11 @@ class BatchSource:
             numbers = as_numbers(self.store, moved.cached.taps, taps)
             yield replace(moved, cached=replace(moved.cached, taps=numbers))
 
-    def clean_images(self, samples: np.ndarray) -> Iterator[torch.Tensor]:
-        """Images of the clean view, for evaluation, in batches, in order."""
-        parts = _parts(samples)
-
-        def make(number: int) -> torch.Tensor:
-            return self._images(parts[number], _clean(parts[number]), None)
-
-        for images in made_ahead(make, len(parts)):
-            yield images.to(self.device, non_blocking=True)
-
     def clean_taps(
         self, samples: np.ndarray, taps: Sequence[str]
     ) -> Iterator[dict[str, torch.Tensor]]:
         """Cached taps of the clean view, for evaluation, in batches, in order."""
-        parts = _parts(samples)
+        parts = self.clean.parts(samples)
 
         def make(number: int) -> dict[str, torch.Tensor]:
             return self.taps.read(parts[number], _clean(parts[number]), taps)
@@ -101,16 +141,21 @@ class BatchSource:
             yield as_numbers(self.store, moved, taps)
 
     def cached(self, picks: Picks, taps: Sequence[str]) -> CachedBatch:
-        """Read the teacher's side of a batch, as it is stored."""
+        """Read the teacher's side of a batch, as it is stored, and what the task asks for."""
         read = self.taps.read(picks.samples, picks.views, taps)
-        labels = np.asarray(self.store.labels)[picks.samples]
-        return CachedBatch(torch.from_numpy(picks.samples), read, torch.from_numpy(labels))
+        return CachedBatch(torch.from_numpy(picks.samples), read, self._target(picks))
+
+    def _target(self, picks: Picks) -> torch.Tensor:
+        task = self.clean.dataset.task
+        if task == "segmentation":
+            return self.inputs.masks(picks.samples, picks.views)
+        labels = torch.from_numpy(np.asarray(self.store.labels)[picks.samples])
+        return labels.float() if task == "multilabel" else labels
 
     def _images(
         self, samples: np.ndarray, views: np.ndarray, generator: np.random.Generator | None
     ) -> torch.Tensor:
-        images = self.inputs.batch(samples.tolist(), views.tolist(), generator)
-        return images.contiguous(memory_format=torch.channels_last)
+        return laid_out(self.inputs.batch(samples.tolist(), views.tolist(), generator))
 
     def _pinned(self, tensor: torch.Tensor) -> torch.Tensor:
         """Where a GPU can fetch it while it computes."""
@@ -130,6 +175,13 @@ class BatchSource:
             change(batch.cached.target),
         )
         return TrainingBatch(cached, None if batch.images is None else change(batch.images))
+
+
+def laid_out(images: torch.Tensor) -> torch.Tensor:
+    """Images in the order in memory that convolutions are fastest in; volumes as they are."""
+    if images.ndim == 4:
+        return images.contiguous(memory_format=torch.channels_last)
+    return images
 
 
 def made_ahead(make: Callable[[int], Made], count: int) -> Iterator[Made]:
@@ -166,10 +218,3 @@ def made_between(make: Callable[[int], Made], count: int) -> Iterator[Made]:
 
 def _clean(samples: np.ndarray) -> np.ndarray:
     return np.full(len(samples), CLEAN_VIEW)
-
-
-def _parts(samples: np.ndarray) -> list[np.ndarray]:
-    return [
-        samples[start : start + EVALUATION_BATCH]
-        for start in range(0, len(samples), EVALUATION_BATCH)
-    ]

@@ -7,7 +7,7 @@ import io
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -24,8 +24,8 @@ class Predictions:
 
     Attributes:
         samples: int64 (n,), sample numbers.
-        labels: int64 (n,).
-        probabilities: float64 (n, C).
+        labels: int64 (n,); multi-label (n, L), 0 or 1 for each class.
+        probabilities: float64 (n, C), of one class each; multi-label (n, L), of each by itself.
         features: float32 (n, D), before the classifier.
     """
 
@@ -33,17 +33,6 @@ class Predictions:
     labels: np.ndarray
     probabilities: np.ndarray
     features: np.ndarray
-
-    @property
-    def accuracy(self) -> float:
-        """Share of samples whose most probable class is their label."""
-        return float((self.probabilities.argmax(axis=1) == self.labels).mean())
-
-    @property
-    def nll(self) -> float:
-        """Mean negative log-likelihood of the labels."""
-        likelihood = self.probabilities[np.arange(len(self.labels)), self.labels]
-        return float(-np.log(np.maximum(likelihood, 1e-12)).mean())
 
     def only(self, wanted: np.ndarray) -> Predictions:
         """Keep the samples where a bool (n,) mask is true."""
@@ -55,6 +44,16 @@ class Predictions:
         )
 
 
+class WithFeatures(Protocol):
+    """Predictions with the features that they were made from."""
+
+    @property
+    def samples(self) -> np.ndarray: ...
+
+    @property
+    def features(self) -> np.ndarray: ...
+
+
 @torch.no_grad()
 def predict(
     student: nn.Module,
@@ -62,11 +61,14 @@ def predict(
     samples: np.ndarray,
     labels: np.ndarray,
     autocast: AbstractContextManager[object] | None = None,
+    *,
+    multilabel: bool = False,
 ) -> Predictions:
     """Classify batches of images, given in the order of `samples`, in evaluation mode.
 
     Args:
         student: gives `features` and `logits` for a batch.
+        multilabel: whether each class is there or not by itself.
     """
     student.eval()
     outputs = []
@@ -74,23 +76,21 @@ def predict(
         for batch in images:
             output = student(batch)
             outputs.append((output.features, output.logits))
-    return _collected(outputs, samples, labels)
+    return collected(outputs, samples, labels, multilabel)
 
 
 @torch.no_grad()
-def predict_by_teacher(
-    method: Method,
-    taps: Iterable[dict[str, torch.Tensor]],
-    samples: np.ndarray,
-    labels: np.ndarray,
-) -> Predictions:
-    """Classify batches of cached taps by a method's teacher branch, in evaluation mode."""
+def outputs_of_teacher(
+    method: Method, taps: Iterable[dict[str, torch.Tensor]]
+) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Features and logits of a method's teacher branch for batches of cached taps, in evaluation
+    mode.
+    """
     method.eval()
-    outputs = [method.teacher_branch(batch) for batch in taps]
-    return _collected(outputs, samples, labels)
+    return [method.teacher_branch(batch) for batch in taps]
 
 
-def similarity(student: Predictions, teacher: Predictions) -> float | None:
+def similarity(student: WithFeatures, teacher: WithFeatures) -> float | None:
     """Unbiased CKA of two branches' features over the samples that both have seen."""
     _, own, other = np.intersect1d(student.samples, teacher.samples, return_indices=True)
     if len(own) < losses.MIN_SAMPLES:
@@ -114,17 +114,49 @@ def as_csv(predictions: Predictions, uids: Sequence[str], classes: Sequence[str]
     return text.getvalue()
 
 
-def _collected(
-    outputs: list[tuple[torch.Tensor, torch.Tensor]], samples: np.ndarray, labels: np.ndarray
+def labels_as_csv(predictions: Predictions, uids: Sequence[str], classes: Sequence[str]) -> str:
+    """One line a sample: uid, and of each class its label and its probability."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["uid", *(f"{what}_{name}" for name in classes for what in ("label", "p"))])
+    for sample, labels, row in zip(
+        predictions.samples, predictions.labels, predictions.probabilities, strict=True
+    ):
+        pairs = zip(labels.tolist(), row.tolist(), strict=True)
+        cells = [text for label, p in pairs for text in (str(label), f"{p:.7g}")]
+        writer.writerow([uids[sample], *cells])
+    return text.getvalue()
+
+
+def collected(
+    outputs: list[tuple[torch.Tensor, torch.Tensor]],
+    samples: np.ndarray,
+    labels: np.ndarray,
+    multilabel: bool = False,
 ) -> Predictions:
+    """Batches of features and logits as predictions.
+
+    Raises:
+        TrainingError: NaN or Inf among them.
+    """
     features = torch.cat([features.float().cpu() for features, _ in outputs])
     logits = torch.cat([logits.double().cpu() for _, logits in outputs])
+    require_finite(logits)
+    probabilities = logits.sigmoid() if multilabel else logits.softmax(dim=1)
+    return Predictions(samples, labels, probabilities.numpy(), features.numpy())
+
+
+def require_finite(logits: torch.Tensor) -> None:
+    """Refuse outputs that mean nothing.
+
+    Raises:
+        TrainingError: NaN or Inf among them.
+    """
     if not torch.isfinite(logits).all():
         raise TrainingError(
             "the network gives NaN or Inf: training has diverged.",
             next="a smaller --lr, or --clip 1",
         )
-    return Predictions(samples, labels, logits.softmax(dim=1).numpy(), features.numpy())
 
 
 def weights_of(module: nn.Module) -> dict[str, torch.Tensor]:
