@@ -11,9 +11,23 @@ from rdcache.data.loading import describe_problems, list_datasets, load_dataset
 from rdcache.data.photometry import Jitter
 from rdcache.data.registry import DatasetCard, default_data_dir
 from rdcache.data.salting import salt_as_recorded, salt_of_environment
-from rdcache.data.samples import DatasetSpec, ImageDataset, Sample, Skipped, portable_name
+from rdcache.data.samples import (
+    DatasetSpec,
+    ImageDataset,
+    Sample,
+    Skipped,
+    Task,
+    portable_name,
+)
 from rdcache.data.student_inputs import StudentInputs
-from rdcache.data.views import CLEAN_VIEW, VIEW_COLUMNS, ViewSpec, cut_view, view_parameters
+from rdcache.data.views import (
+    CLEAN_VIEW,
+    VIEW_COLUMNS,
+    ViewSpec,
+    cut_mask,
+    cut_view,
+    view_parameters,
+)
 
 __all__ = [
     "CLEAN_VIEW",
@@ -27,8 +41,10 @@ __all__ = [
     "Sample",
     "Skipped",
     "StudentInputs",
+    "Task",
     "UnreadableImageError",
     "ViewSpec",
+    "cut_mask",
     "cut_view",
     "decode_image",
     "default_data_dir",
