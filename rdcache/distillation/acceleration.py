@@ -24,7 +24,7 @@ WORTH_COMPILING = 2000
 
 
 def choose_amp(
-    config: DistillConfig, steps: int, device: torch.device
+    config: DistillConfig, steps: int, device: torch.device, dimensions: int = 2
 ) -> tuple[Literal["bf16", "off"], str]:
     """Settle the precision of forward passes, and say why.
 
@@ -33,6 +33,7 @@ def choose_amp(
 
     Args:
         steps: of the whole training.
+        dimensions: of what the student sees.
     """
     if config.amp != "auto":
         return config.amp, "as asked for"
@@ -42,6 +43,8 @@ def choose_amp(
         return "off", "this GPU has no bfloat16"
     if device.type != "cpu":
         return "off", f"bfloat16 is not tried on {device.type}"
+    if dimensions == 3:
+        return "off", "bfloat16 is not tried for volumes"
     if steps < WORTH_A_PROBE:
         return "off", f"{steps} steps are too few to try bfloat16"
     key = {

@@ -11,12 +11,12 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import Protocol, Self, TypeVar
 
 import numpy as np
 import torch
 
-from rdcache.data import CLEAN_VIEW, StudentInputs, VolumeInputs
+from rdcache.data import CLEAN_VIEW, ImageDataset, Jitter
 from rdcache.distillation.randomness import counted_generator
 from rdcache.distillation.residency import TapSource, as_numbers
 from rdcache.distillation.sampling import Picks
@@ -29,6 +29,36 @@ EVALUATION_BATCH = 64
 FEWER_AT_ONCE = {("segmentation", 2): 16, ("multiclass", 3): 8, ("multilabel", 3): 8}
 FEWEST_AT_ONCE = 2
 Made = TypeVar("Made")
+
+
+class Inputs(Protocol):
+    """Images, or volumes, and their masks as a student sees them through the cached views.
+
+    Attributes:
+        dataset: whose samples these are.
+        parameters: float64 (views, samples, columns), of the views.
+    """
+
+    dataset: ImageDataset
+    parameters: np.ndarray
+
+    def batch(
+        self,
+        samples: Sequence[int] | np.ndarray,
+        views: Sequence[int] | np.ndarray | int,
+        generator: np.random.Generator | None = None,
+    ) -> torch.Tensor:
+        """Float32 (B, C, *spatial), normalised; jittered where there is a generator."""
+
+    def masks(
+        self, samples: Sequence[int] | np.ndarray, views: Sequence[int] | np.ndarray | int
+    ) -> torch.Tensor:
+        """Class numbers, int64 (B, *spatial)."""
+
+    def for_student(
+        self, mean: Sequence[float], std: Sequence[float], jitter: Jitter | None
+    ) -> Self:
+        """The same, normalised and jittered for another student of the same size."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +85,7 @@ class CleanViews:
         dataset: whose samples these are.
     """
 
-    def __init__(self, inputs: StudentInputs | VolumeInputs, device: torch.device) -> None:
+    def __init__(self, inputs: Inputs, device: torch.device) -> None:
         self.inputs, self.device = inputs, device
         self.dataset = inputs.dataset
         task = (self.dataset.task, self.dataset.dimensions)
@@ -96,7 +126,7 @@ class BatchSource:
     """
 
     def __init__(
-        self, taps: TapSource, inputs: StudentInputs | VolumeInputs, device: torch.device
+        self, taps: TapSource, inputs: Inputs, device: torch.device
     ) -> None:
         self.store = taps.store
         self.taps = taps

@@ -21,6 +21,12 @@ from rdcache.errors import UsageError
 from rdcache.extraction.shared_options import DataDirOption, RootOption, SaltOption
 from rdcache.methods import ClassWeights, TeacherHeadName, find_method
 from rdcache.store.signatures import required_signature
+from rdcache.tasks import HEADLINES
+
+SelectMetric = Literal[
+    "accuracy", "balanced_accuracy", "auroc", "average_precision", "dice", "iou"
+]
+VOLUME_SIDE = 64  # which volumes are resized to unless told otherwise
 
 # What decides where and how fast a run is made, but not what comes out of it.
 CIRCUMSTANCES = {
@@ -76,7 +82,10 @@ class DistillConfig(BaseModel):
     epochs: int = Field(default=100, gt=0, description="Passes over the training images.")
     batch_size: int = Field(default=32, gt=0, description="Images per step.")
     image_size: int = Field(
-        default=224, ge=16, description="Side of the student's input in pixels."
+        default=224,
+        ge=16,
+        description="Side of the student's input in pixels. Volumes: of the cube that they are "
+        "resized to (default: 64); where the store's views are patches, the student sees these.",
     )
     working_scale: float = Field(
         default=2.0,
@@ -146,10 +155,18 @@ class DistillConfig(BaseModel):
     select: Literal["best", "last"] = Field(
         default="best", description="Keep the epoch that is best on validation, or the last."
     )
-    select_metric: Literal["accuracy", "balanced_accuracy"] = Field(
-        default="accuracy", description="What best means; of equal epochs the later is kept."
+    select_metric: SelectMetric | None = Field(
+        default=None,
+        description="What best means; of equal epochs the later is kept (default: accuracy; "
+        "auroc for several labels, dice for masks).",
     )
     validate_every: int = Field(default=1, gt=0, description="Epochs between validations.")
+    nsd_tolerance: float | None = Field(
+        default=None,
+        gt=0,
+        description="Distance within which two surfaces of a segmentation agree, for the NSD "
+        "(default: 2 pixels; 1 mm of volumes).",
+    )
     teacher_head: TeacherHeadName | None = Field(
         default=None,
         description="Where logits of the teacher come from, for methods that use any: `own`, the "
@@ -229,6 +246,13 @@ class DistillConfig(BaseModel):
         update = {**preset, "teacher_head": None, "method_options": complete}
         return self.model_copy(update=update)
 
+    def for_task(self, task: str, dimensions: int) -> DistillConfig:
+        """The config with the defaults of a task in place of those that depend on it."""
+        update: dict[str, Any] = {"select_metric": self.select_metric or HEADLINES[task]}
+        if dimensions == 3 and "image_size" not in self.model_fields_set:
+            update["image_size"] = VOLUME_SIDE
+        return self.model_copy(update=update)
+
     def for_each_student(self) -> list[DistillConfig]:
         """One config for each of the students, where `student` lists several.
 
@@ -250,6 +274,10 @@ class DistillConfig(BaseModel):
         deciding = self.model_dump(mode="json", exclude=CIRCUMSTANCES)
         if self.shuffle != "shards":
             del deciding["shuffle"]
+        if self.select_metric is None:
+            deciding["select_metric"] = HEADLINES["multiclass"]
+        if self.nsd_tolerance is None:
+            del deciding["nsd_tolerance"]
         if self.train_fraction == 1:
             del deciding["train_fraction"], deciding["subset_seed"]
         if self.method_options.get("teacher_weights", 0) is None:

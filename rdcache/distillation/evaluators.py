@@ -138,6 +138,28 @@ class Evaluator(ABC):
         """One line a sample."""
 
 
+def evaluator_for(
+    dataset: ImageDataset, classes: Sequence[str], tolerance: float | None = None
+) -> Evaluator:
+    """The evaluator of a dataset's task.
+
+    Args:
+        tolerance: of the NSD of a segmentation, in pixels or millimetres.
+    """
+    if dataset.task == "segmentation":
+        # Which imports this module.
+        from rdcache.distillation import segmentation_evaluator as segmentation
+
+        kind = (
+            segmentation.VolumeSegmentationEvaluator
+            if dataset.dimensions == 3
+            else segmentation.ImageSegmentationEvaluator
+        )
+        return kind(dataset, classes, tolerance)
+    several = dataset.task == "multilabel"
+    return (MultilabelEvaluator if several else MulticlassEvaluator)(dataset, classes)
+
+
 class MulticlassEvaluator(Evaluator):
     """One class for each image or volume."""
 

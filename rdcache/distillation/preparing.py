@@ -13,6 +13,7 @@ import torch
 from rdcache.data import ImageDataset
 from rdcache.distillation.acceleration import compiled
 from rdcache.distillation.config import DistillConfig
+from rdcache.distillation.evaluators import evaluator_for
 from rdcache.distillation.folds import training_folds
 from rdcache.distillation.hardware import autocast_for
 from rdcache.distillation.randomness import counted_seed
@@ -21,8 +22,9 @@ from rdcache.distillation.shared_sources import Sources
 from rdcache.distillation.training import Trainer
 from rdcache.errors import UsageError
 from rdcache.methods import Method, MethodContext, create_method, task_loss
-from rdcache.models import Student, create_student
+from rdcache.models import Student, create_student, require_fit
 from rdcache.store import Store, classes_of_logits, default_taps
+from rdcache.tasks import task_of
 
 
 @dataclass(frozen=True)
@@ -51,9 +53,10 @@ def create_trainers(sources: Sources, jobs: Sequence[Job]) -> list[Trainer]:
         taps, where = sources.taps(names, job.config, job.config.subset(job.seed))
         batches = sources.batches(taps, sources.inputs(job.config, student))
         classes = tuple(store.manifest["dataset"]["classes"])
+        evaluator = evaluator_for(sources.dataset, classes, job.config.nsd_tolerance)
         autocast = autocast_for(device, job.config.amp)
         trainer = Trainer(
-            job.config, job.seed, student, method, batches, training, classes, autocast
+            job.config, job.seed, student, method, batches, training, evaluator, autocast
         )
         trainer.forward_student, how = compiled(student, job.config, trainer.steps, device)
         sources.on_note(f"compilation of {job.config.student}: {how}")
@@ -86,12 +89,11 @@ def build_untrained(sources: Sources, job: Job) -> tuple[Student, Method, Traini
     classes = store.manifest["dataset"]["classes"]
     teachers = default_taps(store)
     torch.manual_seed(counted_seed("student", seed))
-    student = create_student(config.student, len(classes), config.student_weights)
-    student = student.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    student = on_device(_student(sources.dataset, config, len(classes)), device)
     torch.manual_seed(counted_seed("method", seed))
-    labels = np.full(store.samples, -1, np.int64)
+    labels = np.full_like(np.asarray(store.labels), -1, np.int64)
     labels[training.rows] = np.asarray(store.labels)[training.rows]
-    counts = np.bincount(labels[training.rows], minlength=len(classes))
+    task, dimensions = task_of(store.manifest["dataset"])
     context = MethodContext(
         taps=store.taps,
         default_tap=next(iter(teachers.values())),
@@ -104,11 +106,15 @@ def build_untrained(sources: Sources, job: Job) -> tuple[Student, Method, Traini
         num_classes=len(classes),
         classifier=student.classifier,
         task_loss=task_loss(
-            store.manifest["dataset"]["task"],
-            counts.tolist(),
+            task,
+            class_counts(sources.dataset, training.rows),
             config.label_smoothing,
             config.class_weights,
+            len(training),
         ),
+        student=student,
+        task=task,
+        dimensions=dimensions,
         statistics=lambda tap: sources.statistics(tap, subset),
         probe=lambda tap: sources.probe(tap, subset),
         folds=lambda count: torch.from_numpy(training_folds(store, training.rows, count, seed)),
@@ -121,6 +127,39 @@ def build_untrained(sources: Sources, job: Job) -> tuple[Student, Method, Traini
         student,
         create_method(config.method, config.method_options, context).to(device),
         training,
+    )
+
+
+def on_device(student: Student, device: torch.device) -> Student:
+    """A student where it is trained or run, in the order in memory that is fastest there."""
+    if student.dimensions == 3:
+        return student.to(device)
+    return student.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
+
+
+def class_counts(dataset: ImageDataset, rows: np.ndarray) -> list[int]:
+    """What there is of each class for training, as `task_loss` asks for it.
+
+    Args:
+        rows: sample numbers of the training samples.
+    """
+    if dataset.task == "segmentation":
+        counts = np.array([dataset.samples[row].mask_counts for row in rows.tolist()], np.int64)
+        return [int(count) for count in counts.sum(axis=0)]
+    return [int(count) for count in dataset.occurrence[rows].sum(axis=0)]
+
+
+def _student(dataset: ImageDataset, config: DistillConfig, classes: int) -> Student:
+    """A new student for a dataset.
+
+    Raises:
+        UsageError: it is made for another task.
+    """
+    require_fit(config.student, dataset.task, dataset.dimensions)
+    if dataset.dimensions == 2:
+        return create_student(config.student, classes, config.student_weights)
+    return create_student(
+        config.student, classes, config.student_weights, channels=dataset.channels
     )
 
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from rdcache.distillation.evaluation import Predictions, as_csv, similarity
-from rdcache.distillation.metrics import classification_metrics
+from rdcache.distillation.evaluation import similarity
+from rdcache.distillation.evaluators import Evaluator, Predicted
 from rdcache.distillation.run import (
     CHECKPOINT,
     PREDICTIONS,
@@ -33,7 +33,7 @@ def finish(trainer: Trainer, folder: Path, facts: dict[str, Any]) -> None:
     Args:
         facts: what else the result file should say.
     """
-    store, classes = trainer.source.store, trainer.classes
+    store, evaluator = trainer.source.store, trainer.evaluator
     last = {name: _predicted(trainer, name) for name in ("val", "test")}
     selected = _select(trainer)
     final = last if selected is None else {name: _predicted(trainer, name) for name in last}
@@ -43,23 +43,24 @@ def finish(trainer: Trainer, folder: Path, facts: dict[str, Any]) -> None:
         "status": "finished",
         "seed": trainer.seed,
         "selected_epoch": trainer.config.epochs - 1 if selected is None else selected,
+        "metric": evaluator.headline,
         **facts,
     }
     for split, predictions in final.items():
-        result[split] = _metrics(predictions, classes)
-        result[f"{split}_last"] = _metrics(last[split], classes)
-        result[f"{split}_teacher_branch"] = _metrics(teacher[split], classes)
+        result[split] = _metrics(predictions, evaluator)
+        result[f"{split}_last"] = _metrics(last[split], evaluator)
+        result[f"{split}_teacher_branch"] = _metrics(teacher[split], evaluator)
     result["val_cka"] = (
         similarity(final["val"], teacher["val"]) if final["val"] and teacher["val"] else None
     )
-    _add_leak_free(result, final["test"], store, classes)
-    result["test"] |= _also(result)
+    _add_leak_free(result, final["test"], store, evaluator)
+    result["test"] |= _also(result, evaluator.headline)
     save_student(trainer.evaluated, folder / STUDENT)
     if trainer.method.has_teacher_branch:
         save_teacher_branch(trainer.method, folder / TEACHER_BRANCH)
     if final["test"] is not None:
         uids = [str(uid) for uid in store.uids]
-        write_text(folder / PREDICTIONS, as_csv(final["test"], uids, classes))
+        write_text(folder / PREDICTIONS, evaluator.as_csv(final["test"], uids))
     write_text(folder / RESULT, json.dumps(result, indent=1))
     (folder / CHECKPOINT).unlink(missing_ok=True)
 
@@ -69,7 +70,7 @@ def leaked_test_uids(store: Store) -> list[str]:
     return list(store.manifest["dataset"].get("leaks", {}).get("leaked_test_uids", []))
 
 
-def _predicted(trainer: Trainer, split: str) -> Predictions | None:
+def _predicted(trainer: Trainer, split: str) -> Predicted | None:
     there = bool((trainer.source.store.splits == split).any())
     return trainer.predict(split) if there else None
 
@@ -85,17 +86,17 @@ def _select(trainer: Trainer) -> int | None:
     return best.epoch
 
 
-def _metrics(predictions: Predictions | None, classes: tuple[str, ...]) -> dict[str, Any]:
+def _metrics(predictions: Predicted | None, evaluator: Evaluator) -> dict[str, Any]:
     if predictions is None:
         return {}
-    return classification_metrics(predictions.labels, predictions.probabilities, classes)
+    return evaluator.metrics(predictions)
 
 
 def _add_leak_free(
     result: dict[str, Any],
-    test: Predictions | None,
+    test: Predicted | None,
     store: Store,
-    classes: tuple[str, ...],
+    evaluator: Evaluator,
 ) -> None:
     """Give the test metrics again without the images that the student may have trained on."""
     leaked = leaked_test_uids(store)
@@ -104,18 +105,18 @@ def _add_leak_free(
     clean = ~np.isin(store.uids[test.samples], leaked)
     if clean.any() and not clean.all():
         result["leaked_test_uids"] = leaked
-        result["test_without_leaks"] = _metrics(test.only(clean), classes)
+        result["test_without_leaks"] = _metrics(test.only(clean), evaluator)
 
 
-def _also(result: dict[str, Any]) -> dict[str, float]:
-    """Accuracies of the other evaluations, beside the test metrics for tables."""
+def _also(result: dict[str, Any], headline: str) -> dict[str, float]:
+    """The headline of the other evaluations, beside the test metrics for tables."""
     names = {
-        "accuracy_last": "test_last",
-        "accuracy_without_leaks": "test_without_leaks",
-        "teacher_accuracy": "test_teacher_branch",
+        f"{headline}_last": "test_last",
+        f"{headline}_without_leaks": "test_without_leaks",
+        f"teacher_{headline}": "test_teacher_branch",
     }
     return {
-        name: result[part]["accuracy"]
+        name: result[part][headline]
         for name, part in names.items()
-        if result.get(part, {}).get("accuracy") is not None
+        if result.get(part, {}).get(headline) is not None
     }

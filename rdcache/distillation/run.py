@@ -24,6 +24,7 @@ import yaml
 
 from rdcache.errors import RunNotFoundError
 from rdcache.models import Student, load_student
+from rdcache.tasks import HEADLINES, TaskName, task_of
 
 CONFIG, HISTORY, STUDENT = "config.yaml", "metrics.jsonl", "student.safetensors"
 PREDICTIONS, RESULT, CHECKPOINT = "predictions.csv", "result.json", "checkpoint.safetensors"
@@ -58,9 +59,21 @@ class FinishedRun:
 
     @property
     def metrics(self) -> dict[str, Any]:
-        """Test metrics of the selected epoch, as fractions: `accuracy`, `macro_f1`, …"""
+        """Test metrics of the selected epoch, as fractions: `accuracy`, `macro_f1`, …, or those of
+        the run's task.
+        """
         metrics: dict[str, Any] = self.result["test"]
         return metrics
+
+    @property
+    def metric(self) -> str:
+        """The headline among the metrics: `accuracy`, `auroc` or `dice`."""
+        return str(self.result.get("metric", HEADLINES[self.task[0]]))
+
+    @property
+    def task(self) -> tuple[TaskName, int]:
+        """What the labels ask for, and the dimensions of what they are of."""
+        return task_of(self.result)
 
     @cached_property
     def history(self) -> list[dict[str, Any]]:
@@ -75,7 +88,9 @@ class FinishedRun:
 
     def __repr__(self) -> str:
         name = type(self).__name__
-        return f"{name}({str(self.path)!r}, accuracy {self.metrics['accuracy']:.3f})"
+        value = self.metrics.get(self.metric)
+        told = f"{self.metric} {value:.3f}" if isinstance(value, float) else f"no {self.metric}"
+        return f"{name}({str(self.path)!r}, {told})"
 
 
 @dataclass(frozen=True, repr=False)

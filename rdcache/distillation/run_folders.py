@@ -179,6 +179,8 @@ def _facts(store: Store, trainer: Trainer, device: torch.device) -> dict[str, An
         "method": config.method,
         **_about_store(store),
         "image_size": config.image_size,
+        "task": trainer.source.clean.dataset.task,
+        "dimensions": trainer.source.clean.dataset.dimensions,
         "store": _identity(store),
         "training": {
             "samples": len(trainer.training),

@@ -30,9 +30,10 @@ from rdcache.distillation.run_folders import (
 from rdcache.distillation.shared_sources import Note, Sources
 from rdcache.distillation.source import Places, choose_store, open_dataset
 from rdcache.errors import UsageError
-from rdcache.models import choose_device
+from rdcache.models import choose_device, require_fit
 from rdcache.progress import Progress, ignore
 from rdcache.store import Store, default_taps
+from rdcache.tasks import task_of
 
 # What configs that are trained from one store must have in common.
 OF_THE_STORE = (
@@ -293,9 +294,12 @@ def _company(job: Job) -> tuple[object, ...]:
 
 def _as_computed(config: DistillConfig, store: Store, on_note: Note) -> DistillConfig:
     """Settle what depends on this machine and this store, so that the run's digest has it."""
+    task, dimensions = task_of(store.manifest["dataset"])
+    require_fit(config.student, task, dimensions)
+    config = config.for_task(task, dimensions)
     training = int(config.train_fraction * len(store.samples_of("train")))
     steps = config.epochs * (training // config.batch_size)
-    amp, why = choose_amp(config, steps, choose_device(config.device))
+    amp, why = choose_amp(config, steps, choose_device(config.device), dimensions)
     on_note(f"precision of {config.student}: {'bfloat16' if amp == 'bf16' else 'float32'} ({why})")
     views = min(config.views or store.views, store.views)
     shuffle = choose_shuffle(store, _taps_read(config, store), views, config.shuffle)

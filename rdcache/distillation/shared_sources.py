@@ -6,11 +6,12 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from rdcache.data import ImageDataset, Jitter, StudentInputs, inputs_for
-from rdcache.distillation.batches import BatchSource
+from rdcache.data import ImageDataset, Jitter
+from rdcache.distillation.batches import BatchSource, Inputs
 from rdcache.distillation.config import DistillConfig
 from rdcache.distillation.residency import ReadTaps, ResidentTaps, TapSource, choose_residency
 from rdcache.distillation.statistics import channel_statistics
+from rdcache.distillation.student_views import seen_size, student_inputs
 from rdcache.distillation.subset import EVERYTHING, Subset
 from rdcache.distillation.teacher_probe import linear_probe_of
 from rdcache.methods import ChannelStatistics
@@ -37,8 +38,8 @@ class Sources:
         self._taps: dict[tuple[object, ...], tuple[TapSource, str]] = {}
         self._statistics: dict[tuple[str, Subset], ChannelStatistics] = {}
         self._probes: dict[tuple[str, Subset], tuple[torch.Tensor, torch.Tensor]] = {}
-        self._cut: dict[tuple[object, ...], StudentInputs] = {}
-        self._inputs: dict[tuple[object, ...], StudentInputs] = {}
+        self._cut: dict[tuple[object, ...], Inputs] = {}
+        self._inputs: dict[tuple[object, ...], Inputs] = {}
         self._batches: dict[tuple[int, int], BatchSource] = {}
 
     def statistics(self, tap: str, subset: Subset = EVERYTHING) -> ChannelStatistics:
@@ -86,7 +87,7 @@ class Sources:
             self._taps[key] = source, str(residency)
         return self._taps[key]
 
-    def inputs(self, config: DistillConfig, student: Student) -> StudentInputs:
+    def inputs(self, config: DistillConfig, student: Student) -> Inputs:
         """Images as a student wants them. Students that differ in jitter and normalisation alone
         share decoded images and cut views, but not the reading of taps (see `train_together`).
         """
@@ -97,11 +98,12 @@ class Sources:
             Jitter(config.jitter, config.jitter) if config.jitter else None,
         )
         if geometry not in self._cut:
-            self._cut[geometry] = inputs_for(self.device)(
+            self._cut[geometry] = student_inputs(
                 self.dataset,
                 self.store.view_parameters[: config.views],
-                config.image_size,
-                *look,
+                seen_size(self.store.manifest["views"], self.dataset, config.image_size),
+                self.device,
+                look,
                 working_scale=config.working_scale,
                 cache=config.inputs_cache,
             )
@@ -111,7 +113,7 @@ class Sources:
             self._inputs[key] = self._cut[geometry].for_student(*look)
         return self._inputs[key]
 
-    def batches(self, taps: TapSource, inputs: StudentInputs) -> BatchSource:
+    def batches(self, taps: TapSource, inputs: Inputs) -> BatchSource:
         """Both in step; the same object for the same two."""
         key = (id(taps), id(inputs))
         if key not in self._batches:

@@ -10,6 +10,7 @@ import numpy as np
 
 from rdcache.data import (
     VIEW_COLUMNS,
+    VOLUME_VIEW_COLUMNS,
     DatasetSpec,
     ImageDataset,
     load_dataset,
@@ -25,8 +26,10 @@ from rdcache.errors import (
 )
 from rdcache.models.adapters import name_of_run
 from rdcache.store import SPLITS, JointStore, Location, Store, newest_store, open_store
+from rdcache.tasks import task_of
 
 SHOWN_UIDS = 3
+MOST_VOXELS = 2**20  # from the corner of a volume
 Place = Store | Location | str
 Places = Place | Sequence[Place] | None  # None: the newest that fits
 
@@ -157,9 +160,10 @@ def _require_described(store: Store) -> None:
             store=store.location,
             names=spec.name,
         )
-    if not _cuts(store.view_parameters, store.view_columns):
+    task, dimensions = task_of(dataset)
+    if not _cuts(store.view_parameters, store.view_columns, dimensions):
         raise StoreFormatError("a view of this store lies outside its image.", store=store.location)
-    if not np.isin(store.labels, range(len(dataset["classes"]))).all():
+    if not _of_classes(store.labels, task, len(dataset["classes"])):
         raise StoreFormatError(
             "a label of this store is of no class.",
             store=store.location,
@@ -167,10 +171,25 @@ def _require_described(store: Store) -> None:
         )
 
 
-def _cuts(parameters: np.ndarray, columns: tuple[str, ...]) -> bool:
-    """Whether view parameters (views, samples, 6) are boxes in fractions of an image, each perhaps
-    mirrored and turned.
+def _of_classes(labels: np.ndarray, task: str, classes: int) -> bool:
+    """Whether labels are what a task has; in segmentation they only say what splits are balanced
+    by, and the classes are those of the masks.
     """
+    labels = np.asarray(labels)
+    if task == "multilabel":
+        return labels.ndim == 2 and labels.shape[1] == classes and np.isin(labels, (0, 1)).all()
+    if task == "segmentation":
+        return labels.ndim == 1 and bool((labels >= 0).all())
+    return labels.ndim == 1 and bool(np.isin(labels, range(classes)).all())
+
+
+def _cuts(parameters: np.ndarray, columns: tuple[str, ...], dimensions: int) -> bool:
+    """Whether view parameters are boxes of an image, each perhaps mirrored and turned: (views,
+    samples, 6) in fractions of it, or (views, samples, 10) in voxels of a volume, which they may
+    leave.
+    """
+    if dimensions == 3:
+        return columns == VOLUME_VIEW_COLUMNS and _cuts_volumes(parameters)
     if columns != VIEW_COLUMNS:
         return False
     (left, top, right, bottom, mirror, turns), most = np.moveaxis(parameters, -1, 0), 1 + 1e-9
@@ -179,6 +198,17 @@ def _cuts(parameters: np.ndarray, columns: tuple[str, ...]) -> bool:
         (boxes & (bottom <= most)).all()
         and np.isin(mirror, (0, 1)).all()
         and np.isin(turns, range(4)).all()
+    )
+
+
+def _cuts_volumes(parameters: np.ndarray) -> bool:
+    low, high, mirrors = parameters[..., :3], parameters[..., 3:6], parameters[..., 6:9]
+    return bool(
+        np.isfinite(parameters).all()
+        and (low < high).all()
+        and (np.abs(parameters[..., :6]) <= MOST_VOXELS).all()
+        and np.isin(mirrors, (0, 1)).all()
+        and np.isin(parameters[..., 9], range(4)).all()
     )
 
 
@@ -213,13 +243,29 @@ def open_dataset(
     require_unchanged(store, dataset)
     if splits := store.manifest["dataset"].get("splits"):  # a part that `rdcache pull` has made
         dataset = dataset.of_splits(splits)
-    classes = np.unique(np.asarray(dataset.labels)[np.asarray(dataset.splits) == "train"])
-    if len(classes) < 2:
-        raise DatasetError(
-            "there is nothing to learn: all training images are of one class.",
-            dataset=dataset.name,
-        )
+    _require_something_to_learn(dataset)
     return dataset
+
+
+def _require_something_to_learn(dataset: ImageDataset) -> None:
+    """Refuse training images that are all alike.
+
+    Raises:
+        DatasetError: saying how.
+    """
+    occurring = dataset.occurrence[np.asarray(dataset.splits) == "train"]
+    alike = not len(occurring) or bool((occurring == occurring[0]).all())
+    if dataset.task == "segmentation":
+        alike = not occurring[:, 1:].any()
+    if alike:
+        how = {
+            "multiclass": "all training images are of one class",
+            "multilabel": "all training images have the same labels",
+            "segmentation": "the masks of all training images are empty",
+        }
+        raise DatasetError(
+            f"there is nothing to learn: {how[dataset.task]}.", dataset=dataset.name
+        )
 
 
 def require_unchanged(store: Store, dataset: ImageDataset) -> None:
@@ -252,12 +298,16 @@ def require_unchanged(store: Store, dataset: ImageDataset) -> None:
 
 def _changes(store: Store, dataset: ImageDataset) -> str:
     before = {
-        str(uid): (int(label), str(split))
-        for uid, label, split in zip(store.uids, store.labels, store.splits, strict=True)
+        str(uid): (label, str(split))
+        for uid, label, split in zip(
+            store.uids, np.asarray(store.labels).tolist(), store.splits, strict=True
+        )
     }
     now = {
-        str(uid): (int(label), str(split))
-        for uid, label, split in zip(dataset.uids, dataset.labels, dataset.splits, strict=True)
+        str(uid): (label, str(split))
+        for uid, label, split in zip(
+            dataset.uids, dataset.labels.tolist(), dataset.splits, strict=True
+        )
     }
     common = before.keys() & now.keys()
     found = {
@@ -270,7 +320,8 @@ def _changes(store: Store, dataset: ImageDataset) -> str:
     classes = tuple(store.manifest["dataset"]["classes"])
     if classes != tuple(dataset.classes):
         described.append(f"classes were {', '.join(classes)}")
-    return "; ".join(described) or "order or groups of the samples"
+    masks = "masks, order or groups" if dataset.task == "segmentation" else "order or groups"
+    return "; ".join(described) or f"{masks} of the samples"
 
 
 def _shown(uids: set[str]) -> str:

@@ -20,15 +20,13 @@ from torch import nn
 from rdcache.distillation.batches import BatchSource, TrainingBatch
 from rdcache.distillation.config import DistillConfig
 from rdcache.distillation.evaluation import (
-    Predictions,
-    predict,
-    predict_by_teacher,
+    outputs_of_teacher,
     similarity,
     tensors_of,
     weights_of,
 )
+from rdcache.distillation.evaluators import Evaluator, Predicted
 from rdcache.distillation.hardware import Stopwatch
-from rdcache.distillation.metrics import classification_metrics
 from rdcache.distillation.optimisation import create_optimiser, learning_rate
 from rdcache.distillation.randomness import counted_seed
 from rdcache.distillation.sampling import Picks, TrainingSamples
@@ -70,13 +68,14 @@ class Trainer:
 
     Args:
         config: resolved.
-        classes: names of the classes.
+        evaluator: judges students on the dataset.
         autocast: makes the context that forward passes run in.
 
     Attributes:
         stages: what there is to do.
         stage, epoch: what is next: number of a stage, and of an epoch in it.
         history: one line of numbers an epoch.
+        metric: what epochs are selected by.
         best: what was best on validation.
         error: how the training diverged, if it did; there is no going on then.
         forward_student: the student, perhaps compiled.
@@ -91,13 +90,14 @@ class Trainer:
         method: Method,
         source: BatchSource,
         training: TrainingSamples,
-        classes: tuple[str, ...],
+        evaluator: Evaluator,
         autocast: Callable[[], AbstractContextManager[object]],
     ) -> None:
         self.config, self.seed = config, seed
         self.student, self.method = student, method
         self.source, self.training = source, training
-        self.classes, self.autocast = classes, autocast
+        self.evaluator, self.autocast = evaluator, autocast
+        self.metric = evaluator.selected(config.select_metric)
         first = [Stage("teacher", method.teacher_epochs)] if method.teacher_epochs else []
         self.stages = [*first, Stage("student", config.epochs)]
         self.stage = self.epoch = 0
@@ -196,24 +196,23 @@ class Trainer:
         if state["optimiser"] is not None:
             self._begin(self.now).load_state_dict(state["optimiser"])
 
-    def predict(self, split: str) -> Predictions:
-        """Classify a split by the student that counts."""
-        samples = self._samples(split)
-        labels = np.asarray(self.source.store.labels)[samples]
-        images = self.source.clean_images(samples)
+    def predict(self, split: str) -> Predicted:
+        """What the student that counts says about a split."""
+        samples, clean = self._samples(split), self.source.clean
         with self._watched():
-            return predict(self.evaluated, images, samples, labels, self.autocast())
+            return self.evaluator.predict(self.evaluated, samples, clean, self.autocast())
 
-    def predict_by_teacher(self, split: str) -> Predictions | None:
+    def predict_by_teacher(self, split: str) -> Predicted | None:
         """Classify what is cached of a split by the teacher branch, if there is one."""
         samples = self._samples(split)
         samples = samples[self.source.store.available(samples.tolist(), 0)]
         if not self.method.has_teacher_branch or not len(samples):
             return None
-        labels = np.asarray(self.source.store.labels)[samples]
         taps = self.source.clean_taps(samples, self.method.taps)
         with self._watched():
-            return predict_by_teacher(self.method, taps, samples, labels)
+            outputs = outputs_of_teacher(self.method, taps)
+            predicted: Predicted = self.evaluator.of_outputs(outputs, samples)
+            return predicted
 
     @contextmanager
     def _watched(self) -> Iterator[None]:
@@ -341,15 +340,19 @@ class Trainer:
         teacher = self.predict_by_teacher("val")
         line: Line = {}
         if teacher is not None:
-            line = {"val_teacher_accuracy": teacher.accuracy, "val_teacher_nll": teacher.nll}
+            numbers = self.evaluator.of_teacher(teacher)
+            line = {f"val_teacher_{name}": value for name, value in numbers.items()}
         if stage.name == "teacher":
             return line
-        student = self.predict("val")
-        metrics = classification_metrics(student.labels, student.probabilities, self.classes)
-        line |= {f"val_{name}": metrics[name] for name in ("accuracy", "balanced_accuracy", "nll")}
-        if teacher is not None:
+        samples, clean = self._samples("val"), self.source.clean
+        with self._watched():
+            numbers, student = self.evaluator.validate(
+                self.evaluated, samples, clean, self.autocast()
+            )
+        line |= {f"val_{name}": value for name, value in numbers.items()}
+        if teacher is not None and student is not None:
             line["val_cka"] = similarity(student, teacher)
-        value = metrics[self.config.select_metric]
+        value = numbers[self.metric]
         if self.best is None or value >= self.best.value:
             branch = self.method.has_teacher_branch
             kept = tensors_of(self.method.teacher_state()) if branch else None
