@@ -11,12 +11,24 @@ from rdcache.data.loading import describe_problems, list_datasets, load_dataset
 from rdcache.data.photometry import Jitter
 from rdcache.data.registry import DatasetCard, default_data_dir
 from rdcache.data.salting import salt_as_recorded, salt_of_environment
-from rdcache.data.samples import DatasetSpec, ImageDataset, Sample, Skipped, portable_name
+from rdcache.data.samples import (
+    DatasetSpec,
+    ImageDataset,
+    Sample,
+    Skipped,
+    Task,
+    portable_name,
+)
 from rdcache.data.student_inputs import StudentInputs
 from rdcache.data.views import (
     CLEAN_VIEW,
     VIEW_COLUMNS,
     ViewSpec,
+from rdcache.data.views import (
+    CLEAN_VIEW,
+    VIEW_COLUMNS,
+    ViewSpec,
+    cut_mask,
     cut_view,
     view_columns,
     view_parameters,
@@ -39,9 +51,14 @@ __all__ = [
     "Sample",
     "Skipped",
     "StudentInputs",
+    "Task",
     "UnreadableImageError",
     "ViewSpec",
+<<<<<<< HEAD
     "Volume",
+=======
+    "cut_mask",
+>>>>>>> seg2d
     "cut_view",
     "cut_volume",
     "cut_volume_mask",

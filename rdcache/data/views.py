@@ -167,6 +167,36 @@ def cut_view(
     return np.array(cut if symmetry is None else cut.transpose(symmetry))
 
 
+def cut_mask(mask: np.ndarray, parameters: np.ndarray, size: int) -> np.ndarray:
+    """Cut one view out of a mask: the very box, mirroring and turns of `cut_view`, and for each
+    pixel the class number at its centre.
+
+    Args:
+        mask: uint8 (H, W), of the upright image's size.
+        parameters: (6,), columns `VIEW_COLUMNS`.
+        size: side of the square result in pixels.
+
+    Returns:
+        uint8 (size, size).
+    """
+    height, width = mask.shape
+    left, top, right, bottom, mirror, quarter_turns = parameters
+    rows, columns = _centres(top, bottom, height, size), _centres(left, right, width, size)
+    cut = mask[rows[:, None], columns[:: -1 if mirror else 1]]
+    return np.ascontiguousarray(np.rot90(cut, int(quarter_turns)))
+
+
+def _centres(low: float, high: float, side: int, size: int) -> np.ndarray:
+    """The pixels in which the centres of `size` equal parts of an interval lie: int64 (size,).
+
+    Args:
+        low, high: the interval, in parts of the side.
+        side: pixels that there are.
+    """
+    centres = low * side + (np.arange(size) + 0.5) * ((high - low) * side / size)
+    return np.clip(np.floor(centres).astype(np.int64), 0, side - 1)
+
+
 def _clean_box(spec: ViewSpec, size: tuple[int, int]) -> tuple[float, float, float, float]:
     if spec.fit == "squash":
         return 0.0, 0.0, 1.0, 1.0
