@@ -24,17 +24,27 @@ from rdcache.data.views import (
     CLEAN_VIEW,
     VIEW_COLUMNS,
     ViewSpec,
+from rdcache.data.views import (
+    CLEAN_VIEW,
+    VIEW_COLUMNS,
+    ViewSpec,
     cut_mask,
     cut_view,
+    view_columns,
     view_parameters,
 )
+from rdcache.data.volume_resampling import labels_at_original_spacing
+from rdcache.data.volume_views import VOLUME_VIEW_COLUMNS, cut_volume, cut_volume_mask
+from rdcache.data.volumes import Grid, Volume, unit_range
 
 __all__ = [
     "CLEAN_VIEW",
     "VIEW_COLUMNS",
+    "VOLUME_VIEW_COLUMNS",
     "DatasetCard",
     "DatasetSpec",
     "DeviceInputs",
+    "Grid",
     "ImageDataset",
     "Jitter",
     "LeakReport",
@@ -44,16 +54,25 @@ __all__ = [
     "Task",
     "UnreadableImageError",
     "ViewSpec",
+<<<<<<< HEAD
+    "Volume",
+=======
     "cut_mask",
+>>>>>>> seg2d
     "cut_view",
+    "cut_volume",
+    "cut_volume_mask",
     "decode_image",
     "default_data_dir",
     "describe_problems",
     "inputs_for",
+    "labels_at_original_spacing",
     "list_datasets",
     "load_dataset",
     "portable_name",
     "salt_as_recorded",
     "salt_of_environment",
+    "unit_range",
+    "view_columns",
     "view_parameters",
 ]
