@@ -10,9 +10,10 @@ from rdcache.losses.calibration import semantic_calibration, similarity_rows
 from rdcache.losses.contrast import noise_contrast
 from rdcache.losses.correlation import inter_class_relation, intra_class_relation
 from rdcache.losses.decoupled import decoupled_kl
-from rdcache.losses.divergence import kl, kl_each
+from rdcache.losses.divergence import binary_kl, kl, kl_each, position_kl
 from rdcache.losses.likelihood import gaussian_nll
 from rdcache.losses.matching import many_to_one
+from rdcache.losses.overlap import dice
 from rdcache.losses.relations import cc, pkt, rkd_angle, rkd_distance, sp
 from rdcache.losses.scales import scale_decoupled_kl
 from rdcache.losses.similarity import MIN_SAMPLES, cka, cka_each, hsic
@@ -24,11 +25,13 @@ __all__ = [
     "attention_map",
     "attention_transfer",
     "batch_alignment",
+    "binary_kl",
     "cc",
     "cka",
     "cka_each",
     "class_alignment",
     "decoupled_kl",
+    "dice",
     "direction_error",
     "gaussian_nll",
     "hcl",
@@ -40,6 +43,7 @@ __all__ = [
     "many_to_one",
     "noise_contrast",
     "pkt",
+    "position_kl",
     "rkd_angle",
     "rkd_distance",
     "scale_decoupled_kl",

@@ -9,17 +9,26 @@ from rdcache.errors import UsageError
 
 
 def require_comparable(
-    loss: str, student_logits: torch.Tensor, teacher_logits: torch.Tensor, temperature: float
+    loss: str,
+    student_logits: torch.Tensor,
+    teacher_logits: torch.Tensor,
+    temperature: float,
+    positions: bool = False,
 ) -> None:
     """Refuse logits that are not two (B, C) tensors of one shape, and temperatures that are not
     positive.
 
+    Args:
+        positions: logits are of positions, (B, C, *positions).
+
     Raises:
         UsageError: naming the loss, and what was given.
     """
-    if student_logits.shape != teacher_logits.shape or student_logits.ndim != 2:
+    axes = student_logits.ndim > 2 if positions else student_logits.ndim == 2
+    if student_logits.shape != teacher_logits.shape or not axes:
+        what = "(batch, class, *positions)" if positions else "(batch, class)"
         raise UsageError(
-            f"{loss} compares two (batch, class) tensors of one shape.",
+            f"{loss} compares two {what} tensors of one shape.",
             student=tuple(student_logits.shape),
             teacher=tuple(teacher_logits.shape),
         )

@@ -47,7 +47,14 @@ from rdcache.methods.sdd import ScaleDecoupledDistillation
 from rdcache.methods.semckd import SemanticCalibration
 from rdcache.methods.sp import SimilarityPreserving
 from rdcache.methods.srrl import SoftmaxRegression
-from rdcache.methods.task_losses import ClassWeights, MulticlassLoss, TaskLoss, task_loss
+from rdcache.methods.task_losses import (
+    ClassWeights,
+    MulticlassLoss,
+    MultilabelLoss,
+    SegmentationLoss,
+    TaskLoss,
+    task_loss,
+)
 from rdcache.methods.teacher_logits import TeacherHeadName
 from rdcache.methods.vid import VariationalInformationDistillation
 from rdcache.methods.vkd import OrthogonalProjectionDistillation
@@ -73,6 +80,7 @@ __all__ = [
     "MethodContext",
     "MultiLevelDistillation",
     "MulticlassLoss",
+    "MultilabelLoss",
     "OrthogonalProjectionDistillation",
     "PatchAlignment",
     "PlainStudent",
@@ -83,6 +91,7 @@ __all__ = [
     "ReprogrammingDistillation",
     "ScaleDecoupledDistillation",
     "ScaleKD",
+    "SegmentationLoss",
     "SemanticCalibration",
     "SimilarityPreserving",
     "SoftmaxRegression",

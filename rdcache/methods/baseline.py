@@ -15,7 +15,6 @@ import torch
 from pydantic import Field
 from torch import nn
 
-from rdcache import losses
 from rdcache.errors import UsageError
 from rdcache.methods.base import (
     CachedBatch,
@@ -114,7 +113,9 @@ class Baseline(Method):
             **self.own_terms(batch, student, progress),
         }
         if self.config.kd_weight > 0:
-            kl = losses.kl(student.logits, self.teacher_logits(batch), self.config.temperature)
+            kl = self.task_loss.kl(
+                student.logits, self.teacher_logits(batch), self.config.temperature
+            )
             terms["kd"] = self.config.kd_weight * kl
         return terms
 

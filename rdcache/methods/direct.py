@@ -14,7 +14,6 @@ import torch
 from pydantic import Field
 from torch import nn
 
-from rdcache import losses
 from rdcache.methods.base import (
     CachedBatch,
     Method,
@@ -102,7 +101,7 @@ class DirectReprogramming(Method):
         """Compute the student's cross-entropy and its KL to the frozen branch."""
         with torch.no_grad():
             _, logits = self.branch(batch.taps[self.tap])
-        kl = losses.kl(student.logits, logits, self.config.temperature)
+        kl = self.task_loss.kl(student.logits, logits, self.config.temperature)
         return {
             "ce": self.task_loss(student.logits, batch.target),
             "kl": self.config.beta * kl,

@@ -8,7 +8,6 @@ the code that the paper's recipe comes from (SemCKD's), rather than 0.1 and 0.9.
 
 from __future__ import annotations
 
-from rdcache import losses
 from rdcache.methods.base import CachedBatch, Terms, TrainingProgress
 from rdcache.methods.baseline import Baseline
 from rdcache.methods.registry import register
@@ -31,5 +30,5 @@ class KnowledgeDistillation(Baseline):
         self, batch: CachedBatch, student: StudentOutput, progress: TrainingProgress
     ) -> Terms:
         """Compute the divergence from the teacher's softened prediction."""
-        kl = losses.kl(student.logits, self.teacher_logits(batch), self.config.temperature)
+        kl = self.task_loss.kl(student.logits, self.teacher_logits(batch), self.config.temperature)
         return {"kl": self.config.weight * kl}

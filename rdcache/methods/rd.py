@@ -301,11 +301,11 @@ class ReprogrammingDistillation(Method):
         student, teacher = with_gradients_to(self.config.kl_grad, student, teacher)
         direction, temperature = self.config.kl_direction, self.config.temperature
         if direction == "t2s":
-            return losses.kl(student, teacher, temperature)
+            return self.task_loss.kl(student, teacher, temperature)
         if direction == "s2t":
-            return losses.kl(teacher, student, temperature)
-        forth = losses.kl(student, teacher, temperature)
-        return (forth + losses.kl(teacher, student, temperature)) / 2
+            return self.task_loss.kl(teacher, student, temperature)
+        forth = self.task_loss.kl(student, teacher, temperature)
+        return (forth + self.task_loss.kl(teacher, student, temperature)) / 2
 
     def _cka(self, student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
         student, teacher = with_gradients_to(self.config.cka_grad, student, teacher)
