@@ -123,7 +123,7 @@ class Evaluator(ABC):
 
     def of_teacher(self, predictions: Any) -> dict[str, float]:
         """What the line of an epoch tells of a teacher branch."""
-        return {name: self.numbers(predictions)[name] for name in (self.headline, *self.watched)}
+        raise NotImplementedError
 
     @abstractmethod
     def metrics(self, predictions: Any, quick: bool = False) -> dict[str, Any]:
@@ -185,6 +185,12 @@ class MulticlassEvaluator(Evaluator):
     def metrics(self, predictions: Predictions, quick: bool = False) -> dict[str, Any]:
         return classification_metrics(predictions.labels, predictions.probabilities, self.classes)
 
+    def of_teacher(self, predictions: Predictions) -> dict[str, float]:
+        right = predictions.probabilities.argmax(axis=1) == predictions.labels
+        likelihood = predictions.probabilities[np.arange(len(right)), predictions.labels]
+        nll = float(-np.log(np.maximum(likelihood, 1e-12)).mean())
+        return {"accuracy": float(right.mean()), "nll": nll}
+
     def as_csv(self, predictions: Predictions, uids: Sequence[str]) -> str:
         return as_csv(predictions, uids, self.classes)
 
@@ -200,6 +206,10 @@ class MultilabelEvaluator(MulticlassEvaluator):
     def numbers(self, predictions: Predictions) -> dict[str, float]:
         """An epoch in which a metric is of no class, and None, is none that is chosen for it."""
         return {name: -1.0 if it is None else it for name, it in super().numbers(predictions).items()}
+
+    def of_teacher(self, predictions: Predictions) -> dict[str, float]:
+        numbers = self.numbers(predictions)
+        return {name: numbers[name] for name in (self.headline, *self.watched)}
 
     def metrics(self, predictions: Predictions, quick: bool = False) -> dict[str, Any]:
         labels, probabilities = predictions.labels, predictions.probabilities

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from rdcache.data import ImageDataset, Jitter, VolumeInputs, inputs_for
+from rdcache.data import ImageDataset, Jitter, inputs_for
 from rdcache.distillation.batches import Inputs
 
 # Mean and std of a student's normalisation, and the jitter that it trains with.
@@ -49,6 +49,8 @@ def student_inputs(
         working_scale, cache: see `StudentInputs`; of images alone.
     """
     if isinstance(size, tuple):
+        from rdcache.data.volume_inputs import VolumeInputs
+
         return VolumeInputs(dataset, parameters, size, *look)
     make = inputs_for(device)
     return make(dataset, parameters, size, *look, working_scale=working_scale, cache=cache)

@@ -106,6 +106,9 @@ class MethodContext:
         teachers: teacher → its default tap; several where their stores are read in step.
         foreign_logits: taps of logits that are known to be of other classes, or of these in another
             order: those of a teacher that was adapted to another dataset.
+        student: the network itself, for methods that run parts of it.
+        task: `multiclass`, `multilabel` or `segmentation`.
+        dimensions: 2 for images, 3 for volumes.
     """
 
     taps: Mapping[str, TapSpec]
@@ -124,6 +127,9 @@ class MethodContext:
     batch_size: int
     teachers: Mapping[str, str] = field(default_factory=dict)
     foreign_logits: frozenset[str] = frozenset()
+    student: Student | None = None
+    task: str = "multiclass"
+    dimensions: int = 2
 
     def taps_asked_for(self, names: str | None) -> tuple[str, ...]:
         """Names of taps as an option lists them, with commas; by default that of each teacher.

@@ -9,11 +9,11 @@ from typing import Any
 
 from rdcache.errors import UnknownNameError
 from rdcache.report.predictions import in_step, same_images
-from rdcache.report.rows import LEAK_FREE, PLAIN, Row
+from rdcache.report.rows import PLAIN, Row
 from rdcache.report.significance import Gain, ImageTest, image_test, paired_gain
 from rdcache.report.tables import as_percent
 
-OF_IMAGES = ("accuracy", LEAK_FREE)  # metrics that are means over test images
+OF_IMAGES = ("accuracy", "dice")  # headlines that are means over test images
 
 
 @dataclass(frozen=True)
@@ -66,13 +66,20 @@ class Comparison:
         """Over seeds: the mean paired difference and its interval."""
         return paired_gain(*self.pairs)
 
+    @property
+    def of_images(self) -> bool:
+        """Whether the metric is a mean over test images, whose values are kept one by one."""
+        row = self.row
+        return row.headline in OF_IMAGES and self.metric in (row.headline, row.leak_free)
+
     @cached_property
     def images(self) -> ImageTest | None:
         """Over test images; None for metrics that are no means over images."""
         seeds = self.differences.keys()
-        if self.base is None or self.metric not in OF_IMAGES or not seeds:
+        if self.base is None or not self.of_images or not seeds:
             return None
-        left_out = self.row.leaked if self.metric == LEAK_FREE else frozenset[str]()
+        without = self.metric == self.row.leak_free
+        left_out = self.row.leaked if without else frozenset[str]()
         several = [
             {seed: path for seed, path in row.predictions.items() if seed in seeds}
             for row in (self.row, self.base)
@@ -101,16 +108,18 @@ class Comparison:
 
 
 def compare(
-    rows: Sequence[Row], metric: str = "accuracy", baseline: str = PLAIN
+    rows: Sequence[Row], metric: str | None = None, baseline: str = PLAIN
 ) -> list[Comparison]:
     """Pair every row with the baseline's row of the same dataset, teacher and student.
+
+    Without a metric each row is compared by the headline of its task.
 
     The baseline is the row of that name, or else the one of that method: of several, as `none
     (epochs=40)` and `none (epochs=240)`, the one that was trained as the row was. Where a teacher
     has no plain student beside it, that of another teacher does, if it was trained alike on the
     same images: it reads no teacher.
     """
-    return [_compared(row, rows, metric, baseline) for row in rows]
+    return [_compared(row, rows, metric or row.headline, baseline) for row in rows]
 
 
 def _compared(row: Row, rows: Sequence[Row], metric: str, baseline: str) -> Comparison:
@@ -138,7 +147,7 @@ def _compared(row: Row, rows: Sequence[Row], metric: str, baseline: str) -> Comp
     return Comparison(row, next(elsewhere, None), metric)
 
 
-def require_names(rows: Sequence[Row], metric: str, baseline: str) -> None:
+def require_names(rows: Sequence[Row], metric: str | None, baseline: str) -> None:
     """Refuse a metric that no run has, or a baseline that is no row. Without plain students, the
     usual baseline, there are no gains to be shown; a grid may have yet to come to them, and one in
     which everything diverged has no metric at all.
@@ -147,7 +156,7 @@ def require_names(rows: Sequence[Row], metric: str, baseline: str) -> None:
         UnknownNameError: naming what there is.
     """
     metrics = {name for row in rows for name in row.values}
-    if metrics and metric not in metrics:
+    if metric is not None and metrics and metric not in metrics:
         raise UnknownNameError.of("metric in these runs", metric, metrics)
     known = any(row.method == baseline or row.is_of(baseline) for row in rows)
     if not known and baseline != PLAIN:

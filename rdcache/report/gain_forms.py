@@ -18,7 +18,7 @@ from rdcache.report.entries import (
     seeds_entry,
     test_entries,
 )
-from rdcache.report.notes import about_paper, metric_of, notes_on
+from rdcache.report.notes import about_paper, dataset_names, metric_of, notes_on
 from rdcache.report.rows import PLAIN
 from rdcache.report.tables import Entry, Heading, Table, as_gain
 
@@ -31,7 +31,7 @@ def gains_table(
     All entries of a column are averages over the same students: those with which every row of the
     column has a gain.
     """
-    metric = metric_of(comparisons)
+    metric, names = metric_of(comparisons), dataset_names(comparisons)
     gained = [item for item in comparisons if item.base is not None]
     datasets = distinct(gained, lambda it: it.row.dataset)
     lines_of = distinct(gained, lambda it: (it.row.teacher, it.row.method))
@@ -51,12 +51,12 @@ def gains_table(
             gains = mean_by_seed(own)
             entries.append(as_gain(gains) if gains else MISSING)
         taken.append(entries)
-        headings.append(Heading(dataset, unit="points"))
+        headings.append(Heading(names[dataset], unit="points"))
         theirs = baseline == PLAIN and set(students) == set(published.STUDENTS)
         paper = [published.published_gain(dataset, *pair, metric) for pair in lines_of]
         if reference and theirs and any(value is not None for value in paper):
             taken.append([published_entry(value, "+.2f") for value in paper])
-            headings.append(Heading(f"{dataset}, paper", unit="points"))
+            headings.append(Heading(f"{names[dataset]}, paper", unit="points"))
     lines = tuple(
         (Entry(teacher), Entry(method), *(column[number] for column in taken))
         for number, (teacher, method) in enumerate(lines_of)
@@ -102,7 +102,7 @@ def ablation_table(
         for it in comparisons
     ]
     shown = reference and any(value is not None for value in paper)
-    metric = metric_of(comparisons)
+    metric, datasets = metric_of(comparisons), dataset_names(comparisons)
     headings = [
         *map(Heading, (*names, "variant")),
         *([Heading("paper", unit="%", aside="%")] if shown else []),
@@ -113,7 +113,8 @@ def ablation_table(
     ]
     lines = []
     for item, value in zip(comparisons, paper, strict=True):
-        place = [Entry(part) for part in item.row.place] if names else []
+        dataset, *others = item.row.place
+        place = [Entry(part) for part in (datasets[dataset], *others)] if names else []
         lines.append(
             (
                 *place,

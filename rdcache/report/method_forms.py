@@ -13,7 +13,13 @@ from rdcache.report.entries import (
     mean_by_seed,
     published_entry,
 )
-from rdcache.report.notes import about_marks, about_paper, metric_of, notes_on
+from rdcache.report.notes import (
+    about_marks,
+    about_paper,
+    dataset_names,
+    metric_of,
+    notes_on,
+)
 from rdcache.report.tables import Entry, Heading, Table, as_percent, with_best
 
 
@@ -22,7 +28,7 @@ def methods_table(
 ) -> Table:
     """Teachers in blocks, methods as lines, students of each dataset as columns."""
     cells = {(*item.row.place, item.row.method): item for item in comparisons}
-    metric = metric_of(comparisons)
+    metric, names = metric_of(comparisons), dataset_names(comparisons)
     columns = distinct(comparisons, lambda it: (it.row.dataset, it.row.student))
     lines_of = distinct(comparisons, lambda it: (it.row.teacher, it.row.method))
     taken: list[list[Entry]] = []
@@ -33,11 +39,11 @@ def methods_table(
             block = [cells.get((dataset, t, student, m)) for t, m in lines_of if t == teacher]
             entries += best_of(block, [item.values if item else {} for item in block])
         taken.append(entries)
-        headings.append(Heading(student, dataset, "%"))
+        headings.append(Heading(student, names[dataset], "%"))
         paper = [published.published_accuracy(dataset, t, student, m, metric) for t, m in lines_of]
         if reference and any(value is not None for value in paper):
             taken.append([published_entry(value) for value in paper])
-            headings.append(Heading(f"{student}, paper", dataset, "%"))
+            headings.append(Heading(f"{student}, paper", names[dataset], "%"))
     lines = tuple(
         (Entry(teacher), Entry(method), *(column[number] for column in taken))
         for number, (teacher, method) in enumerate(lines_of)
@@ -61,17 +67,19 @@ def peft_table(
     places = distinct(comparisons, lambda it: (it.row.dataset, it.row.student))
     pairs = distinct(comparisons, lambda it: (it.row.teacher, it.row.method))
     several = len({teacher for teacher, _ in pairs}) > 1
+    names = dataset_names(comparisons)
     headings = [Heading("dataset"), Heading("student")]
     headings += [Heading(method, teacher if several else "", "%") for teacher, method in pairs]
     lines = []
     for dataset, student in places:
         found = [cells.get((dataset, teacher, student, method)) for teacher, method in pairs]
         shown = best_of(found, [item.values if item else {} for item in found])
-        lines.append((Entry(dataset), Entry(student), *shown))
+        lines.append((Entry(names[dataset]), Entry(student), *shown))
     whole = [
         place for place in places if all((place[0], t, place[1], m) in cells for t, m in pairs)
     ]
-    if len(whole) > 1:
+    # An average over unlike metrics means nothing.
+    if len(whole) > 1 and len({item.metric for item in comparisons}) == 1:
         by_seed = [mean_by_seed([cells[d, t, s, m].values for d, s in whole]) for t, m in pairs]
         averages = [as_percent(values) if values else MISSING for values in by_seed]
         most = max(map(len, by_seed))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from rdcache.report import published
-from rdcache.report.comparison import OF_IMAGES, Comparison
+from rdcache.report.comparison import Comparison
 from rdcache.report.tables import MARK, SURE
 
 
@@ -54,7 +54,7 @@ def about_marks(comparisons: Sequence[Comparison], baseline: str) -> tuple[str, 
     """What the entries are, and what their marks mean."""
     metric = metric_of(comparisons)
     what = f"{metric.replace('_', ' ').capitalize()} in per cent, mean ± std over seeds."
-    if metric not in OF_IMAGES or not any(item.base for item in comparisons):
+    if not any(item.base and item.of_images for item in comparisons):
         return (what,)
     return (
         what,
@@ -71,8 +71,22 @@ def about_paper(shown: bool) -> tuple[str, ...]:
 
 
 def metric_of(comparisons: Sequence[Comparison]) -> str:
-    """What is compared."""
-    return comparisons[0].metric if comparisons else "accuracy"
+    """What is compared: one metric, or each task's own."""
+    return " or ".join(dict.fromkeys(item.metric for item in comparisons)) or "accuracy"
+
+
+def dataset_names(comparisons: Sequence[Comparison]) -> dict[str, str]:
+    """Datasets as tables call them: with the metric that they are compared by, where there are
+    several.
+    """
+    metrics: dict[str, list[str]] = {}
+    for item in comparisons:
+        metrics.setdefault(item.row.dataset, []).append(item.metric)
+    several = len({metric for each in metrics.values() for metric in each}) > 1
+    return {
+        name: f"{name}, {' or '.join(dict.fromkeys(own)).replace('_', ' ')}" if several else name
+        for name, own in metrics.items()
+    }
 
 
 def _about_diverged(comparisons: Sequence[Comparison]) -> tuple[str, ...]:

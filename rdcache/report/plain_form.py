@@ -17,7 +17,7 @@ from rdcache.report.entries import (
     test_entries,
 )
 from rdcache.report.notes import about_paper, metric_of, notes_on
-from rdcache.report.rows import LEAK_FREE, METRICS, PLAIN
+from rdcache.report.rows import METRICS, PLAIN
 from rdcache.report.tables import Entry, Heading, Table
 
 NAMES = ("dataset", "teacher", "student", "method")
@@ -42,9 +42,14 @@ def tested_table(
 
 
 def shown_metrics(comparisons: Sequence[Comparison]) -> list[str]:
-    """The leak-free accuracy is a column only where a test set leaks."""
-    leaking = any(item.row.leaked for item in comparisons)
-    return [METRICS[0], *([LEAK_FREE] if leaking else []), *METRICS[1:]]
+    """Those of each task, its headline first; the leak-free one only where a test set leaks."""
+    shown: dict[str, None] = {}
+    for headline in dict.fromkeys(item.row.headline for item in comparisons):
+        of_it = [item.row for item in comparisons if item.row.headline == headline]
+        first, *others = of_it[0].metrics
+        leaking = any(row.leaked for row in of_it)
+        shown |= dict.fromkeys([first, *([of_it[0].leak_free] if leaking else []), *others])
+    return list(shown) or list(METRICS)
 
 
 def _table(

@@ -12,8 +12,15 @@ from rdcache.distillation.config import CIRCUMSTANCES
 from rdcache.distillation.run import PREDICTIONS
 
 METRICS = ("accuracy", "balanced_accuracy", "macro_f1", "auroc")
+# What tables show of a task, by its headline, which comes first. All are fractions.
+METRICS_BESIDE: Mapping[str, tuple[str, ...]] = {
+    "accuracy": METRICS,
+    "auroc": ("auroc", "average_precision", "accuracy"),
+    "dice": ("dice", "iou", "nsd"),
+}
 LEAK_FREE = "accuracy_without_leaks"
 PLAIN = "none"  # reads no teacher
+LATER = ("nsd_tolerance",)  # options that there were not always
 SETTLED = ("amp",)  # chosen for a student, a method and a machine, where it is not given
 # What a comparison is about, or what follows from the store and the machine.
 OF_THE_ROW = {"student", "method", "method_options", "teacher_head", "shuffle", *SETTLED}
@@ -35,6 +42,7 @@ class Row:
         tuning: how the `factor` was chosen, as JSON values, if the weights were tuned.
         underlying: the method without what tells the row from others of that method.
         source: the teacher whose tensors were read, where that is an adapted one.
+        headline: the metric of its task.
     """
 
     dataset: str
@@ -51,6 +59,7 @@ class Row:
     tuning: Mapping[str, Any] | None = None
     underlying: str = ""
     source: str = ""
+    headline: str = "accuracy"
 
     @property
     def place(self) -> tuple[str, str, str]:
@@ -61,6 +70,16 @@ class Row:
     def factor(self) -> float | None:
         """What the method's reference weights were multiplied with, if they were tuned."""
         return None if self.tuning is None else float(self.tuning["factor"])
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """What tables show of its task, the headline first."""
+        return METRICS_BESIDE.get(self.headline, (self.headline,))
+
+    @property
+    def leak_free(self) -> str:
+        """The headline over the test images that do not occur in training."""
+        return leak_free(self.headline)
 
     @property
     def seeds(self) -> set[int]:
@@ -93,6 +112,7 @@ def row_of(
     runs: Sequence[Run],
     diverged: Mapping[int, str] | None = None,
     tuning: Mapping[str, Any] | None = None,
+    headline: str = "accuracy",
 ) -> Row:
     """Collect what the runs of a row have measured. Of a teacher that `rdcache adapt` has made of
     another, the row is of that other one, and its method `lora + kd`.
@@ -102,6 +122,7 @@ def row_of(
         method: what the row is called.
         diverged: seed → why, of those that came to no student.
         tuning: as `Row.tuning`.
+        headline: the metric of the task, where no run is there to tell.
     """
     first = runs[0] if runs else None
     row = Row(
@@ -116,6 +137,7 @@ def row_of(
         sizes=_sizes(first.result) if first else {},
         tuning=tuning,
         underlying=first.result["method"] if first else method,
+        headline=first.metric if first else headline,
     )
     return of_adapted(row, first.result["teacher"].get("adapted") if first else None)
 
@@ -162,8 +184,11 @@ def training_of(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def training_options(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The options of a run that a fair comparison has in common."""
+    """The options of a run that a fair comparison has in common. Those that older runs do not know
+    are told where they are given.
+    """
     left_out = CIRCUMSTANCES | OF_THE_ROW
+    left_out |= {name for name in LATER if config.get(name) is None}
     return {name: value for name, value in config.items() if name not in left_out}
 
 
@@ -201,16 +226,22 @@ def _with_number(row: Row, number: int) -> Row:
 
 
 def _values(runs: Sequence[Run]) -> dict[str, dict[int, float]]:
-    """Metric → seed → value. Without leaks, the accuracy is the leak-free accuracy as well."""
+    """Metric → seed → value. Without leaks, the headline is the leak-free one as well."""
     values: dict[str, dict[int, float]] = {}
     for run in runs:
-        metrics = dict(run.metrics)
+        metrics, headline = dict(run.metrics), run.metric
+        without = leak_free(headline)
         if not run.result.get("leaked_test_uids"):
-            metrics.setdefault(LEAK_FREE, metrics.get("accuracy"))
-        for name in (*METRICS, LEAK_FREE):
+            metrics.setdefault(without, metrics.get(headline))
+        for name in (*METRICS_BESIDE.get(headline, (headline,)), without):
             if isinstance(value := metrics.get(name), float):
                 values.setdefault(name, {})[run.seed] = value
     return values
+
+
+def leak_free(headline: str) -> str:
+    """What a headline is called over the test images that do not occur in training."""
+    return f"{headline}_without_leaks"
 
 
 def _sizes(result: Mapping[str, Any]) -> dict[str, int]:

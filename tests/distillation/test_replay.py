@@ -48,7 +48,7 @@ def test_the_loss_from_cached_taps_is_the_loss_of_the_live_teacher_on_the_same_v
     live_taps = teacher.forward_taps(teacher.preprocessing.normalise(pixels), ["s4"])
     live = CachedBatch(cached.samples, live_taps, cached.target)
 
-    student = next(trainer.source.clean_images(picks.samples))
+    student = next(trainer.source.clean.images(picks.samples))
     progress = TrainingProgress(epoch=0, epochs=2)
     output = trainer.student(student)
     from_cache = trainer.method(cached, output, progress)

@@ -121,7 +121,7 @@ def test_the_teacher_branch_is_that_of_the_selected_epoch(
         if done == total:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr("rdcache.distillation.training.classification_metrics", ever_worse)
+    monkeypatch.setattr("rdcache.distillation.evaluators.classification_metrics", ever_worse)
     store = joint if several else tiny.store
     own = {"width": 16, "select": "best", "select_metric": "accuracy", "ema": ema}
     own |= {"teacher_weights": "learned"} if several else {}

@@ -11,7 +11,7 @@ import pytest
 from scipy import stats
 
 from rdcache.report import Row, as_markdown, compare, paired_gain, plain_table, require_names
-from rdcache.report.predictions import correct_by_uid
+from rdcache.report.predictions import values_by_uid
 
 
 def row(method: str, *accuracies: float) -> Row:
@@ -126,6 +126,6 @@ def test_a_grid_in_which_everything_diverged_is_no_slip_in_the_metrics_name() ->
 def test_predictions_that_were_written_anew_are_read_anew(tmp_path: Path) -> None:
     path = tmp_path / "predictions.csv"
     path.write_text("uid,label,predicted\nu0,a,a\n")
-    assert correct_by_uid(path) == {"u0": True}
+    assert values_by_uid(path) == {"u0": True}
     path.write_text("uid,label,predicted\nu0,a,bb\n")
-    assert correct_by_uid(path) == {"u0": False}
+    assert values_by_uid(path) == {"u0": False}
