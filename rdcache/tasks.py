@@ -33,8 +33,8 @@ def named(task: str, dimensions: int) -> str:
     return f"{what.get(task, task)} of {'volumes' if dimensions == 3 else '2D images'}"
 
 
-def require_image_classification(what: str, task: str, dimensions: int, **where: object) -> None:
-    """Refuse to do what is made for one class an image.
+def require_one_class(what: str, task: str, dimensions: int, **where: object) -> None:
+    """Refuse what has no single class for each image or volume.
 
     Args:
         what: the subject of the sentence, such as a command's name.
@@ -43,6 +43,16 @@ def require_image_classification(what: str, task: str, dimensions: int, **where:
     Raises:
         UsageError: the task is another one.
     """
+    if task != OLD[0]:
+        raise UsageError(
+            f"{what} is for classification with one class each, "
+            f"and this is {named(task, dimensions)}.",
+            **where,
+        )
+
+
+def require_image_classification(what: str, task: str, dimensions: int, **where: object) -> None:
+    """Refuse what has no single class for each 2D image; see `require_one_class`."""
     if (task, dimensions) != OLD:
         raise UsageError(
             f"{what} is for {named(*OLD)} with one class each, "

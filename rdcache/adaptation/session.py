@@ -20,6 +20,7 @@ from rdcache.models.adapters import AdapterCard, build_adapted, find_adapter
 from rdcache.models.devices import has_bfloat16
 from rdcache.progress import Progress, ignore
 from rdcache.store import folder_name
+from rdcache.tasks import require_image_classification
 
 
 def adapt(
@@ -153,6 +154,7 @@ def _dataset(config: AdaptConfig, on_progress: Progress) -> ImageDataset:
         salt=config.uid_salt,
         on_progress=on_progress,
     )
+    require_image_classification("`rdcache adapt`", dataset.task, dataset.dimensions)
     if not (dataset.splits == "test").any():
         raise UsageError("there are no test images to evaluate on.", dataset=dataset.name)
     if config.select == "best" and not (dataset.splits == "val").any():

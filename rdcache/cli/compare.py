@@ -22,17 +22,22 @@ from rdcache.files import write_text
 from rdcache.recipes import Places, Recipe, load_recipe
 from rdcache.report import (
     FORMS,
-    LEAK_FREE,
-    METRICS,
+    METRICS_BESIDE,
     PLAIN,
     Row,
     compare,
+    leak_free,
     require_names,
     rows_of_folders,
 )
 from rdcache.store.locations import Location
 
 OF_ENDINGS = {".md": "markdown", ".csv": "csv", ".tex": "latex"}
+COMPARED = list(
+    dict.fromkeys(
+        name for headline, those in METRICS_BESIDE.items() for name in (*those, leak_free(headline))
+    )
+)
 ADAPTED = "adapted:"  # whose rows have names that only their results tell
 
 
@@ -60,10 +65,8 @@ ADAPTED = "adapted:"  # whose rows have names that only their results tell
 )
 @click.option(
     "--metric",
-    type=click.Choice([*METRICS, LEAK_FREE]),
-    default=METRICS[0],
-    show_default=True,
-    help="What is compared.",
+    type=click.Choice(COMPARED),
+    help="What is compared (default: that of each task: accuracy, auroc, dice).",
 )
 @click.option(
     "--baseline", default=PLAIN, show_default=True, help="The row that others are compared with."
@@ -82,7 +85,7 @@ def command(
     what: tuple[Path, ...],
     form: str,
     form_of_text: str,
-    metric: str,
+    metric: str | None,
     baseline: str,
     reference: bool,
     table: Path | None,
@@ -146,10 +149,13 @@ def _require_baseline(recipe: Recipe, baseline: str) -> None:
     Raises:
         UnknownNameError: naming what there will be.
     """
-    entries = {name for it in recipe.methods for name in (it, recipe.variant(it).method)}
-    adapted = any(teacher.startswith(ADAPTED) for teacher in recipe.single_teachers)
+    grids = recipe.as_grids()
+    listed = list(dict.fromkeys(entry for grid in grids for entry in grid.methods))
+    entries = {name for it in listed for name in (it, recipe.variant(it).method)}
+    teachers = (teacher for grid in grids for teacher in grid.single_teachers)
+    adapted = any(teacher.startswith(ADAPTED) for teacher in teachers)
     if baseline not in {PLAIN, *entries} and not adapted:
-        raise UnknownNameError.of("row", baseline, recipe.methods)
+        raise UnknownNameError.of("row", baseline, listed)
 
 
 def _refuse_places(places: Places) -> None:

@@ -29,6 +29,7 @@ from rdcache.errors import TrainingError, UsageError
 from rdcache.files import write_text
 from rdcache.progress import Progress
 from rdcache.store import Store, folder_name
+from rdcache.tasks import task_of
 
 Outcome = Run | TrainingError
 Made = TypeVar("Made", bound=FinishedRun)
@@ -179,8 +180,6 @@ def _facts(store: Store, trainer: Trainer, device: torch.device) -> dict[str, An
         "method": config.method,
         **_about_store(store),
         "image_size": config.image_size,
-        "task": trainer.source.clean.dataset.task,
-        "dimensions": trainer.source.clean.dataset.dimensions,
         "store": _identity(store),
         "training": {
             "samples": len(trainer.training),
@@ -195,9 +194,12 @@ def _facts(store: Store, trainer: Trainer, device: torch.device) -> dict[str, An
 
 
 def _about_store(store: Store) -> dict[str, Any]:
-    """Which images a store is of, through which teacher, in which views."""
+    """Which images a store is of, through which teacher, in which views, and what for."""
     manifest = store.manifest
+    task, dimensions = task_of(manifest["dataset"])
     return {
+        "task": task,
+        "dimensions": dimensions,
         "dataset": {
             name: manifest["dataset"][name]
             for name in ("name", "spec", "digest", "classes", CHECK)

@@ -21,4 +21,5 @@ def _row(cell: Cell) -> Row:
         cell.runs,
         diverged={each.seed: each.error.summary for each in cell.diverged},
         tuning=asdict(cell.tuned) if cell.tuned else None,
+        headline=cell.metric,
     )

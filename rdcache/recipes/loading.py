@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import yaml
@@ -33,10 +34,12 @@ def load_recipe(path: Path) -> Recipe:
         ) from None
     try:
         recipe = Recipe.model_validate(content)
-        _require_known(recipe)
-        for teacher in recipe.teachers:
-            for dataset in recipe.datasets:
-                _require_valid(recipe, teacher, dataset)
+        grids = recipe.as_grids()
+        _require_known(recipe, grids)
+        for grid in grids:
+            for teacher in grid.teachers:
+                for dataset in grid.datasets:
+                    _require_valid(grid, teacher, dataset)
     except ValidationError as error:
         wrong = UsageError.of_validation(error, content if isinstance(content, dict) else {})
         raise UsageError(wrong.summary, file=path) from None
@@ -72,36 +75,43 @@ def _require_valid(recipe: Recipe, teacher: str, dataset: str) -> None:
                 with_factor(tried, factor).resolved()
 
 
-def _require_known(recipe: Recipe) -> None:
-    """Look up every name of the grid, so that no slip is found only after hours.
+def _require_known(recipe: Recipe, grids: Sequence[Recipe]) -> None:
+    """Look up every name of the grids, so that no slip is found only after hours.
+
+    Args:
+        grids: those of the recipe.
 
     Raises:
         UnknownNameError: a teacher, dataset, student or method that does not exist, or overrides
             for one that is not in the grid.
         UsageError: a variant that has a method's name.
     """
-    for entry in recipe.methods:
+    entries, single_teachers, datasets, students = (
+        list(dict.fromkeys(name for grid in grids for name in getattr(grid, names)))
+        for names in ("methods", "single_teachers", "datasets", "students")
+    )
+    for entry in entries:
         find_method(recipe.variant(entry).method)
     for name in recipe.variants.keys() & {card.name for card in list_methods()}:
         raise UsageError(
             "a variant needs a name of its own, or its rows would be taken for the method's.",
             variant=name,
         )
-    of_teachers = {*recipe.teachers, *recipe.single_teachers}
-    grid = [recipe.variant(entry).method for entry in recipe.methods]
+    of_teachers = {*single_teachers, *(name for grid in grids for name in grid.teachers)}
+    methods = [recipe.variant(entry).method for entry in entries]
     for known, names, kind in (
-        ([card.name for card in list_teachers()], recipe.single_teachers, "teacher"),
-        ([card.name for card in list_datasets()], recipe.datasets, "dataset"),
-        ([card.name for card in list_students()], recipe.students, "student"),
-        (recipe.datasets, recipe.per_dataset, "dataset in this recipe"),
+        ([card.name for card in list_teachers()], single_teachers, "teacher"),
+        ([card.name for card in list_datasets()], datasets, "dataset"),
+        ([card.name for card in list_students()], students, "student"),
+        (datasets, recipe.per_dataset, "dataset in this recipe"),
         (of_teachers, recipe.per_teacher, "teacher in this recipe"),
     ):
         for name in names:
             if name not in known and ":" not in name:
                 raise UnknownNameError.of(kind, name, known)
     for name in recipe.per_method:
-        if name not in grid:
-            raise UnknownNameError.of("method in this recipe", name, grid)
+        if name not in methods:
+            raise UnknownNameError.of("method in this recipe", name, methods)
     for name in recipe.variants:
-        if name not in recipe.methods:
-            raise UnknownNameError.of("entry of `methods`", name, recipe.methods)
+        if name not in entries:
+            raise UnknownNameError.of("entry of `methods`", name, entries)

@@ -65,8 +65,23 @@ class Tuning(BaseModel):
         return factors
 
 
+class Grid(BaseModel):
+    """One of several grids of a recipe, such as one for each kind of task. What it does not say is
+    as in the recipe around it; of `extract` and `distill`, option by option.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    datasets: tuple[str, ...] = Field(min_length=1)
+    teachers: tuple[str, ...] = ()
+    students: tuple[str, ...] = ()
+    methods: tuple[str, ...] = ()
+    extract: dict[str, Any] = {}
+    distill: dict[str, Any] = {}
+
+
 class Recipe(BaseModel):
-    """A grid. Every list may hold one entry; every cell is trained with every seed.
+    """A grid, or several. Every list may hold one entry; every cell is trained with every seed.
 
     Attributes:
         teachers: names; `A + B` stands for both at once, whose stores are read in step.
@@ -82,15 +97,17 @@ class Recipe(BaseModel):
             entry of several teachers: `extract` by each one's name, `distill` by the entry.
         per_method: options of `rdcache distill` that replace all of these for one method and its
             variants.
+        grids: several grids in place of one, with what they have in common beside them: `datasets`
+            are then theirs, and `teachers`, `students` and `methods` for those that name none.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     title: str
-    teachers: tuple[str, ...] = Field(min_length=1)
-    datasets: tuple[str, ...] = Field(min_length=1)
-    students: tuple[str, ...] = Field(min_length=1)
-    methods: tuple[str, ...] = Field(min_length=1)
+    teachers: tuple[str, ...] = ()
+    datasets: tuple[str, ...] = ()
+    students: tuple[str, ...] = ()
+    methods: tuple[str, ...] = ()
     variants: dict[str, Variant] = {}
     seeds: tuple[int, ...] = Field(default=(0,), min_length=1)
     tune: Tuning | None = None
@@ -100,6 +117,7 @@ class Recipe(BaseModel):
     per_dataset: dict[str, Overrides] = {}
     per_teacher: dict[str, Overrides] = {}
     per_method: dict[str, dict[str, Any]] = {}
+    grids: tuple[Grid, ...] = ()
 
     @field_validator("teachers", "datasets", "students", "methods", "seeds")
     @classmethod
@@ -116,11 +134,25 @@ class Recipe(BaseModel):
         return tune
 
     @model_validator(mode="after")
+    def _grids_are_whole(self) -> Recipe:
+        if self.grids and self.datasets:
+            raise ValueError("datasets are listed by each of the grids, not beside them")
+        for grid in self.grids or (self,):
+            for name in ("teachers", "datasets", "students", "methods"):
+                them = getattr(grid, name) or getattr(self, name)
+                if not them:
+                    raise ValueError(f"{name} are missing")
+                if len(set(them)) < len(them):
+                    raise ValueError(f"an entry of {name} is listed twice")
+        return self
+
+    @model_validator(mode="after")
     def _grid_is_given_once(self) -> Recipe:
         overrides = [*self.per_dataset.values(), *self.per_teacher.values()]
         parts = [part for own in overrides for part in (own.extract, own.distill)]
         parts += [variant.distill for variant in self.variants.values()]
         parts += [self.tune.distill] if self.tune else []
+        parts += [part for grid in self.grids for part in (grid.extract, grid.distill)]
         for part in (self.extract, self.distill, *parts, *self.per_method.values()):
             if own := GRID & part.keys():
                 raise ValueError(f"{min(own)} is given by the grid, not among the options")
@@ -130,6 +162,23 @@ class Recipe(BaseModel):
     def single_teachers(self) -> tuple[str, ...]:
         """All teachers, those of an entry of several one by one."""
         return tuple(dict.fromkeys(name for entry in self.teachers for name in members(entry)))
+
+    def as_grids(self) -> list[Recipe]:
+        """A recipe of one grid for each of its grids; itself, where it has one."""
+        return [self._of_grid(grid) for grid in self.grids] or [self]
+
+    def _of_grid(self, grid: Grid) -> Recipe:
+        names = ("datasets", "teachers", "students", "methods")
+        update = {name: getattr(grid, name) for name in names if getattr(grid, name)}
+        options = {
+            "extract": {**self.extract, **grid.extract},
+            "distill": {
+                **self.distill,
+                **grid.distill,
+                "method_options": merged_method_options((self.distill, grid.distill)),
+            },
+        }
+        return self.model_copy(update={**update, **options, "grids": ()})
 
     def variant(self, entry: str) -> Variant:
         """What an entry of `methods` stands for; a method's own name for the method as it is."""

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from rdcache.distillation import DistillConfig, Diverged, Run, choose_store, distill_each
 from rdcache.distillation.session import once_each, silently
 from rdcache.extraction import plan_extraction, run_extraction
+from rdcache.models import require_fit
 from rdcache.progress import Progress, ignore
 from rdcache.recipes.places import Places
 from rdcache.recipes.recipe import Recipe, members
@@ -25,6 +26,7 @@ from rdcache.recipes.tuning import (
     with_factor,
 )
 from rdcache.store import Store
+from rdcache.tasks import HEADLINES, task_of
 
 Note = Callable[[str], None]
 
@@ -38,6 +40,7 @@ class Cell:
         runs: those that are finished.
         diverged: those that are not, and why.
         tuned: how its weights were chosen, if they were.
+        metric: the headline of the dataset's task.
     """
 
     dataset: str
@@ -47,6 +50,7 @@ class Cell:
     runs: tuple[Run, ...]
     diverged: tuple[Diverged, ...] = ()
     tuned: Tuned | None = None
+    metric: str = "accuracy"
 
 
 def run_recipe(
@@ -66,7 +70,15 @@ def run_recipe(
         RdcacheError: a store of the grid cannot be extracted, or not be tuned on; before training.
     """
     tell = once_each(on_note)
-    _require_possible(recipe, places, on_progress)
+    grids = recipe.as_grids()
+    for grid in grids:
+        _require_possible(grid, places, on_progress)
+    for grid in grids:
+        yield from _run_grid(grid, places, on_progress, tell)
+
+
+def _run_grid(recipe: Recipe, places: Places, on_progress: Progress, tell: Note) -> Iterator[Cell]:
+    """Run one grid of a recipe."""
     for dataset in recipe.datasets:
         for teacher in recipe.teachers:
             store = _extracted(recipe, teacher, dataset, places, on_progress)
@@ -93,6 +105,8 @@ def _require_possible(recipe: Recipe, places: Places, on_progress: Progress) -> 
                 on_progress(done, total, f"{at} {note}")
 
             plan = plan_extraction(recipe.extract_config(teacher, dataset, places), report)
+            for student in recipe.students:
+                require_fit(student, plan.dataset.task, plan.dataset.dimensions)
             if recipe.tune is not None:
                 images = int((plan.dataset.splits == "val").sum())
                 require_validation(images, dataset=dataset, teacher=teacher)
@@ -111,6 +125,11 @@ class _Setting:
     on_progress: Progress
     on_note: Note
 
+    @property
+    def metric(self) -> str:
+        """The headline of the dataset's task."""
+        return HEADLINES[task_of(self.store.manifest["dataset"])[0]]
+
     def cells(self) -> Iterator[Cell]:
         """Tune, train, and yield method by method."""
         tuned = self._tune()
@@ -127,6 +146,7 @@ class _Setting:
                 tuple(it for it in own if isinstance(it, Run)),
                 tuple(it for it in own if isinstance(it, Diverged)),
                 tuned.get(entry),
+                self.metric,
             )
 
     def _tune(self) -> dict[str, Tuned]:
@@ -147,6 +167,7 @@ class _Setting:
                 tune.factors,
                 [next(outcomes) for _ in tune.factors for _ in config.seeds],
                 images,
+                self.metric,
             )
             for entry, config in configs.items()
         }

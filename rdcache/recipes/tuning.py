@@ -21,7 +21,7 @@ from rdcache.errors import UsageError
 from rdcache.methods import find_method
 from rdcache.store import Store
 
-FEW = 200  # validation images, of which one is half a point of accuracy
+FEW = 200  # validation images, of which one is half a point of a mean over them
 
 
 @dataclass(frozen=True)
@@ -93,10 +93,18 @@ def chosen(trials: Sequence[Trial]) -> float:
 
 
 def tuned_by(
-    config: DistillConfig, factors: Sequence[float], outcomes: Sequence[Run | Diverged], images: int
+    config: DistillConfig,
+    factors: Sequence[float],
+    outcomes: Sequence[Run | Diverged],
+    images: int,
+    headline: str = "accuracy",
 ) -> Tuned:
-    """Choose among the outcomes of a config, factor by factor in the order of its seeds."""
-    metric = config.resolved().select_metric
+    """Choose among the outcomes of a config, factor by factor in the order of its seeds.
+
+    Args:
+        headline: the metric of the task, for configs that name none.
+    """
+    metric = config.resolved().select_metric or headline
     left = iter(outcomes)
     trials = tuple(
         Trial(factor, {seed: _on_validation(next(left), metric) for seed in config.seeds})

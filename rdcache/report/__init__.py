@@ -6,7 +6,16 @@ from rdcache.report.folders import rows_of_folders
 from rdcache.report.forms import FORMS
 from rdcache.report.learning_curve import learning_curve, runs_below
 from rdcache.report.plain_form import plain_table
-from rdcache.report.rows import LEAK_FREE, METRICS, PLAIN, Row, distinguished, row_of
+from rdcache.report.rows import (
+    LEAK_FREE,
+    METRICS,
+    METRICS_BESIDE,
+    PLAIN,
+    Row,
+    distinguished,
+    leak_free,
+    row_of,
+)
 from rdcache.report.significance import Gain, ImageTest, image_test, mcnemar, paired_gain
 from rdcache.report.tables import Entry, Heading, Table
 from rdcache.report.text_formats import as_csv, as_latex, as_markdown
@@ -15,6 +24,7 @@ __all__ = [
     "FORMS",
     "LEAK_FREE",
     "METRICS",
+    "METRICS_BESIDE",
     "PLAIN",
     "Comparison",
     "Entry",
@@ -31,6 +41,7 @@ __all__ = [
     "distinguished",
     "finished_students",
     "image_test",
+    "leak_free",
     "learning_curve",
     "mcnemar",
     "paired_gain",

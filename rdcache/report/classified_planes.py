@@ -18,6 +18,7 @@ from rdcache.distillation.run import Run
 from rdcache.errors import TeacherOutputError, UnknownNameError, UsageError
 from rdcache.models import Preprocessing, choose_device
 from rdcache.progress import Progress, ignore
+from rdcache.tasks import require_image_classification
 from rdcache.report.boundaries import (
     CORNERS,
     Agreement,
@@ -116,6 +117,8 @@ def classify_planes(
         StaleStoreError: the dataset has changed since.
     """
     here = here or TeachersHere()
+    for run in runs:
+        require_image_classification("what `rdcache boundaries` draws", *run.task, run=run.path)
     _require_same_images(runs)
     loaded = dataset_of(runs[0], dataset, here.data_dir, salt)
     cutter = _Cutter(loaded, clean_views(runs[0], loaded)[0])

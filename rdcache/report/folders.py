@@ -17,7 +17,17 @@ from rdcache.distillation import Run
 from rdcache.distillation.config import CIRCUMSTANCES
 from rdcache.distillation.session import silently
 from rdcache.report.finished import DivergedRun, Found, finished_students
-from rdcache.report.rows import PLAIN, Row, data_of, distinguished, of_adapted, row_of, training_of
+from rdcache.report.rows import (
+    LATER,
+    PLAIN,
+    Row,
+    data_of,
+    distinguished,
+    of_adapted,
+    row_of,
+    training_of,
+)
+from rdcache.tasks import HEADLINES, task_of
 
 STORE = "store"
 
@@ -31,6 +41,7 @@ class _Group:
         kind: what its rows would be called if they had nothing to be told from.
         options: all that decides a run but its seed.
         adapted: what results say of the adaptation that made the teacher, if one did.
+        headline: the metric of their task.
     """
 
     place: tuple[str, str, str]
@@ -38,6 +49,7 @@ class _Group:
     options: Mapping[str, Any]
     training: Mapping[str, Any]
     adapted: Mapping[str, Any]
+    headline: str
     runs: dict[int, Run] = field(default_factory=dict)
     diverged: dict[int, str] = field(default_factory=dict)
 
@@ -59,7 +71,13 @@ def rows_of_folders(
     groups = _groups(found, on_note)
     rows = []
     for group, label in zip(groups, _labels(groups), strict=True):
-        row = row_of(group.place, group.kind, list(group.runs.values()), diverged=group.diverged)
+        row = row_of(
+            group.place,
+            group.kind,
+            list(group.runs.values()),
+            diverged=group.diverged,
+            headline=group.headline,
+        )
         if not group.runs:
             row = of_adapted(replace(row, training=group.training), group.adapted)
         rows.append(replace(row, method=row.method + label))
@@ -106,7 +124,10 @@ def _group_of(
         deciding, who = options, [teacher["name"]]
     key = json.dumps([result["dataset"]["name"], who, student, method, deciding], sort_keys=True)
     place = (result["dataset"]["name"], teacher["name"], student)
-    return groups.setdefault(key, _Group(place, method, options, training_of(chosen), adapted))
+    headline = HEADLINES[task_of(result)[0]]
+    return groups.setdefault(
+        key, _Group(place, method, options, training_of(chosen), adapted, headline)
+    )
 
 
 def _place_of(
@@ -121,7 +142,9 @@ def _place_of(
 
 
 def _options(config: Mapping[str, Any]) -> dict[str, Any]:
-    chosen = {n: value for n, value in config["config"].items() if n not in CIRCUMSTANCES}
+    given = config["config"]
+    left_out = CIRCUMSTANCES | {name for name in LATER if given.get(name) is None}
+    chosen = {name: value for name, value in given.items() if name not in left_out}
     method_options = chosen.pop("method_options", {})
     return {**method_options, **chosen, STORE: config["store"]["fingerprint"][:8]}
 

@@ -1,4 +1,4 @@
-"""Accuracy against the number of training images, from finished runs with `train_fraction`.
+"""Accuracy, or another metric, against the number of training images, from finished runs with `train_fraction`.
 
 Runs are sorted into lines (one method with one set of options), lines into points (one size of the
 training set, several seeds). At each size a line is paired, seed by seed, with the plain student
@@ -20,7 +20,7 @@ from rdcache.distillation import Run
 from rdcache.distillation.config import CIRCUMSTANCES
 from rdcache.distillation.run import RESULT
 from rdcache.errors import RunNotFoundError, UsageError
-from rdcache.report.rows import PLAIN, training_options
+from rdcache.report.rows import LATER, PLAIN, training_options
 from rdcache.report.significance import Gain, paired_gain
 
 BASELINE = PLAIN
@@ -116,6 +116,22 @@ def _is_whole(run: Run) -> bool:
         return False
 
 
+def headline_of(runs: Sequence[Run]) -> str:
+    """The metric of the runs' task.
+
+    Raises:
+        UsageError: they are of several tasks.
+    """
+    metrics = list(dict.fromkeys(run.metric for run in runs))
+    if len(metrics) > 1:
+        raise UsageError(
+            "these runs are of several tasks, and a curve is of one metric.",
+            metrics=", ".join(metrics),
+            next=f"--metric {metrics[0]}",
+        )
+    return metrics[0]
+
+
 def learning_curve(runs: Iterable[Run], metric: str = "accuracy") -> list[Line]:
     """Sort runs into lines and pair each with the plain student.
 
@@ -177,7 +193,8 @@ def _fraction(run: Run) -> float:
 def _options(run: Run) -> dict[str, str]:
     """Everything that decides a run beside its place on a curve, as text."""
     config: dict[str, Any] = run.config["config"]
-    values = {name: value for name, value in config.items() if name not in _PLACE}
+    left_out = _PLACE | {name for name in LATER if config.get(name) is None}
+    values = {name: value for name, value in config.items() if name not in left_out}
     values |= config.get("method_options", {})
     values["store"] = run.config["store"]["fingerprint"][:8]
     return {

@@ -6,6 +6,7 @@ and their views. Each test answers a question of its own:
 `paired_gain`    would other seeds, on these test images, show it? Student's t interval.
 `image_test`     would other test images, with these trained students, show it? A paired bootstrap
                  of images. Beside it, the same with seeds drawn anew as well.
+                 Where images are worth more or less, as by their Dice, it is of these values.
 `mcnemar`        do two students differ on these images? Exact, for one seed. p-values of several
                  seeds must not be pooled: the same images recur in all of them.
 """
@@ -23,6 +24,8 @@ from scipy import stats
 from rdcache.distillation.randomness import counted_generator
 
 RESAMPLES = 10_000
+AT_ONCE = 1000  # resamples of values that are drawn together
+ROUNDING = 1e-12  # of a value, within which two sums are level
 
 
 @dataclass(frozen=True)
@@ -42,14 +45,16 @@ class Gain:
 
 @dataclass(frozen=True)
 class ImageTest:
-    """A paired difference in accuracy, judged on the test images; fractions.
+    """A paired difference in accuracy, or in another mean over images, judged on the test images;
+    fractions.
 
     Attributes:
         mean: over images and seeds.
         low, high: 95 % interval over draws of images.
         p: two-sided p-value of no difference, over draws of images.
         low_both, high_both: 95 % interval over draws of both seeds and images.
-        mcnemar: seed → exact two-sided p-value of these two students.
+        mcnemar: seed → exact two-sided p-value of these two students; nothing where images are not
+            just right or wrong.
         images: number of test images.
     """
 
@@ -91,11 +96,12 @@ def image_test(
     The statistic is the mean over images of the mean over seeds of (correct − base correct). Images
     are drawn with replacement, all seeds of an image together; the interval is that of percentiles.
     The p-value is the share of draws that lie at least as far from the observed difference as that
-    lies from 0. Everything is counted in whole numbers, so ties are ties.
+    lies from 0. Of right and wrong answers everything is counted in whole numbers, so ties are ties.
 
     Args:
         correct, base: seed → bool (n,), whether each test image was classified correctly, in one
-            order of images. Seeds that only one of them has are left out.
+            order of images; or float64 (n,), what each is worth. Seeds that only one of them has
+            are left out.
 
     Returns:
         None without a common seed or without images.
@@ -103,25 +109,28 @@ def image_test(
     seeds = sorted(correct.keys() & base.keys())
     if not seeds or not len(correct[seeds[0]]):
         return None
-    differences = np.stack([correct[seed].astype(np.int64) - base[seed] for seed in seeds])
+    answers = all(it.dtype == bool for seed in seeds for it in (correct[seed], base[seed]))
+    exact = np.int64 if answers else np.float64
+    differences = np.stack([correct[seed].astype(exact) - base[seed] for seed in seeds])
     count, images = differences.shape
     generator = counted_generator("paired bootstrap", images)
-    drawn = _drawn_sums(differences, generator)
+    drawn = (_drawn_sums if answers else _drawn_totals)(differences, generator)
     times = generator.multinomial(count, np.full(count, 1 / count), RESAMPLES)
-    total, over_images = int(differences.sum()), drawn.sum(axis=1)
-    extreme = int(np.count_nonzero(np.abs(over_images - total) >= abs(total)))
+    total, over_images = differences.sum(), drawn.sum(axis=1)
+    slack = 0 if answers else ROUNDING * images
+    extreme = int(np.count_nonzero(np.abs(over_images - total) >= abs(total) - slack))
     low, high = np.quantile(over_images, (0.025, 0.975)) / (count * images)
     low_both, high_both = np.quantile((times * drawn).sum(axis=1), (0.025, 0.975)) / (
         count * images
     )
     return ImageTest(
-        mean=total / (count * images),
+        mean=float(total / (count * images)),
         low=float(low),
         high=float(high),
         p=(1 + extreme) / (1 + RESAMPLES),
         low_both=float(low_both),
         high_both=float(high_both),
-        mcnemar={seed: mcnemar(correct[seed], base[seed]) for seed in seeds},
+        mcnemar={seed: mcnemar(correct[seed], base[seed]) for seed in seeds} if answers else {},
         images=images,
     )
 
@@ -152,3 +161,18 @@ def _drawn_sums(differences: np.ndarray, generator: np.random.Generator) -> np.n
     drawn = generator.multinomial(images, counts / images, RESAMPLES)
     sums: np.ndarray = drawn @ kinds.T
     return sums
+
+
+def _drawn_totals(differences: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+    """The same for values that hardly ever repeat: float64 (resamples, seeds).
+
+    Args:
+        differences: float64 (seeds, images).
+    """
+    images = differences.shape[1]
+    even = np.full(images, 1 / images)
+    parts = [
+        generator.multinomial(images, even, AT_ONCE) @ differences.T
+        for _ in range(RESAMPLES // AT_ONCE)
+    ]
+    return np.concatenate(parts)

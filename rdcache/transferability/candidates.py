@@ -13,6 +13,7 @@ from rdcache.models import corpus_overlap, list_teachers
 from rdcache.models.adapters import name_of_run
 from rdcache.models.teacher import RANDOM
 from rdcache.store import Store, StoreSummary, default_root, list_stores, open_store, read_manifest
+from rdcache.tasks import require_one_class, task_of
 from rdcache.transferability.config import RankConfig
 
 NEEDED = frozenset({"train", "val"})
@@ -85,8 +86,11 @@ def classes_of(store: Store) -> tuple[str, ...]:
 
     Raises:
         StoreFormatError: the manifest does not say, or a label is of none of them.
+        UsageError: samples have no single class each.
     """
     dataset = store.manifest.get("dataset")
+    if isinstance(dataset, dict):
+        require_one_class("`rdcache rank`", *task_of(dataset), store=store.location)
     classes: Any = dataset.get("classes") if isinstance(dataset, dict) else None
     if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
         raise _undescribed(store.location)
