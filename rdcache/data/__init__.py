@@ -7,8 +7,9 @@ from rdcache.data import btc, busi, chestxray, covid, isic, phantom  # noqa: F40
 from rdcache.data.decoding import UnreadableImageError, decode_image
 from rdcache.data.device_inputs import DeviceInputs, inputs_for
 from rdcache.data.leaks import LeakReport
-from rdcache.data.loading import describe_problems, list_datasets, load_dataset
+from rdcache.data.loading import list_datasets, load_dataset
 from rdcache.data.photometry import Jitter
+from rdcache.data.problems import describe_masks, describe_problems
 from rdcache.data.registry import DatasetCard, default_data_dir
 from rdcache.data.salting import salt_as_recorded, salt_of_environment
 from rdcache.data.samples import (
@@ -19,6 +20,7 @@ from rdcache.data.samples import (
     Task,
     portable_name,
 )
+from rdcache.data.splits import strata_of
 from rdcache.data.student_inputs import StudentInputs
 from rdcache.data.views import (
     CLEAN_VIEW,
@@ -57,6 +59,7 @@ __all__ = [
     "cut_volume_mask",
     "decode_image",
     "default_data_dir",
+    "describe_masks",
     "describe_problems",
     "inputs_for",
     "labels_at_original_spacing",
@@ -65,6 +68,7 @@ __all__ = [
     "portable_name",
     "salt_as_recorded",
     "salt_of_environment",
+    "strata_of",
     "unit_range",
     "view_columns",
     "view_parameters",
