@@ -7,14 +7,9 @@ from rdcache.models.cards import TeacherCard, corpus_overlap
 from rdcache.models.catalogue import list_teachers, load_teacher
 from rdcache.models.devices import choose_device
 from rdcache.models.preprocessing import Preprocessing
+from rdcache.models.student import Student, StudentCard, StudentOutput
 from rdcache.models.student_files import load_student, save_student
-from rdcache.models.students import (
-    Student,
-    StudentCard,
-    StudentOutput,
-    create_student,
-    list_students,
-)
+from rdcache.models.students import create_student, list_students
 from rdcache.models.teacher import Teacher, WeightsInfo
 
 __all__ = [

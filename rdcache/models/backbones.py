@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from torchvision.models import MobileNetV2, ResNet, ShuffleNetV2
 
+from rdcache.errors import UsageError
 from rdcache.models.taps import measure_shapes
 from rdcache.models.timm_taps import TimmTaps
 
@@ -23,16 +24,31 @@ class Backbone(nn.Module, ABC):
     Attributes:
         feature_dim: width of the features.
         stages: stage name → (channels, stride).
+        chain: the stages in the order in which each is computed from the one before it alone;
+            none where the network is no such chain.
     """
 
     feature_dim: int
     stages: Stages
+    chain: tuple[str, ...] = ()
 
     @abstractmethod
     def forward(
         self, images: torch.Tensor, stages: Collection[str] = ()
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """Compute features (B, D) and the asked-for stages, each (B, C, H, W)."""
+
+    def advance(self, stage: str, maps: torch.Tensor) -> torch.Tensor:
+        """Compute the map of the next stage of the chain from this one's.
+
+        Raises:
+            UsageError: the backbone is not a chain of stages, or this is its last.
+        """
+        raise UsageError("this network is not a chain of stages.", asked_for=stage)
+
+    def pool(self, maps: torch.Tensor) -> torch.Tensor:
+        """Compute features (B, D) from the map of the last stage."""
+        return maps.mean(tuple(range(2, maps.ndim)))
 
 
 class SegmentedBackbone(Backbone):
@@ -44,6 +60,7 @@ class SegmentedBackbone(Backbone):
     def __init__(self, segments: Segments, stages: Stages) -> None:
         super().__init__()
         self.stages = dict(stages)
+        self.chain = tuple(segments)
         self.segments = nn.ModuleDict(segments)
         self.feature_dim = stages[list(segments)[-1]][0]
 
@@ -57,7 +74,14 @@ class SegmentedBackbone(Backbone):
             x = segment(x)
             if name in stages:
                 maps[name] = x
-        return x.mean((2, 3)), maps
+        return self.pool(x), maps
+
+    def advance(self, stage: str, maps: torch.Tensor) -> torch.Tensor:
+        """See `Backbone.advance`."""
+        following = self.chain[self.chain.index(stage) + 1 :]
+        if not following:
+            raise UsageError("there is no stage behind the last.", asked_for=stage)
+        return self.segments[following[0]](maps)
 
 
 class TimmBackbone(Backbone):

@@ -10,7 +10,8 @@ from safetensors.torch import load_file, save
 
 from rdcache.errors import WeightsMismatchError, WeightsNotFoundError, reason_of
 from rdcache.files import write_bytes
-from rdcache.models.students import Student, create_student
+from rdcache.models.student import Student
+from rdcache.models.students import create_student
 from rdcache.models.weight_files import is_there
 
 METADATA_KEY = "rdcache_student"

@@ -1,16 +1,15 @@
-"""Students: small trainable networks with a declared feature width and declared stages.
+"""The catalogue of students: small trainable networks with declared widths and stages.
 
-Files of trained students are the part of `student_files.py`.
+What a student is stands in `student.py`; files of trained ones are the part of `student_files.py`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 from torchvision import models as torchvision_models
 
@@ -26,89 +25,9 @@ from rdcache.models.backbones import (
     cut_shufflenet,
 )
 from rdcache.models.preprocessing import Preprocessing
+from rdcache.models.student import Student, StudentCard
 from rdcache.models.timm_teachers import pretrained_timm, timm_preprocessing, untrained_timm
 from rdcache.models.weight_files import load_matching, read_tensors, without_prefix
-
-
-@dataclass(frozen=True)
-class StudentOutput:
-    """What a student computes for a batch.
-
-    Attributes:
-        features: (B, D), after global average pooling; the input of the classifier.
-        logits: (B, C).
-        stages: the maps (B, C, H, W) asked for.
-    """
-
-    features: torch.Tensor
-    logits: torch.Tensor
-    stages: dict[str, torch.Tensor]
-
-
-@dataclass(frozen=True)
-class StudentCard:
-    """One entry of the catalogue of students.
-
-    Attributes:
-        feature_dim: width D of the features that the classifier sees.
-        stages: stage name → (channels, stride); `s4` is the map that is pooled.
-        parameters: number of trainable parameters without the classifier.
-    """
-
-    name: str
-    title: str
-    feature_dim: int
-    stages: Stages
-    parameters: int
-
-
-class Student(nn.Module):
-    """A backbone and the one linear classifier that it shares with the reprogrammed teacher.
-
-    There is no dropout before the classifier: it would have to fall on both branches alike.
-
-    Attributes:
-        name, num_classes: as given to `create_student`.
-        feature_dim: width D of the features.
-        stages: stage name → (channels, stride).
-        mean, std: normalisation of its input, in fractions of full white.
-        input_size: side in pixels of the input it is meant for.
-    """
-
-    def __init__(
-        self, name: str, backbone: Backbone, num_classes: int, preprocessing: Preprocessing
-    ) -> None:
-        super().__init__()
-        self.name = name
-        self.num_classes = num_classes
-        self.feature_dim = backbone.feature_dim
-        self.stages = backbone.stages
-        self.mean = preprocessing.mean
-        self.std = preprocessing.std
-        self.input_size = preprocessing.size
-        self.backbone = backbone
-        self.classifier = nn.Linear(backbone.feature_dim, num_classes)
-
-    @property
-    def architecture(self) -> dict[str, Any]:
-        """Enough to rebuild the network: the arguments of `create_student`."""
-        return {"name": self.name, "num_classes": self.num_classes}
-
-    def forward(self, images: torch.Tensor, stages: Collection[str] = ()) -> StudentOutput:
-        """Classify a batch.
-
-        Args:
-            images: float32 (B, 3, H, W), normalised by `mean` and `std`.
-            stages: names of the maps to return besides.
-
-        Raises:
-            UnknownNameError: the student has no such stage.
-        """
-        for stage in stages:
-            if stage not in self.stages:
-                raise UnknownNameError.of(f"stage of {self.name}", stage, self.stages)
-        features, maps = self.backbone(images, stages)
-        return StudentOutput(features, self.classifier(features), maps)
 
 
 @dataclass(frozen=True)
