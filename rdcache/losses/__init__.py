@@ -12,6 +12,12 @@ from rdcache.losses.correlation import inter_class_relation, intra_class_relatio
 from rdcache.losses.decoupled import decoupled_kl
 from rdcache.losses.divergence import binary_kl, kl, kl_each, position_kl
 from rdcache.losses.likelihood import gaussian_nll
+from rdcache.losses.map_similarity import (
+    cka_patches,
+    cka_pooled,
+    cka_positions,
+    draw_positions,
+)
 from rdcache.losses.matching import many_to_one
 from rdcache.losses.overlap import dice
 from rdcache.losses.relations import cc, pkt, rkd_angle, rkd_distance, sp
@@ -29,10 +35,14 @@ __all__ = [
     "cc",
     "cka",
     "cka_each",
+    "cka_patches",
+    "cka_pooled",
+    "cka_positions",
     "class_alignment",
     "decoupled_kl",
     "dice",
     "direction_error",
+    "draw_positions",
     "gaussian_nll",
     "hcl",
     "hsic",

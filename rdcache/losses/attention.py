@@ -17,18 +17,18 @@ def attention_map(maps: torch.Tensor, power: float = 2.0) -> torch.Tensor:
     Computed in float32 at least, also under autocast. A map that is 0 everywhere stays 0.
 
     Args:
-        maps: (B, C, H, W).
+        maps: (B, C, *positions).
         power: p ≥ 1; the larger, the more the strongest channels count.
 
     Returns:
-        (B, H·W); of one position it is 1, whatever the map says.
+        (B, positions); of one position it is 1, whatever the map says.
 
     Raises:
         UsageError: another shape, or a power below 1, whose gradient at 0 is infinite.
     """
-    if maps.ndim != 4:
+    if maps.ndim < 4:
         raise UsageError(
-            "attention is a property of maps (batch, channel, height, width).",
+            "attention is a property of maps (batch, channel, *positions).",
             got=tuple(maps.shape),
         )
     if not power >= 1:
@@ -47,8 +47,8 @@ def attention_transfer(
     Neither changes when a map is scaled; channels need not be equally many.
 
     Args:
-        student: (B, C_s, H, W).
-        teacher: (B, C_t, H, W).
+        student: (B, C_s, *positions).
+        teacher: (B, C_t, *positions).
         power: p of `attention_map`.
 
     Returns:
@@ -57,7 +57,7 @@ def attention_transfer(
     Raises:
         UsageError: the maps differ in samples or positions.
     """
-    if student.ndim != 4 or teacher.ndim != 4 or _positions(student) != _positions(teacher):
+    if min(student.ndim, teacher.ndim) < 4 or _positions(student) != _positions(teacher):
         raise UsageError(
             "attention is compared at the same positions of the same samples.",
             student=tuple(student.shape),
@@ -66,5 +66,5 @@ def attention_transfer(
     return (attention_map(student, power) - attention_map(teacher, power)).square().mean()
 
 
-def _positions(maps: torch.Tensor) -> tuple[int, int, int]:
-    return maps.shape[0], maps.shape[2], maps.shape[3]
+def _positions(maps: torch.Tensor) -> tuple[int, ...]:
+    return maps.shape[0], *maps.shape[2:]

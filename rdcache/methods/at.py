@@ -21,7 +21,15 @@ from pydantic import Field
 
 from rdcache import losses
 from rdcache.errors import UsageError
-from rdcache.methods.base import CachedBatch, MethodConfig, MethodContext, Terms, TrainingProgress
+from rdcache.methods.base import (
+    EVERY_TASK,
+    IMAGES_AND_VOLUMES,
+    CachedBatch,
+    MethodConfig,
+    MethodContext,
+    Terms,
+    TrainingProgress,
+)
 from rdcache.methods.feature_baselines import StagesBaseline
 from rdcache.methods.feature_options import FeatureNorm, StagesConfig
 from rdcache.methods.registry import register
@@ -55,6 +63,8 @@ class AttentionTransfer(StagesBaseline):
     """Terms: `ce` and `at`."""
 
     Config: ClassVar[type[MethodConfig]] = AttentionTransferConfig
+    tasks = EVERY_TASK
+    dimensions = IMAGES_AND_VOLUMES
     config: AttentionTransferConfig
 
     def choose_pairs(self, context: MethodContext) -> Sequence[StagePair]:
@@ -83,7 +93,7 @@ def _require_positions(pair: StagePair) -> None:
     Raises:
         UsageError: it has one position.
     """
-    if pair.teacher_height * pair.teacher_width == 1:
+    if pair.teacher_positions == 1:
         raise UsageError(
             "attention transfer compares positions, and this tap has one.",
             tap=pair.tap.name,

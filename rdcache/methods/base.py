@@ -22,6 +22,10 @@ from rdcache.store import TapSpec
 Terms = dict[str, torch.Tensor]
 StageName = Literal["teacher", "student"]
 
+CLASSIFICATION = frozenset({"multiclass", "multilabel"})
+EVERY_TASK = CLASSIFICATION | {"segmentation"}
+IMAGES_AND_VOLUMES = frozenset({2, 3})
+
 
 @dataclass(frozen=True)
 class CachedBatch:
@@ -32,7 +36,8 @@ class CachedBatch:
     Attributes:
         samples: int64 (B,), sample numbers in the store.
         taps: tap name → (B, *tap), in the stored dtype, of the very views that the student sees.
-        target: int64 (B,), class numbers.
+        target: int64 (B,), class numbers; of several labels float32 (B, L), 1 where one is present;
+            of masks int64 (B, *positions), cut with the view and the size of the student's images.
     """
 
     samples: torch.Tensor
@@ -92,7 +97,8 @@ class MethodContext:
         feature_dim: width D of the student's features.
         student_stages: the student's maps: stage name → (channels, stride).
         num_classes: number of classes.
-        classifier: the student's own linear layer, for methods that share it.
+        classifier: the student's own last layer; linear, for methods that share it, where it
+            classifies whole samples.
         task_loss: what the labels ask for.
         statistics: reads the channel statistics of a tap, by its name, from the store.
         probe: fits a linear classifier to the mean over positions of a tap, by its name, on the
@@ -114,9 +120,9 @@ class MethodContext:
     taps: Mapping[str, TapSpec]
     default_tap: str
     feature_dim: int
-    student_stages: Mapping[str, tuple[int, int]]
+    student_stages: Mapping[str, tuple[int, Any]]
     num_classes: int
-    classifier: nn.Linear
+    classifier: Any
     task_loss: TaskLoss
     statistics: Callable[[str], ChannelStatistics]
     probe: Callable[[str], tuple[torch.Tensor, torch.Tensor]]
@@ -224,11 +230,14 @@ class Method(nn.Module):
         student_stages: the student's maps that its output must bring.
         views_each: views of every sample that a batch must bring; see `CachedBatch`.
         tuned: the options, weights of its terms, that a comparison scales together to tune it.
+        tasks: what it can be used for, with `dimensions`, those of the samples.
     """
 
     Config: ClassVar[type[MethodConfig]] = MethodConfig
     tuned: ClassVar[tuple[str, ...]] = ()
     views_each: ClassVar[int] = 1
+    tasks: ClassVar[frozenset[str]] = frozenset({"multiclass"})
+    dimensions: ClassVar[frozenset[int]] = frozenset({2})
     taps: tuple[str, ...] = ()
     student_stages: tuple[str, ...] = ()
 

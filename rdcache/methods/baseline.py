@@ -67,6 +67,7 @@ class Baseline(Method):
         super().__init__(config, context)
         self.head: TeacherHead | None = None
         if self.needs_logits or config.kd_weight > 0:
+            _require_one_prediction(context)
             self.head = create_teacher_head(config.teacher_head, context, self.probed_tap(context))
             self._require_logits()
         self.taps = () if self.head is None else (self.head.tap,)
@@ -172,3 +173,12 @@ class Baseline(Method):
                 "this method needs logits of the teacher, and teacher_head is none.",
                 next="--teacher-head linear-probe, or rd",
             )
+
+
+def _require_one_prediction(context: MethodContext) -> None:
+    """Refuse to compare logits where every position has its own, of which teachers know nothing."""
+    if context.task == "segmentation":
+        raise UsageError(
+            "there are no logits of the teacher for every position.",
+            next="--set kd_weight=0, or --method drd",
+        )

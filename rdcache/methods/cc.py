@@ -18,6 +18,8 @@ from torch import nn
 
 from rdcache import losses
 from rdcache.methods.base import (
+    CLASSIFICATION,
+    IMAGES_AND_VOLUMES,
     CachedBatch,
     MethodConfig,
     MethodContext,
@@ -48,6 +50,8 @@ class CorrelationCongruence(PooledBaseline):
     """Terms: `ce` and `cc`."""
 
     Config: ClassVar[type[MethodConfig]] = CCConfig
+    tasks = CLASSIFICATION
+    dimensions = IMAGES_AND_VOLUMES
     config: CCConfig
 
     def __init__(self, config: CCConfig, context: MethodContext) -> None:

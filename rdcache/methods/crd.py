@@ -30,7 +30,14 @@ from torch.nn import functional as F
 
 from rdcache import losses
 from rdcache.errors import UsageError
-from rdcache.methods.base import CachedBatch, MethodConfig, MethodContext, Terms, TrainingProgress
+from rdcache.methods.base import (
+    IMAGES_AND_VOLUMES,
+    CachedBatch,
+    MethodConfig,
+    MethodContext,
+    Terms,
+    TrainingProgress,
+)
 from rdcache.methods.pooled import PooledBaseline, PooledConfig
 from rdcache.methods.registry import register
 from rdcache.models import StudentOutput
@@ -192,6 +199,7 @@ class ContrastiveRepresentationDistillation(PooledBaseline):
     """Terms: `ce` and `crd`."""
 
     Config: ClassVar[type[MethodConfig]] = ContrastiveConfig
+    dimensions = IMAGES_AND_VOLUMES
     config: ContrastiveConfig
 
     def __init__(self, config: ContrastiveConfig, context: MethodContext) -> None:

@@ -15,6 +15,8 @@ from pydantic import Field
 from torch import nn
 
 from rdcache.methods.base import (
+    CLASSIFICATION,
+    IMAGES_AND_VOLUMES,
     CachedBatch,
     Method,
     MethodConfig,
@@ -53,6 +55,8 @@ class DirectReprogramming(Method):
 
     Config: ClassVar[type[MethodConfig]] = DirectConfig
     tuned = ("beta",)
+    tasks = CLASSIFICATION
+    dimensions = IMAGES_AND_VOLUMES
     config: DirectConfig
 
     def __init__(self, config: DirectConfig, context: MethodContext) -> None:

@@ -20,6 +20,7 @@ from pydantic import Field
 from rdcache import losses
 from rdcache.errors import UsageError
 from rdcache.methods.base import (
+    IMAGES_AND_VOLUMES,
     CachedBatch,
     MethodConfig,
     MethodContext,
@@ -55,6 +56,7 @@ class CorrelationDistillation(Baseline):
 
     Config: ClassVar[type[MethodConfig]] = DISTConfig
     needs_logits = True
+    dimensions = IMAGES_AND_VOLUMES
     config: DISTConfig
 
     def __init__(self, config: DISTConfig, context: MethodContext) -> None:

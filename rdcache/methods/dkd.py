@@ -17,7 +17,14 @@ from pydantic import Field
 
 from rdcache import losses
 from rdcache.errors import UsageError
-from rdcache.methods.base import CachedBatch, MethodConfig, MethodContext, Terms, TrainingProgress
+from rdcache.methods.base import (
+    IMAGES_AND_VOLUMES,
+    CachedBatch,
+    MethodConfig,
+    MethodContext,
+    Terms,
+    TrainingProgress,
+)
 from rdcache.methods.baseline import Baseline, BaselineConfig
 from rdcache.methods.registry import register
 from rdcache.models import StudentOutput
@@ -50,6 +57,7 @@ class DecoupledDistillation(Baseline):
 
     Config: ClassVar[type[MethodConfig]] = DKDConfig
     needs_logits = True
+    dimensions = IMAGES_AND_VOLUMES
     config: DKDConfig
 
     def __init__(self, config: DKDConfig, context: MethodContext) -> None:

@@ -14,7 +14,15 @@ from typing import ClassVar
 from pydantic import Field
 from torch.nn import functional as F
 
-from rdcache.methods.base import CachedBatch, MethodConfig, MethodContext, Terms, TrainingProgress
+from rdcache.methods.base import (
+    EVERY_TASK,
+    IMAGES_AND_VOLUMES,
+    CachedBatch,
+    MethodConfig,
+    MethodContext,
+    Terms,
+    TrainingProgress,
+)
 from rdcache.methods.feature_baselines import MapBaseline
 from rdcache.methods.feature_options import MapConfig
 from rdcache.methods.registry import register
@@ -40,11 +48,15 @@ class Hint(MapBaseline):
     """Terms: `ce` and `hint`."""
 
     Config: ClassVar[type[MethodConfig]] = HintConfig
+    tasks = EVERY_TASK
+    dimensions = IMAGES_AND_VOLUMES
     config: HintConfig
 
     def __init__(self, config: HintConfig, context: MethodContext) -> None:
         super().__init__(config, context)
-        self.connector = connector(self.pair.student_channels, self.pair.teacher_channels)
+        self.connector = connector(
+            self.pair.student_channels, self.pair.teacher_channels, context.dimensions
+        )
 
     def own_terms(
         self, batch: CachedBatch, student: StudentOutput, progress: TrainingProgress

@@ -8,7 +8,13 @@ the code that the paper's recipe comes from (SemCKD's), rather than 0.1 and 0.9.
 
 from __future__ import annotations
 
-from rdcache.methods.base import CachedBatch, Terms, TrainingProgress
+from rdcache.methods.base import (
+    CLASSIFICATION,
+    IMAGES_AND_VOLUMES,
+    CachedBatch,
+    Terms,
+    TrainingProgress,
+)
 from rdcache.methods.baseline import Baseline
 from rdcache.methods.registry import register
 from rdcache.models import StudentOutput
@@ -25,6 +31,8 @@ class KnowledgeDistillation(Baseline):
     """Terms: `ce` and `kl`."""
 
     needs_logits = True
+    tasks = CLASSIFICATION
+    dimensions = IMAGES_AND_VOLUMES
 
     def own_terms(
         self, batch: CachedBatch, student: StudentOutput, progress: TrainingProgress

@@ -17,7 +17,14 @@ from pydantic import Field
 
 from rdcache import losses
 from rdcache.errors import UsageError
-from rdcache.methods.base import CachedBatch, MethodConfig, MethodContext, Terms, TrainingProgress
+from rdcache.methods.base import (
+    IMAGES_AND_VOLUMES,
+    CachedBatch,
+    MethodConfig,
+    MethodContext,
+    Terms,
+    TrainingProgress,
+)
 from rdcache.methods.baseline import Baseline, BaselineConfig
 from rdcache.methods.registry import register
 from rdcache.models import StudentOutput
@@ -44,6 +51,7 @@ class StandardisedDistillation(Baseline):
 
     Config: ClassVar[type[MethodConfig]] = StandardisedKDConfig
     needs_logits = True
+    dimensions = IMAGES_AND_VOLUMES
     config: StandardisedKDConfig
 
     def __init__(self, config: StandardisedKDConfig, context: MethodContext) -> None:

@@ -26,7 +26,14 @@ from pydantic import Field
 from torch import nn
 from torch.nn import functional as F
 
-from rdcache.methods.base import CachedBatch, MethodConfig, MethodContext, Terms, TrainingProgress
+from rdcache.methods.base import (
+    EVERY_TASK,
+    CachedBatch,
+    MethodConfig,
+    MethodContext,
+    Terms,
+    TrainingProgress,
+)
 from rdcache.methods.feature_baselines import MapBaseline
 from rdcache.methods.feature_options import MapConfig
 from rdcache.methods.registry import register
@@ -62,13 +69,14 @@ class MaskedGenerativeDistillation(MapBaseline):
     """Terms: `ce` and `mgd`."""
 
     Config: ClassVar[type[MethodConfig]] = MaskedGenerativeConfig
+    tasks = EVERY_TASK
     config: MaskedGenerativeConfig
 
     def __init__(self, config: MaskedGenerativeConfig, context: MethodContext) -> None:
         super().__init__(config, context)
         pair = self.pair
         channels = pair.teacher_channels
-        self.elements = channels * pair.teacher_height * pair.teacher_width
+        self.elements = channels * pair.teacher_positions
         self.align = (
             nn.Identity()
             if pair.student_channels == channels

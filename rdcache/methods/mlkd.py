@@ -24,7 +24,14 @@ from pydantic import Field
 
 from rdcache import losses
 from rdcache.errors import UsageError
-from rdcache.methods.base import CachedBatch, MethodConfig, MethodContext, Terms, TrainingProgress
+from rdcache.methods.base import (
+    IMAGES_AND_VOLUMES,
+    CachedBatch,
+    MethodConfig,
+    MethodContext,
+    Terms,
+    TrainingProgress,
+)
 from rdcache.methods.baseline import Baseline, BaselineConfig
 from rdcache.methods.registry import register
 from rdcache.models import StudentOutput
@@ -63,6 +70,7 @@ class MultiLevelDistillation(Baseline):
     Config: ClassVar[type[MethodConfig]] = MLKDConfig
     needs_logits = True
     views_each = VIEWS
+    dimensions = IMAGES_AND_VOLUMES
     config: MLKDConfig
 
     def __init__(self, config: MLKDConfig, context: MethodContext) -> None:

@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-from rdcache.methods.base import CachedBatch, Method, Terms, TrainingProgress
+from rdcache.methods.base import (
+    EVERY_TASK,
+    IMAGES_AND_VOLUMES,
+    CachedBatch,
+    Method,
+    Terms,
+    TrainingProgress,
+)
 from rdcache.methods.registry import for_several_taps, register
 from rdcache.models import StudentOutput
 
@@ -11,6 +18,9 @@ from rdcache.models import StudentOutput
 @register("none", title="Plain student, trained from the labels alone")
 class PlainStudent(Method):
     """Term: `ce`."""
+
+    tasks = EVERY_TASK
+    dimensions = IMAGES_AND_VOLUMES
 
     def forward(
         self, batch: CachedBatch, student: StudentOutput, progress: TrainingProgress

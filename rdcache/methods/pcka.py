@@ -25,6 +25,7 @@ from torch.nn import functional as F
 
 from rdcache import losses
 from rdcache.methods.base import (
+    EVERY_TASK,
     CachedBatch,
     MethodConfig,
     MethodContext,
@@ -61,6 +62,7 @@ class PatchAlignment(StagesBaseline):
     """Terms: `ce` and `pcka`."""
 
     Config: ClassVar[type[MethodConfig]] = PCKAConfig
+    tasks = EVERY_TASK
     config: PCKAConfig
 
     def __init__(self, config: PCKAConfig, context: MethodContext) -> None:

@@ -16,6 +16,8 @@ from pydantic import Field
 
 from rdcache import losses
 from rdcache.methods.base import (
+    CLASSIFICATION,
+    IMAGES_AND_VOLUMES,
     CachedBatch,
     MethodConfig,
     MethodContext,
@@ -47,6 +49,8 @@ class ProbabilisticTransfer(PooledBaseline):
     """Terms: `ce` and `pkt`."""
 
     Config: ClassVar[type[MethodConfig]] = PKTConfig
+    tasks = CLASSIFICATION
+    dimensions = IMAGES_AND_VOLUMES
     config: PKTConfig
 
     def __init__(self, config: PKTConfig, context: MethodContext) -> None:

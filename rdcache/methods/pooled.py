@@ -10,6 +10,7 @@ from pydantic import Field
 from rdcache.methods.base import CachedBatch, MethodConfig, MethodContext
 from rdcache.methods.baseline import Baseline
 from rdcache.methods.feature_options import FeatureConfig
+from rdcache.methods.layers import positions_of
 from rdcache.methods.teacher_logits import pooled_tap
 from rdcache.methods.teacher_maps import TeacherMaps, map_shape
 
@@ -39,11 +40,13 @@ class PooledBaseline(Baseline):
         super().__init__(config, context)
         tap = context.tap(config.tap or pooled_tap(context))
         self.pooled_tap = tap.name
-        self.student_dim, self.teacher_dim = context.feature_dim, map_shape(tap)[0]
+        channels = map_shape(tap, context.dimensions)[0]
+        self.student_dim, self.teacher_dim = context.feature_dim, channels
         self.ask_for(tap.name)
-        self.maps = TeacherMaps(tap, context.statistics_for(config.feature_norm, tap.name))
+        statistics = context.statistics_for(config.feature_norm, tap.name)
+        self.maps = TeacherMaps(tap, statistics, context.dimensions)
 
     def teacher_features(self, batch: CachedBatch) -> torch.Tensor:
         """Average the tap over its positions: float32 (B, channels)."""
-        features: torch.Tensor = self.maps(batch.taps[self.pooled_tap]).mean(dim=(2, 3))
-        return features
+        maps: torch.Tensor = self.maps(batch.taps[self.pooled_tap])
+        return maps.mean(dim=positions_of(maps))

@@ -21,6 +21,7 @@ from pydantic import Field
 
 from rdcache import losses
 from rdcache.methods.base import (
+    IMAGES_AND_VOLUMES,
     CachedBatch,
     MethodConfig,
     MethodContext,
@@ -57,6 +58,7 @@ class RelationAlignment(Baseline):
 
     Config: ClassVar[type[MethodConfig]] = RCKAConfig
     needs_logits = True
+    dimensions = IMAGES_AND_VOLUMES
     config: RCKAConfig
 
     def __init__(self, config: RCKAConfig, context: MethodContext) -> None:

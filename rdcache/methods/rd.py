@@ -24,6 +24,8 @@ from rdcache import losses
 from rdcache.errors import UsageError
 from rdcache.methods.averaging import MovingAverage
 from rdcache.methods.base import (
+    CLASSIFICATION,
+    IMAGES_AND_VOLUMES,
     CachedBatch,
     Method,
     MethodConfig,
@@ -176,6 +178,8 @@ class ReprogrammingDistillation(Method):
 
     Config: ClassVar[type[MethodConfig]] = RDConfig
     tuned = ("beta", "cka_weight")
+    tasks = CLASSIFICATION
+    dimensions = IMAGES_AND_VOLUMES
     config: RDConfig
 
     def __init__(self, config: RDConfig, context: MethodContext) -> None:
@@ -318,7 +322,7 @@ def teacher_branch(
     """Build a reprogrammer for the tap asked for, and its classifier or the student's own."""
     tap = context.tap(config.tap)
     statistics = context.statistics_for(config.feature_norm, tap.name)
-    reprogrammer = Reprogrammer(tap, context.feature_dim, config, statistics)
+    reprogrammer = Reprogrammer(tap, context.feature_dim, config, statistics, context.dimensions)
     own = nn.Linear(context.feature_dim, context.num_classes)
     return TeacherBranch(reprogrammer, context.classifier if share else own)
 

@@ -28,6 +28,8 @@ from torch import nn
 
 from rdcache.errors import UsageError
 from rdcache.methods.base import (
+    CLASSIFICATION,
+    IMAGES_AND_VOLUMES,
     CachedBatch,
     Method,
     MethodConfig,
@@ -52,6 +54,8 @@ class RDOfSeveralTeachers(Method):
     """
 
     Config: ClassVar[type[MethodConfig]] = RDConfig
+    tasks = CLASSIFICATION
+    dimensions = IMAGES_AND_VOLUMES
     config: RDConfig
 
     def __init__(self, config: RDConfig, context: MethodContext) -> None:

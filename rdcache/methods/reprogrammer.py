@@ -7,6 +7,7 @@ average pooling. The paper says "standard residual blocks" and nothing else; the
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -14,6 +15,7 @@ from pydantic import Field
 from torch import nn
 
 from rdcache.methods.base import ChannelStatistics, TeacherConfig
+from rdcache.methods.layers import batch_norm, convolution, positions_of
 from rdcache.methods.teacher_maps import TeacherMaps, map_shape
 from rdcache.store import TapSpec
 
@@ -54,9 +56,10 @@ class Reprogrammer(nn.Module):
     """Maps a cached tap (B, *tap) to features (B, D) that a student can imitate.
 
     Args:
-        tap: a map (C, H, W), patch tokens (L, C) or a vector (C).
+        tap: a map (C, *positions), patch tokens (L, C) or a vector (C).
         feature_dim: D.
         statistics: of the tap's channels, where they are to be standardised.
+        dimensions: 2 for images, 3 for volumes.
     """
 
     def __init__(
@@ -65,31 +68,35 @@ class Reprogrammer(nn.Module):
         feature_dim: int,
         config: ReprogrammerConfig,
         statistics: ChannelStatistics | None = None,
+        dimensions: int = 2,
     ) -> None:
         super().__init__()
         self.pooled = config.spatial == "pooled"
-        channels, *sides = map_shape(tap)
-        kernel = 1 if self.pooled or sides == [1, 1] or config.block == "mlp" else 3
+        channels, *sides = map_shape(tap, dimensions)
+        kernel = 1 if self.pooled or max(sides) == 1 or config.block == "mlp" else 3
         width = config.width or feature_dim
-        layers: list[nn.Module] = [_convolution(channels, width, 1, config.norm)]
-        layers += [_block(config.block, width, kernel, config.norm) for _ in range(config.n_blocks)]
+        blocks = _Blocks(dimensions, config.norm)
+        layers: list[nn.Module] = [blocks.convolution(channels, width, 1)]
+        layers += [blocks.block(config.block, width, kernel) for _ in range(config.n_blocks)]
         if width != feature_dim or config.block == "conv3":
-            layers.append(_convolution(width, feature_dim, 1, config.norm))
+            layers.append(blocks.convolution(width, feature_dim, 1))
         self.layers = nn.Sequential(*layers)
         self.dropout = nn.Dropout(config.dropout)
-        self.maps = TeacherMaps(tap, statistics)
+        self.maps = TeacherMaps(tap, statistics, dimensions)
 
     def forward(self, tap: torch.Tensor) -> torch.Tensor:
         """Map (B, *tap) in any floating dtype to features (B, D); autocast decides about theirs."""
         maps = self.maps(tap)
         if self.pooled:
-            maps = maps.mean(dim=(2, 3), keepdim=True)
-        features: torch.Tensor = self.layers(maps).mean(dim=(2, 3))
+            maps = maps.mean(dim=positions_of(maps), keepdim=True)
+        reprogrammed = self.layers(maps)
+        features: torch.Tensor = reprogrammed.mean(dim=positions_of(reprogrammed))
         return self.dropout(features)
 
     def own_features(self, tap: torch.Tensor) -> torch.Tensor:
         """Return what the teacher itself says: (B, *tap) averaged over positions, (B, C)."""
-        return self.maps(tap).mean(dim=(2, 3))
+        maps: torch.Tensor = self.maps(tap)
+        return maps.mean(dim=positions_of(maps))
 
 
 class ResidualBlock(nn.Module):
@@ -104,31 +111,42 @@ class ResidualBlock(nn.Module):
         return torch.relu(maps + self.branch(maps))
 
 
-def _norm(channels: int, norm: Norm) -> nn.Module:
-    if norm == "bn":
-        return nn.BatchNorm2d(channels)
-    return nn.GroupNorm(math.gcd(channels, 32) if norm == "gn" else 1, channels)
+@dataclass(frozen=True)
+class _Blocks:
+    """What reprogrammers are made of.
 
+    Attributes:
+        dimensions: 2 for images, 3 for volumes.
+        norm: behind every convolution.
+    """
 
-def _bare(inputs: int, outputs: int, kernel: int, norm: Norm) -> nn.Sequential:
-    convolution = nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, bias=False)
-    return nn.Sequential(convolution, _norm(outputs, norm))
+    dimensions: int
+    norm: Norm
 
-
-def _convolution(inputs: int, outputs: int, kernel: int, norm: Norm) -> nn.Sequential:
-    return nn.Sequential(*_bare(inputs, outputs, kernel, norm), nn.ReLU())
-
-
-def _block(kind: str, width: int, kernel: int, norm: Norm) -> nn.Module:
-    if kind == "basic_block":
-        return ResidualBlock(
-            _convolution(width, width, kernel, norm), _bare(width, width, kernel, norm)
+    def bare(self, inputs: int, outputs: int, kernel: int) -> nn.Sequential:
+        """A convolution and its norm."""
+        norm = (
+            batch_norm(self.dimensions, outputs)
+            if self.norm == "bn"
+            else nn.GroupNorm(math.gcd(outputs, 32) if self.norm == "gn" else 1, outputs)
         )
-    if kind == "bottleneck":
-        narrow = max(width // 4, 1)
-        return ResidualBlock(
-            _convolution(width, narrow, 1, norm),
-            _convolution(narrow, narrow, kernel, norm),
-            _bare(narrow, width, 1, norm),
-        )
-    return _convolution(width, width, kernel, norm)
+        return nn.Sequential(convolution(self.dimensions, inputs, outputs, kernel), norm)
+
+    def convolution(self, inputs: int, outputs: int, kernel: int) -> nn.Sequential:
+        """A convolution, its norm and ReLU."""
+        return nn.Sequential(*self.bare(inputs, outputs, kernel), nn.ReLU())
+
+    def block(self, kind: str, width: int, kernel: int) -> nn.Module:
+        """One block of the kind that the option names."""
+        if kind == "basic_block":
+            return ResidualBlock(
+                self.convolution(width, width, kernel), self.bare(width, width, kernel)
+            )
+        if kind == "bottleneck":
+            narrow = max(width // 4, 1)
+            return ResidualBlock(
+                self.convolution(width, narrow, 1),
+                self.convolution(narrow, narrow, kernel),
+                self.bare(narrow, width, 1),
+            )
+        return self.convolution(width, width, kernel)

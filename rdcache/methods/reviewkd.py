@@ -25,7 +25,14 @@ from torch import nn
 from torch.nn import functional as F
 
 from rdcache import losses
-from rdcache.methods.base import CachedBatch, MethodConfig, MethodContext, Terms, TrainingProgress
+from rdcache.methods.base import (
+    EVERY_TASK,
+    CachedBatch,
+    MethodConfig,
+    MethodContext,
+    Terms,
+    TrainingProgress,
+)
 from rdcache.methods.feature_baselines import StagesBaseline
 from rdcache.methods.feature_options import StagesConfig
 from rdcache.methods.registry import register
@@ -99,6 +106,7 @@ class KnowledgeReview(StagesBaseline):
     """Terms: `ce` and `review`."""
 
     Config: ClassVar[type[MethodConfig]] = ReviewKDConfig
+    tasks = EVERY_TASK
     config: ReviewKDConfig
 
     def __init__(self, config: ReviewKDConfig, context: MethodContext) -> None:

@@ -14,6 +14,8 @@ from pydantic import Field
 
 from rdcache import losses
 from rdcache.methods.base import (
+    CLASSIFICATION,
+    IMAGES_AND_VOLUMES,
     CachedBatch,
     MethodConfig,
     MethodContext,
@@ -45,6 +47,8 @@ class RelationalDistillation(PooledBaseline):
 
     Config: ClassVar[type[MethodConfig]] = RKDConfig
     tuned = ("weight", "angle_weight")
+    tasks = CLASSIFICATION
+    dimensions = IMAGES_AND_VOLUMES
     config: RKDConfig
 
     def __init__(self, config: RKDConfig, context: MethodContext) -> None:

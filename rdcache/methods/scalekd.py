@@ -31,7 +31,14 @@ from torch import nn
 from torch.nn import functional as F
 
 from rdcache import losses
-from rdcache.methods.base import CachedBatch, MethodConfig, MethodContext, Terms, TrainingProgress
+from rdcache.methods.base import (
+    EVERY_TASK,
+    CachedBatch,
+    MethodConfig,
+    MethodContext,
+    Terms,
+    TrainingProgress,
+)
 from rdcache.methods.feature_baselines import StagesBaseline
 from rdcache.methods.feature_options import StagesConfig
 from rdcache.methods.registry import register
@@ -123,13 +130,13 @@ class ScaleKD(StagesBaseline):
 
     Config: ClassVar[type[MethodConfig]] = ScaleKDConfig
     tuned = ("weight", "frequency_weight")
+    tasks = EVERY_TASK
     config: ScaleKDConfig
 
     def __init__(self, config: ScaleKDConfig, context: MethodContext) -> None:
         super().__init__(config, context)
         self.sides = [
-            (min(pair.teacher_height, config.grid), min(pair.teacher_width, config.grid))
-            for pair in self.pairs
+            tuple(min(side, config.grid) for side in pair.teacher_sides) for pair in self.pairs
         ]
         self.spatial, self.frequency = (
             nn.ModuleList(
@@ -156,7 +163,7 @@ class ScaleKD(StagesBaseline):
             own = student.stages[pair.stage]
             theirs = F.adaptive_avg_pool2d(self.maps[i](batch.taps[pair.tap.name]), self.sides[i])
             # The error is a sum over positions; one of a grid stands for several of the tap.
-            each = pair.teacher_height * pair.teacher_width / math.prod(self.sides[i])
+            each = pair.teacher_positions / math.prod(self.sides[i])
             spatial.append(each * losses.direction_error(self.spatial[i](own), theirs))
             # From a single position all queries get one answer: nothing varies that could be asked.
             if math.prod(own.shape[2:]) > 1 and math.prod(self.sides[i]) > 1:

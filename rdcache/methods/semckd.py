@@ -30,6 +30,7 @@ from torch.nn import functional as F
 from rdcache import losses
 from rdcache.errors import UsageError
 from rdcache.methods.base import (
+    EVERY_TASK,
     CachedBatch,
     MethodConfig,
     MethodContext,
@@ -86,6 +87,7 @@ class SemanticCalibration(Baseline):
     """Terms: `ce` and `semckd`."""
 
     Config: ClassVar[type[MethodConfig]] = SemanticCalibrationConfig
+    tasks = EVERY_TASK
     config: SemanticCalibrationConfig
 
     def __init__(self, config: SemanticCalibrationConfig, context: MethodContext) -> None:

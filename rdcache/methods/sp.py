@@ -20,6 +20,8 @@ from pydantic import Field
 
 from rdcache import losses
 from rdcache.methods.base import (
+    EVERY_TASK,
+    IMAGES_AND_VOLUMES,
     CachedBatch,
     MethodConfig,
     MethodContext,
@@ -51,6 +53,8 @@ class SimilarityPreserving(MapBaseline):
     """Terms: `ce` and `sp`."""
 
     Config: ClassVar[type[MethodConfig]] = SPConfig
+    tasks = EVERY_TASK
+    dimensions = IMAGES_AND_VOLUMES
     config: SPConfig
 
     def __init__(self, config: SPConfig, context: MethodContext) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -9,6 +10,7 @@ from torch import nn
 
 from rdcache.errors import UsageError
 from rdcache.methods.base import MethodContext
+from rdcache.methods.layers import batch_norm, convolution
 from rdcache.methods.teacher_maps import TeacherMaps, map_shape
 from rdcache.store import TapSpec
 
@@ -21,15 +23,20 @@ class StagePair:
 
     Attributes:
         student_channels: channels of the student's map.
-        teacher_channels, teacher_height, teacher_width: of the tap, folded to a map.
+        teacher_channels, teacher_sides: of the tap, folded to a map; sides are (H, W), of volumes
+            (D, H, W).
     """
 
     tap: TapSpec
     stage: str
     student_channels: int
     teacher_channels: int
-    teacher_height: int
-    teacher_width: int
+    teacher_sides: tuple[int, ...]
+
+    @property
+    def teacher_positions(self) -> int:
+        """How many positions the tap has."""
+        return math.prod(self.teacher_sides)
 
 
 def stage_pairs(names: Sequence[str] | None, context: MethodContext) -> tuple[StagePair, ...]:
@@ -67,14 +74,18 @@ def stage_pair(tap: str, stage: str, context: MethodContext) -> StagePair:
         raise UsageError(
             f"the student has no stage {stage!r}.", has=", ".join(context.student_stages)
         )
-    return StagePair(spec, stage, context.student_stages[stage][0], *map_shape(spec))
+    channels, *sides = map_shape(spec, context.dimensions)
+    return StagePair(spec, stage, context.student_stages[stage][0], channels, tuple(sides))
 
 
 def maps_of(pair: StagePair, feature_norm: str, context: MethodContext) -> TeacherMaps:
     """What folds the pair's tap, and standardises it if that is asked for."""
-    return TeacherMaps(pair.tap, context.statistics_for(feature_norm, pair.tap.name))
+    statistics = context.statistics_for(feature_norm, pair.tap.name)
+    return TeacherMaps(pair.tap, statistics, context.dimensions)
 
 
-def connector(inputs: int, outputs: int) -> nn.Sequential:
+def connector(inputs: int, outputs: int, dimensions: int = 2) -> nn.Sequential:
     """1×1 convolution and batch norm: a linear map of channels, the same at every position."""
-    return nn.Sequential(nn.Conv2d(inputs, outputs, 1, bias=False), nn.BatchNorm2d(outputs))
+    return nn.Sequential(
+        convolution(dimensions, inputs, outputs, 1), batch_norm(dimensions, outputs)
+    )

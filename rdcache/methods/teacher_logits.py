@@ -9,7 +9,8 @@ linear-probe  a logistic regression on the cached features, fitted once before t
 rd            a reprogrammer and a classifier that are trained in a first stage and frozen then, as
               in `direct`
 none          there are none: terms that want them are left out, methods that need them refuse
-auto          own where the store has them, else linear-probe
+auto          own where the store has them, else linear-probe; rd where the labels are several
+              a sample, for which there is no probe
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from torch import nn
 
 from rdcache.errors import UsageError
 from rdcache.methods.base import MethodContext
+from rdcache.methods.layers import positions_of
 from rdcache.methods.rd import teacher_branch
 from rdcache.methods.reprogrammer import ReprogrammerConfig
 from rdcache.store.tap_axes import as_maps
@@ -96,7 +98,8 @@ class ProbeHead(TeacherHead):
 
     def forward(self, taps: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the averaged tap (B, channels) and its logits (B, C)."""
-        features = as_maps(taps[self.tap].float(), self.kind).mean(dim=(2, 3))
+        maps = as_maps(taps[self.tap].float(), self.kind)
+        features = maps.mean(dim=positions_of(maps))
         return features, linear_logits(features, self.weight, self.bias)
 
 
@@ -127,7 +130,8 @@ def create_teacher_head(
             holds it, else the teacher's default tap.
 
     Raises:
-        UsageError: `own` is asked for and the store has no logits of these classes.
+        UsageError: `own` is asked for and the store has no logits of these classes, or a probe
+            where a sample has more than one label.
         UnknownNameError: no such tap in the store.
     """
     own = context.tap_of_teacher(OWN)
@@ -136,7 +140,8 @@ def create_teacher_head(
     ):
         own = None
     if name == "auto":
-        name = "linear-probe" if own is None else "own"
+        fitted: TeacherHeadName = "rd" if context.task == "multilabel" else "linear-probe"
+        name = fitted if own is None else "own"
     if name == "none":
         return None
     if name == "rd":
@@ -149,6 +154,12 @@ def create_teacher_head(
                 next="--teacher-head linear-probe, or a teacher of rdcache adapt",
             )
         return OwnHead(own)
+    if context.task != "multiclass":
+        raise UsageError(
+            "a linear probe is fitted to one class a sample.",
+            task=context.task,
+            next="--teacher-head rd",
+        )
     return ProbeHead(probed_tap or pooled_tap(context), context)
 
 

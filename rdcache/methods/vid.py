@@ -23,7 +23,14 @@ from torch import nn
 from torch.nn import functional as F
 
 from rdcache import losses
-from rdcache.methods.base import CachedBatch, MethodConfig, MethodContext, Terms, TrainingProgress
+from rdcache.methods.base import (
+    EVERY_TASK,
+    CachedBatch,
+    MethodConfig,
+    MethodContext,
+    Terms,
+    TrainingProgress,
+)
 from rdcache.methods.feature_baselines import StagesBaseline
 from rdcache.methods.feature_options import StagesConfig
 from rdcache.methods.registry import register
@@ -88,6 +95,7 @@ class VariationalInformationDistillation(StagesBaseline):
     """Terms: `ce` and `vid`, which may be negative."""
 
     Config: ClassVar[type[MethodConfig]] = VariationalConfig
+    tasks = EVERY_TASK
     config: VariationalConfig
 
     def __init__(self, config: VariationalConfig, context: MethodContext) -> None:

@@ -22,7 +22,15 @@ from pydantic import Field
 from torch import nn
 from torch.nn import functional as F
 
-from rdcache.methods.base import CachedBatch, MethodConfig, MethodContext, Terms, TrainingProgress
+from rdcache.methods.base import (
+    CLASSIFICATION,
+    IMAGES_AND_VOLUMES,
+    CachedBatch,
+    MethodConfig,
+    MethodContext,
+    Terms,
+    TrainingProgress,
+)
 from rdcache.methods.pooled import PooledBaseline, PooledConfig
 from rdcache.methods.registry import register
 from rdcache.models import StudentOutput
@@ -76,6 +84,8 @@ class OrthogonalProjectionDistillation(PooledBaseline):
     """Terms: `ce` and `vkd`."""
 
     Config: ClassVar[type[MethodConfig]] = VkDConfig
+    tasks = CLASSIFICATION
+    dimensions = IMAGES_AND_VOLUMES
     config: VkDConfig
 
     def __init__(self, config: VkDConfig, context: MethodContext) -> None:
