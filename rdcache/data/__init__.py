@@ -11,33 +11,68 @@ from rdcache.data.loading import describe_problems, list_datasets, load_dataset
 from rdcache.data.photometry import Jitter
 from rdcache.data.registry import DatasetCard, default_data_dir
 from rdcache.data.salting import salt_as_recorded, salt_of_environment
-from rdcache.data.samples import DatasetSpec, ImageDataset, Sample, Skipped, portable_name
+from rdcache.data.samples import (
+    DatasetSpec,
+    ImageDataset,
+    Sample,
+    Skipped,
+    Task,
+    portable_name,
+)
 from rdcache.data.student_inputs import StudentInputs
-from rdcache.data.views import CLEAN_VIEW, VIEW_COLUMNS, ViewSpec, cut_view, view_parameters
+from rdcache.data.views import (
+    CLEAN_VIEW,
+    VIEW_COLUMNS,
+    ViewSpec,
+from rdcache.data.views import (
+    CLEAN_VIEW,
+    VIEW_COLUMNS,
+    ViewSpec,
+    cut_mask,
+    cut_view,
+    view_columns,
+    view_parameters,
+)
+from rdcache.data.volume_resampling import labels_at_original_spacing
+from rdcache.data.volume_views import VOLUME_VIEW_COLUMNS, cut_volume, cut_volume_mask
+from rdcache.data.volumes import Grid, Volume, unit_range
 
 __all__ = [
     "CLEAN_VIEW",
     "VIEW_COLUMNS",
+    "VOLUME_VIEW_COLUMNS",
     "DatasetCard",
     "DatasetSpec",
     "DeviceInputs",
+    "Grid",
     "ImageDataset",
     "Jitter",
     "LeakReport",
     "Sample",
     "Skipped",
     "StudentInputs",
+    "Task",
     "UnreadableImageError",
     "ViewSpec",
+<<<<<<< HEAD
+    "Volume",
+=======
+    "cut_mask",
+>>>>>>> seg2d
     "cut_view",
+    "cut_volume",
+    "cut_volume_mask",
     "decode_image",
     "default_data_dir",
     "describe_problems",
     "inputs_for",
+    "labels_at_original_spacing",
     "list_datasets",
     "load_dataset",
     "portable_name",
     "salt_as_recorded",
     "salt_of_environment",
+    "unit_range",
+    "view_columns",
     "view_parameters",
 ]

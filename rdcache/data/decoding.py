@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from io import BytesIO
 
@@ -26,6 +26,7 @@ from PIL import Image, ImageOps
 FORMATS = ("PNG", "JPEG", "JPEG2000", "BMP", "TIFF", "WEBP", "GIF", "PPM")
 KNOWN = ", ".join(FORMATS)
 VERSION = 1  # of the rules above: images that are kept decoded are not used under other rules
+JPEG_TOLERANCE = 32  # between the channels of a grey picture
 MAX_PIXELS = 200_000_000
 WIDE_MODES = ("I", "F", "I;16", "I;16B", "I;16L", "I;16N")
 ALPHA_MODES = ("RGBA", "LA", "PA", "RGBa", "La")
@@ -47,6 +48,25 @@ def decode_image(data: bytes) -> np.ndarray:
     Raises:
         UnreadableImageError: no image, damaged, cut short, or too large to be meant.
     """
+    return _decoded(data, _to_rgb)
+
+
+def decode_numbers(data: bytes) -> np.ndarray:
+    """Decode a mask file: the numbers as they are written, not the colours they are shown in.
+
+    A file in colour must be grey in fact, which a JPEG may miss by a little; what is transparent is
+    0.
+
+    Returns:
+        int64 (H, W), upright.
+
+    Raises:
+        UnreadableImageError: as `decode_image`; or in colour, or not of whole numbers.
+    """
+    return _decoded(data, _to_numbers)
+
+
+def _decoded(data: bytes, convert: Callable[[Image.Image], np.ndarray]) -> np.ndarray:
     if not data:
         raise UnreadableImageError("the file is empty")
     try:
@@ -57,7 +77,10 @@ def decode_image(data: bytes) -> np.ndarray:
                     f"{width}×{height} pixels, more than the {MAX_PIXELS:,} we decode"
                 )
             image.load()
-            return np.ascontiguousarray(_to_rgb(ImageOps.exif_transpose(image)))
+            tolerance = JPEG_TOLERANCE if image.format == "JPEG" else 0
+            upright = ImageOps.exif_transpose(image)
+            upright.info["tolerance"] = tolerance
+            return np.ascontiguousarray(convert(upright))
     except UnreadableImageError:
         raise
     except Image.DecompressionBombError:
@@ -105,6 +128,20 @@ def _to_rgb(image: Image.Image) -> np.ndarray:
         black = Image.new("RGBA", image.size, (0, 0, 0, 255))
         image = Image.alpha_composite(black, image)
     return np.asarray(image.convert("RGB"))
+
+
+def _to_numbers(image: Image.Image) -> np.ndarray:
+    if image.mode in (*WIDE_MODES, "L", "P", "1"):
+        numbers = np.asarray(image)
+        if not np.array_equal(numbers, np.rint(numbers)):
+            raise UnreadableImageError("its numbers are not whole")
+        return numbers.astype(np.int64)
+    opaque = np.asarray(image.convert("RGBA"))[..., 3] > 0
+    colours = np.asarray(image.convert("RGB"))
+    if int(np.ptp(colours, axis=2).max(initial=0)) > image.info["tolerance"]:
+        raise UnreadableImageError("it is in colour; a mask has one number a pixel")
+    grey = colours[..., 0] if not image.info["tolerance"] else np.asarray(image.convert("L"))
+    return np.where(opaque, grey, 0).astype(np.int64)
 
 
 def _stretched(grey: np.ndarray) -> np.ndarray:

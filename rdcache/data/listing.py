@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from rdcache.data.decoding import decode_image
+from rdcache.data.samples import Label, Masked, Task
 
 IMAGE_SUFFIXES = frozenset(
     {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".pgm", ".ppm"}
@@ -23,13 +24,17 @@ class Entry:
         name: path relative to the dataset's folder, with `/`; names it in reports.
         split: official split, or None where the dataset has none.
         group: samples that share it belong in one split.
+        label: class number; multi-label: 0 or 1 for each class; segmentation: a stratum that drawn
+            splits are balanced by, 0 where there is none.
+        masks: the files whose union is the mask; none where all of it is background.
     """
 
     path: Path
     name: str
-    label: int
+    label: Label
     split: str | None = None
     group: str | None = None
+    masks: tuple[Path, ...] = ()
 
 
 def open_file(entry: Entry) -> tuple[bytes, np.ndarray]:
@@ -61,6 +66,10 @@ class Listing:
             the reason.
         official: official split → where the dataset keeps it, relative to its folder.
         open, read, stamp: how pixels are had; drawn datasets bring their own.
+        task: what its labels ask for; the classes of a segmentation begin with `background`.
+        dimensions: 2, or 3 for volumes.
+        read_mask: gives the mask of an entry or sample, uint8 (H, W) class numbers; segmentation
+            only.
     """
 
     entries: tuple[Entry, ...]
@@ -70,6 +79,9 @@ class Listing:
     open: Callable[[Entry], tuple[bytes, np.ndarray]] = field(default=open_file)
     read: Callable[[Path], np.ndarray] = field(default=read_file)
     stamp: Callable[[Path], tuple[int, int]] = field(default=stamp_file)
+    task: Task = "multiclass"
+    dimensions: int = 2
+    read_mask: Callable[[Masked], np.ndarray] | None = None
 
 
 def image_files(folder: Path) -> list[Path]:

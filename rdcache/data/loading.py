@@ -54,7 +54,7 @@ def load_dataset(
     with _looking_into_folders():
         place, listing, card = _find(spec.name, default_data_dir(data_dir))
     _require_official_splits(card, place, listing, listing.entries)  # before a long look at them
-    scans = scan(listing, place, on_progress)
+    scans = scan(listing, place, on_progress, card.name)
     skipped = [Skipped(name, reason) for name, reason in listing.missing]
     readable: list[tuple[Entry, Scan]] = []
     for entry, result in zip(listing.entries, scans, strict=True):
@@ -258,6 +258,10 @@ def _assemble(
             group=entries[i].group,
             size=scans[i].size,
             stamp=scans[i].stamp,
+            masks=entries[i].masks,
+            mask_digest=scans[i].mask.hex() if listing.task == "segmentation" else "",
+            mask_stamp=scans[i].mask_stamp,
+            mask_counts=scans[i].mask_counts,
         )
         for i in order
     )
@@ -272,6 +276,9 @@ def _assemble(
         read=listing.read,
         stamp=listing.stamp,
         notes=tuple(notes),
+        task=listing.task,
+        dimensions=listing.dimensions,
+        read_mask=listing.read_mask,
         salt_check=salt.check,
     )
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rdcache.data.listing import Listing
-from rdcache.data.samples import Symmetry
+from rdcache.data.samples import Symmetry, Task
 from rdcache.errors import UsageError
 
 
@@ -23,6 +23,8 @@ class DatasetCard:
         folders: names under the data folder that it is looked for, in this order.
         layout: what the folder must hold, shown when it does not.
         list_files: the adapter: finds entries in the folder; an empty listing if it finds none.
+        task: what its labels ask for; in words where the user's files decide.
+        dimensions: 2, or 3 for volumes.
         present: whether the folder is there, filled in by `list_datasets`.
     """
 
@@ -36,6 +38,8 @@ class DatasetCard:
     folders: tuple[str, ...]
     layout: str
     list_files: Callable[[Path], Listing]
+    task: str = "multiclass"
+    dimensions: int = 2
     present: bool = False
 
 
@@ -53,12 +57,25 @@ def register(
     source: str,
     folders: tuple[str, ...],
     layout: str,
+    task: Task = "multiclass",
+    dimensions: int = 2,
 ) -> Callable[[Callable[[Path], Listing]], Callable[[Path], Listing]]:
     """Enter an adapter in the catalogue; it is called with the dataset's folder."""
 
     def enter(list_files: Callable[[Path], Listing]) -> Callable[[Path], Listing]:
         CATALOGUE[name] = DatasetCard(
-            name, title, classes, split, symmetry, licence, source, folders, layout, list_files
+            name,
+            title,
+            classes,
+            split,
+            symmetry,
+            licence,
+            source,
+            folders,
+            layout,
+            list_files,
+            task,
+            dimensions,
         )
         return list_files
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
@@ -19,6 +20,8 @@ from rdcache.errors import DatasetError, UsageError
 from rdcache.store import SPLITS
 
 Symmetry = Literal["none", "hflip", "d4"]
+Task = Literal["multiclass", "multilabel", "segmentation"]
+Label = int | tuple[int, ...]  # a class number; for several findings 0 or 1 for each class
 
 
 @dataclass(frozen=True)
@@ -68,27 +71,52 @@ def portable_name(name: str) -> str:
 
 @dataclass(frozen=True)
 class Sample:
-    """One image with its label.
+    """One image with its label, and in segmentation with its mask.
 
     Attributes:
         uid: 32 hexadecimal digits that depend on the file's content alone (and, among identical
             files, on their order), and on a salt where there is one.
         path: where its pixels are; for drawn data, a name.
         name: path relative to the dataset's folder, with `/`; of a table, as it is written there.
-        label: class number.
+        label: class number; multi-label: 0 or 1 for each class; segmentation: the stratum that
+            drawn splits are balanced by.
         group: samples that share it (one lesion, one patient) belong in one split.
         size: (width, height) in pixels, upright.
         stamp: (bytes, modification time in ns) of the file when it was looked at.
+        masks: where its mask is: one file, or several whose union it is.
+        mask_digest: blake2b-128 of the mask's size and class numbers, in hexadecimal digits.
+        mask_stamp: of all its mask files when they were looked at, see `mask_stamp`.
+        mask_counts: pixels of each class in the mask, the background first.
     """
 
     uid: str
     path: Path
     name: str
-    label: int
+    label: Label
     split: str
     group: str | None
-    size: tuple[int, int]
+    size: tuple[int, ...]
     stamp: tuple[int, int]
+    masks: tuple[Path, ...] = ()
+    mask_digest: str = ""
+    mask_stamp: int = 0
+    mask_counts: tuple[int, ...] = ()
+
+
+class Masked(Protocol):
+    """What a mask is read for: a sample, or an adapter's entry."""
+
+    @property
+    def path(self) -> Path: ...
+
+    @property
+    def masks(self) -> tuple[Path, ...]: ...
+
+
+def mask_stamp(stamps: Sequence[tuple[int, int]]) -> int:
+    """One number, of 63 bits, for the stamps of all files of a mask."""
+    digest = hashlib.blake2b(json.dumps(stamps).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") >> 1
 
 
 @dataclass(frozen=True)
@@ -109,6 +137,8 @@ class ImageDataset:
             left-right (ultrasound), or all eight of the square (dermoscopy).
         read: gives a sample's pixels, uint8 (H, W, 3), from its path.
         stamp: gives a file's stamp, see `Sample`, from its path.
+        read_mask: gives a sample's mask, uint8 (H, W) class numbers; segmentation only.
+        dimensions: 2, or 3 for volumes.
         notes: what was done to it that its user may not expect, a sentence each.
         salt_check: tells the salt of the uids from others; empty where they are plain.
     """
@@ -123,8 +153,10 @@ class ImageDataset:
     read: Callable[[Path], np.ndarray]
     stamp: Callable[[Path], tuple[int, int]]
     notes: tuple[str, ...] = ()
-    task: Literal["multiclass"] = "multiclass"
+    task: Task = "multiclass"
     salt_check: str = ""
+    dimensions: int = 2
+    read_mask: Callable[[Masked], np.ndarray] | None = None
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -145,8 +177,9 @@ class ImageDataset:
 
     @cached_property
     def labels(self) -> np.ndarray:
-        """int64 (N,), in sample order."""
-        return np.array([sample.label for sample in self.samples], np.int64)
+        """int64 (N,), in sample order; multi-label int64 (N, L), 0 or 1 for each class."""
+        shape = (-1, len(self.classes)) if self.task == "multilabel" else (-1,)
+        return np.array([sample.label for sample in self.samples], np.int64).reshape(shape)
 
     @cached_property
     def splits(self) -> np.ndarray:
@@ -162,10 +195,14 @@ class ImageDataset:
 
     @cached_property
     def digest(self) -> str:
-        """sha256 over classes and each sample's uid, label, split and group, in sample order."""
+        """sha256 over classes and each sample's uid, label, split, group and, where there is one,
+        mask, in sample order.
+        """
         hasher = hashlib.sha256(json.dumps(self.classes).encode())
         for sample, group in zip(self.samples, self.group_codes, strict=True):
             row = [sample.uid, sample.label, sample.split, int(group)]
+            if self.task == "segmentation":
+                row.append(sample.mask_digest)
             hasher.update(json.dumps(row).encode())
         return hasher.hexdigest()
 
@@ -181,6 +218,7 @@ class ImageDataset:
             "digest": self.digest,
             "classes": list(self.classes),
             "task": self.task,
+            **({"dimensions": self.dimensions} if self.dimensions != 2 else {}),
             "counts": self.counts(),
             "leaks": self.leaks.to_dict(),
             # What is in parentheses is for who sees the file: it may quote from the file itself.
@@ -197,29 +235,65 @@ class ImageDataset:
         """
         sample = self.samples[index]
         unchanged = self.stamp(sample.path) == sample.stamp
-        try:
+        with self._readable("an image", sample.path):
             pixels = self.read(sample.path)
+        if not unchanged:
+            raise self._changed("an image", sample.path)
+        return pixels
+
+    def decode_mask(self, index: int) -> np.ndarray:
+        """Mask of one sample: uint8 (H, W), of volumes (D, H, W), the class number of each pixel.
+
+        Raises:
+            DatasetError: it is not a segmentation, or the mask is gone, broken, or another one than
+                when it was looked at.
+        """
+        sample = self.samples[index]
+        if self.read_mask is None:
+            raise DatasetError(f"{self.name} has no masks.", task=self.task)
+        files = ", ".join(str(path) for path in sample.masks) or str(sample.path)
+        unchanged = mask_stamp([self.stamp(path) for path in sample.masks]) == sample.mask_stamp
+        with self._readable("a mask", files):
+            mask = self.read_mask(sample)
+        if not unchanged:
+            raise self._changed("a mask", files)
+        return mask
+
+    @contextmanager
+    def _readable(self, what: str, file: object) -> Iterator[None]:
+        try:
+            yield
         except (OSError, UnreadableImageError) as error:
             raise DatasetError(
-                f"an image of {self.name} can no longer be read.",
-                file=sample.path,
+                f"{what} of {self.name} can no longer be read.",
+                file=file,
                 why=error,
                 next="run again: it is then skipped, or read where it is back",
             ) from error
-        if not unchanged:
-            raise DatasetError(
-                f"an image of {self.name} has changed since it was looked at.",
-                file=sample.path,
-                next="run again: it is then looked at anew",
-            )
-        return pixels
+
+    def _changed(self, what: str, file: object) -> DatasetError:
+        return DatasetError(
+            f"{what} of {self.name} has changed since it was looked at.",
+            file=file,
+            next="run again: it is then looked at anew",
+        )
+
+    @cached_property
+    def occurrence(self) -> np.ndarray:
+        """bool (N, C): which classes occur in each sample; in segmentation, in its mask."""
+        if self.task == "multilabel":
+            return np.asarray(self.labels == 1)
+        if self.task == "segmentation":
+            counts = [sample.mask_counts for sample in self.samples]
+            return np.array(counts, np.int64).reshape(-1, len(self.classes)) > 0
+        return np.asarray(self.labels[:, None] == np.arange(len(self.classes)))
 
     def counts(self) -> dict[str, dict[str, int]]:
-        """Split → class → number of samples."""
+        """Split → class → number of samples in which it occurs."""
         return {
             split: {
-                name: int(np.count_nonzero((self.splits == split) & (self.labels == label)))
-                for label, name in enumerate(self.classes)
+                name: int(np.count_nonzero(self.occurrence[self.splits == split, number]))
+                for number, name in enumerate(self.classes)
             }
             for split in SPLITS
         }

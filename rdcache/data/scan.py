@@ -1,4 +1,5 @@
-"""Looking at every image of a dataset once: content digest, size, pixel digest, perceptual hash.
+"""Looking at every image of a dataset once: content digest, size, pixel digest, perceptual hash,
+and at its mask, where it has one.
 
 Results are kept in the user's cache, keyed by relative path, file size and modification time, so
 that a dataset of ten thousand images opens in a second the next time.
@@ -8,12 +9,14 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -21,12 +24,14 @@ from scipy.fft import dctn
 
 from rdcache.data.decoding import UnreadableImageError
 from rdcache.data.listing import Entry, Listing
+from rdcache.data.samples import mask_stamp
 from rdcache.files import user_cache
 from rdcache.progress import Progress, ignore
 from rdcache.store.threads import usable_cores
 
-VERSION = 2  # of what is kept, and of what is readable; other versions are scanned again
+VERSION = 3  # of what is kept, and of what is readable; other versions are scanned again
 CLOSED = "the file cannot be opened"
+NO_DIGEST = b"\0" * 16
 THUMBNAIL = 32
 HASH_SIDE = 8
 THREADS = max(2, usable_cores())
@@ -44,33 +49,59 @@ class Scan:
         perceptual: 64-bit DCT hash of the grey picture.
         thumbnail: uint8 (32, 32), grey.
         problem: why it is unreadable, or an empty string.
+        mask_stamp: of its mask's files, see `samples.mask_stamp`.
+        mask: blake2b-128 of the mask's size and class numbers; zeros without one.
+        mask_counts: pixels of each class in the mask; empty without one.
     """
 
     stamp: tuple[int, int]
     content: bytes
-    size: tuple[int, int]
+    size: tuple[int, ...]
     pixels: bytes
     perceptual: int
     thumbnail: np.ndarray
     problem: str = ""
+    mask_stamp: int = 0
+    mask: bytes = NO_DIGEST
+    mask_counts: tuple[int, ...] = ()
 
 
-def scan(listing: Listing, folder: Path, on_progress: Progress = ignore) -> list[Scan]:
+class Stamps(NamedTuple):
+    """When an image and its mask were written, taken before they are opened: what changes in
+    between has other stamps the next time.
+    """
+
+    image: tuple[int, int]
+    mask: int
+
+
+def stamps_of(listing: Listing, entry: Entry) -> Stamps:
+    """The stamps of an entry's files as they are now."""
+    if listing.task != "segmentation":
+        return Stamps(listing.stamp(entry.path), 0)
+    return Stamps(
+        listing.stamp(entry.path), mask_stamp([listing.stamp(path) for path in entry.masks])
+    )
+
+
+def scan(
+    listing: Listing, folder: Path, on_progress: Progress = ignore, name: str = ""
+) -> list[Scan]:
     """Scan every entry of a listing, in its order.
 
     Args:
         folder: the dataset's folder; names the cached results, whose keys are relative to it.
+        name: of the dataset, where several of one folder are told apart by it.
     """
-    # Taken before the files are opened: what changes in between has another stamp the next time.
-    stamps = [listing.stamp(entry.path) for entry in listing.entries]
-    cache_file = _cache_file(folder)
+    stamps = [stamps_of(listing, entry) for entry in listing.entries]
+    cache_file = _cache_file(folder, listing, name)
     known = _load(cache_file)
     todo = [
         number
         for number, (entry, stamp) in enumerate(zip(listing.entries, stamps, strict=True))
         if entry.name not in known
-        or known[entry.name].stamp != stamp
-        or known[entry.name].problem.startswith(CLOSED)  # may be open by now
+        or (known[entry.name].stamp, known[entry.name].mask_stamp) != stamp
+        or CLOSED in known[entry.name].problem  # may be open by now
     ]
     results: dict[int, Scan] = {}
     with ThreadPoolExecutor(THREADS, thread_name_prefix="scan") as pool:
@@ -83,36 +114,65 @@ def scan(listing: Listing, folder: Path, on_progress: Progress = ignore) -> list
         for number, entry in enumerate(listing.entries)
     ]
     if todo:
-        _save(cache_file, listing.entries, scans)
+        _save(cache_file, listing, scans)
     return scans
 
 
-def scan_entry(listing: Listing, entry: Entry, stamp: tuple[int, int]) -> Scan:
-    """Look at one image; an unreadable one gives a scan that says why."""
+def scan_entry(listing: Listing, entry: Entry, stamps: Stamps) -> Scan:
+    """Look at one image and its mask; an unreadable one gives a scan that says why."""
     try:
         content, pixels = listing.open(entry)
-    except UnreadableImageError as error:
-        return _unreadable(stamp, str(error))
-    except OSError as error:
-        return _unreadable(stamp, f"{CLOSED} ({error.strerror or type(error).__name__})")
-    except ValueError as error:  # a path that no file can have: it holds a NUL byte
-        return _unreadable(stamp, f"{CLOSED} ({error})")
+    except (OSError, ValueError) as error:
+        return _unreadable(stamps, _reason(error))
     grey = Image.fromarray(pixels).convert("L")
     size = grey.size
     shape = f"{size[0]}x{size[1]}".encode()
-    return Scan(
-        stamp=stamp,
+    looked_at = Scan(
+        stamp=stamps.image,
         content=hashlib.blake2b(content, digest_size=16).digest(),
         size=size,
         pixels=hashlib.blake2b(shape + grey.tobytes(), digest_size=16).digest(),
         perceptual=perceptual_hash(grey),
         thumbnail=np.asarray(grey.resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX), np.uint8),
     )
+    return looked_at if listing.read_mask is None else with_mask(looked_at, listing, entry, stamps)
 
 
-def _unreadable(stamp: tuple[int, int], problem: str) -> Scan:
+def with_mask(looked_at: Scan, listing: Listing, entry: Entry, stamps: Stamps) -> Scan:
+    """Add what one look at the mask tells; one that does not fit its image makes both unusable."""
+    assert listing.read_mask is not None
+    try:
+        mask = listing.read_mask(entry)
+    except (OSError, ValueError) as error:
+        return _unreadable(stamps, f"its mask: {_reason(error)}")
+    size = mask.shape[::-1] if mask.ndim == 2 else mask.shape
+    if size != looked_at.size:
+        return _unreadable(
+            stamps,
+            "its mask has another size "
+            f"({'×'.join(map(str, size))}, the image {'×'.join(map(str, looked_at.size))})",
+        )
+    return replace(
+        looked_at,
+        mask_stamp=stamps.mask,
+        mask=hashlib.blake2b(str(size).encode() + mask.tobytes(), digest_size=16).digest(),
+        mask_counts=tuple(np.bincount(mask.ravel(), minlength=len(listing.classes)).tolist()),
+    )
+
+
+def _reason(error: OSError | ValueError) -> str:
+    if isinstance(error, UnreadableImageError):
+        return str(error)
+    if isinstance(error, OSError):
+        return f"{CLOSED} ({error.strerror or type(error).__name__})"
+    return f"{CLOSED} ({error})"  # a path that no file can have: it holds a NUL byte
+
+
+def _unreadable(stamps: Stamps, problem: str) -> Scan:
     nothing = np.zeros((THUMBNAIL, THUMBNAIL), np.uint8)
-    return Scan(stamp, b"\0" * 16, (0, 0), b"\0" * 16, 0, nothing, problem)
+    return Scan(
+        stamps.image, NO_DIGEST, (0, 0), NO_DIGEST, 0, nothing, problem, mask_stamp=stamps.mask
+    )
 
 
 def perceptual_hash(grey: Image.Image) -> int:
@@ -128,9 +188,12 @@ def cache_folder() -> Path:
     return user_cache() / "scans"
 
 
-def _cache_file(folder: Path) -> Path:
-    name = hashlib.blake2b(str(folder.absolute()).encode(), digest_size=12).hexdigest()
-    return cache_folder() / f"{name}-v{VERSION}.npz"
+def _cache_file(folder: Path, listing: Listing, name: str) -> Path:
+    """Where scans are kept; how a mask is read depends on the classes."""
+    classes = listing.classes if listing.task == "segmentation" else ()
+    key = json.dumps([str(folder.absolute()), name, classes]).encode()
+    digest = hashlib.blake2b(key, digest_size=12).hexdigest()
+    return cache_folder() / f"{digest}-v{VERSION}.npz"
 
 
 def _load(file: Path) -> dict[str, Scan]:
@@ -143,32 +206,64 @@ def _load(file: Path) -> dict[str, Scan]:
             str(name): Scan(
                 stamp=(int(stamp[0]), int(stamp[1])),
                 content=content.tobytes(),
-                size=(int(size[0]), int(size[1])),
+                size=tuple(size.tolist()),
                 pixels=pixels.tobytes(),
                 perceptual=int(perceptual),
                 thumbnail=thumbnail,
                 problem=str(problem),
+                mask_stamp=int(mask_stamp),
+                mask=mask.tobytes(),
+                mask_counts=tuple(mask_counts.tolist()) if any(mask) else (),
             )
-            for name, stamp, content, size, pixels, perceptual, thumbnail, problem in rows
+            for (
+                name,
+                stamp,
+                content,
+                size,
+                pixels,
+                perceptual,
+                thumbnail,
+                problem,
+                mask_stamp,
+                mask,
+                mask_counts,
+            ) in rows
         }
     except Exception:  # a damaged archive raises nearly anything, and a cache is worth no error
         return {}
 
 
-COLUMNS = ("name", "stamp", "content", "size", "pixels", "perceptual", "thumbnail", "problem")
+COLUMNS = (
+    "name",
+    "stamp",
+    "content",
+    "size",
+    "pixels",
+    "perceptual",
+    "thumbnail",
+    "problem",
+    "mask_stamp",
+    "mask",
+    "mask_counts",
+)
 
 
-def _save(file: Path, entries: Sequence[Entry], scans: Sequence[Scan]) -> None:
+def _save(file: Path, listing: Listing, scans: Sequence[Scan]) -> None:
     """Keep scans; a cache that cannot be written only costs time."""
+    no_size = (0,) * listing.dimensions
+    no_counts = (0,) * len(listing.classes) if listing.read_mask is not None else ()
     columns = {
-        "name": np.array([entry.name for entry in entries]),
+        "name": np.array([entry.name for entry in listing.entries]),
         "stamp": np.array([scan.stamp for scan in scans], np.int64),
         "content": np.array([list(scan.content) for scan in scans], np.uint8),
-        "size": np.array([scan.size for scan in scans], np.int32),
+        "size": np.array([scan.size if any(scan.size) else no_size for scan in scans], np.int32),
         "pixels": np.array([list(scan.pixels) for scan in scans], np.uint8),
         "perceptual": np.array([scan.perceptual for scan in scans], np.uint64),
         "thumbnail": np.stack([scan.thumbnail for scan in scans]),
         "problem": np.array([scan.problem for scan in scans]),
+        "mask_stamp": np.array([scan.mask_stamp for scan in scans], np.int64),
+        "mask": np.array([list(scan.mask) for scan in scans], np.uint8),
+        "mask_counts": np.array([scan.mask_counts or no_counts for scan in scans], np.int64),
     }
     temporary = file.with_name(f".{file.name}.{os.getpid()}.partial")
     with contextlib.suppress(OSError):

@@ -15,6 +15,7 @@ from typing import Any, Literal
 import numpy as np
 from PIL import Image
 
+from rdcache.data.volume_views import VOLUME_VIEW_COLUMNS, one_volume_view
 from rdcache.errors import UsageError
 
 # The box in fractions of the upright image's width and height. It is resized to a square, then
@@ -49,6 +50,11 @@ class ViewSpec:
         symmetry: what random views may do beside cropping: nothing, mirror, or all of `d4`.
         scale: smallest and largest part of the image's area that a crop covers.
         ratio: smallest and largest width to height of a crop, in pixels.
+        patch: of volumes, the voxels of every view along z, y, x; None: whole volumes, and crops.
+        stride: of volumes, what the corners of patches are multiples of, in voxels.
+
+    Raises:
+        UsageError: a patch that no volume has, or that cannot be turned as the views ask for.
     """
 
     kind: Literal["clean", "flip", "d4", "random"]
@@ -58,6 +64,20 @@ class ViewSpec:
     scale: tuple[float, float] = (0.5, 1.0)
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
     version: int = VERSION
+    patch: tuple[int, int, int] | None = None
+    stride: int = 1
+
+    def __post_init__(self) -> None:
+        if self.stride < 1 or (self.patch is not None and min(self.patch) < 1):
+            raise UsageError(
+                f"patches of {self.patch} voxels on a grid of {self.stride} cannot be cut: "
+                "both are at least 1."
+            )
+        if self.kind == "d4" and self.patch is not None and self.patch[1] != self.patch[2]:
+            raise UsageError(
+                "--views d4 turns a patch within its slices, which must be squares then.",
+                patch="×".join(map(str, self.patch)) + " (z, y, x)",
+            )
 
     @classmethod
     def parse(
@@ -65,47 +85,62 @@ class ViewSpec:
         text: str,
         symmetry: Literal["none", "hflip", "d4"] = "hflip",
         fit: Literal["squash", "center"] = "squash",
+        patch: tuple[int, int, int] | None = None,
+        stride: int = 1,
     ) -> ViewSpec:
         """Read `clean`, `flip`, `d4`, or a number of views that counts the clean one.
 
         Raises:
             UsageError: the text is none of these.
         """
+        of_volumes: dict[str, Any] = {"patch": patch, "stride": stride}
         if text in ("clean", "1"):
-            return cls("clean", 1, fit, symmetry)
+            return cls("clean", 1, fit, symmetry, **of_volumes)
         if text == "flip":
-            return cls("flip", 2, fit, symmetry)
+            return cls("flip", 2, fit, symmetry, **of_volumes)
         if text == "d4":
-            return cls("d4", 8, fit, symmetry)
+            return cls("d4", 8, fit, symmetry, **of_volumes)
         # Very long numbers are not even read: Python refuses to.
         if text.isdecimal() and len(text) <= len(str(MOST_VIEWS)) and 1 < int(text) <= MOST_VIEWS:
-            return cls("random", int(text), fit, symmetry)
+            return cls("random", int(text), fit, symmetry, **of_volumes)
         raise UsageError(
             f"--views: {text!r} is none of clean, flip, d4, or a number from 1 to {MOST_VIEWS}."
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """All attributes as JSON values."""
-        return {**asdict(self), "scale": list(self.scale), "ratio": list(self.ratio)}
+        """All attributes as JSON values; those of volumes only where there is a patch."""
+        values = {**asdict(self), "scale": list(self.scale), "ratio": list(self.ratio)}
+        patch, stride = values.pop("patch"), values.pop("stride")
+        return values if patch is None else {**values, "patch": list(patch), "stride": stride}
 
 
 def view_parameters(
-    spec: ViewSpec, uids: Sequence[str] | np.ndarray, sizes: Sequence[tuple[int, int]]
+    spec: ViewSpec, uids: Sequence[str] | np.ndarray, sizes: Sequence[tuple[int, ...]]
 ) -> np.ndarray:
     """Parameters of every view of every sample.
 
     Args:
-        sizes: (width, height) of each upright image.
+        sizes: (width, height) of each upright image; of volumes, voxels along z, y, x.
 
     Returns:
-        float64 (views, samples, 6), columns `VIEW_COLUMNS`.
+        float64 (views, samples, 6), columns `VIEW_COLUMNS`; of volumes (views, samples, 10),
+        columns `VOLUME_VIEW_COLUMNS`.
     """
-    parameters = np.empty((spec.count, len(uids), len(VIEW_COLUMNS)))
+    columns = view_columns(len(sizes[0]) if sizes else 2)
+    parameters = np.empty((spec.count, len(uids), len(columns)))
     for sample, (uid, size) in enumerate(zip(uids, sizes, strict=True)):
-        clean = _clean_box(spec, size)
         for view in range(spec.count):
-            parameters[view, sample] = _one_view(spec, str(uid), view, size, clean)
+            if len(size) == 3:
+                random = _generator(str(uid), view, spec.version)
+                parameters[view, sample] = one_volume_view(spec, random, view, size)
+            else:
+                parameters[view, sample] = _one_view(spec, str(uid), view, (size[0], size[1]))
     return parameters
+
+
+def view_columns(dimensions: int) -> tuple[str, ...]:
+    """Names of the columns of `view_parameters`, for images (2) or volumes (3)."""
+    return VOLUME_VIEW_COLUMNS if dimensions == 3 else VIEW_COLUMNS
 
 
 def cut_view(
@@ -132,6 +167,36 @@ def cut_view(
     return np.array(cut if symmetry is None else cut.transpose(symmetry))
 
 
+def cut_mask(mask: np.ndarray, parameters: np.ndarray, size: int) -> np.ndarray:
+    """Cut one view out of a mask: the very box, mirroring and turns of `cut_view`, and for each
+    pixel the class number at its centre.
+
+    Args:
+        mask: uint8 (H, W), of the upright image's size.
+        parameters: (6,), columns `VIEW_COLUMNS`.
+        size: side of the square result in pixels.
+
+    Returns:
+        uint8 (size, size).
+    """
+    height, width = mask.shape
+    left, top, right, bottom, mirror, quarter_turns = parameters
+    rows, columns = _centres(top, bottom, height, size), _centres(left, right, width, size)
+    cut = mask[rows[:, None], columns[:: -1 if mirror else 1]]
+    return np.ascontiguousarray(np.rot90(cut, int(quarter_turns)))
+
+
+def _centres(low: float, high: float, side: int, size: int) -> np.ndarray:
+    """The pixels in which the centres of `size` equal parts of an interval lie: int64 (size,).
+
+    Args:
+        low, high: the interval, in parts of the side.
+        side: pixels that there are.
+    """
+    centres = low * side + (np.arange(size) + 0.5) * ((high - low) * side / size)
+    return np.clip(np.floor(centres).astype(np.int64), 0, side - 1)
+
+
 def _clean_box(spec: ViewSpec, size: tuple[int, int]) -> tuple[float, float, float, float]:
     if spec.fit == "squash":
         return 0.0, 0.0, 1.0, 1.0
@@ -146,8 +211,8 @@ def _one_view(
     uid: str,
     view: int,
     size: tuple[int, int],
-    clean: tuple[float, float, float, float],
 ) -> tuple[float, ...]:
+    clean = _clean_box(spec, size)
     if view == 0:
         return (*clean, 0, 0)
     if spec.kind == "flip":
