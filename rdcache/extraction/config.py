@@ -147,7 +147,9 @@ class ExtractConfig(BaseModel):
     )
     keep_paths: KeepPathsOption = False
     uid_salt: SaltOption = Field(default_factory=salt_of_environment)
-    batch_size: int = Field(default=32, gt=0, description="Images per forward pass (of volumes, by default 2).")
+    batch_size: int = Field(
+        default=32, gt=0, description="Images per forward pass (of volumes, by default 2)."
+    )
     join: bool = Field(
         default=False,
         description="Where another process extracts the same store, work on other shards of it "
