@@ -24,10 +24,6 @@ from rdcache.data.views import (
     CLEAN_VIEW,
     VIEW_COLUMNS,
     ViewSpec,
-from rdcache.data.views import (
-    CLEAN_VIEW,
-    VIEW_COLUMNS,
-    ViewSpec,
     cut_mask,
     cut_view,
     view_columns,
@@ -54,11 +50,8 @@ __all__ = [
     "Task",
     "UnreadableImageError",
     "ViewSpec",
-<<<<<<< HEAD
     "Volume",
-=======
     "cut_mask",
->>>>>>> seg2d
     "cut_view",
     "cut_volume",
     "cut_volume_mask",
