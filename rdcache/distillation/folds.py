@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from rdcache.data import strata_of
 from rdcache.data.groups import dealt_out, members_of
 from rdcache.distillation.randomness import counted_generator
-from rdcache.distillation.subset import strata
 from rdcache.store import Store
 
 
@@ -20,7 +20,7 @@ def training_folds(store: Store, rows: np.ndarray, count: int, seed: int) -> np.
     Returns:
         int64 (N,): the fold of each sample of the store, -1 where it is not in `rows`.
     """
-    labels, groups = strata(store.labels)[rows], np.asarray(store.groups)[rows]
+    labels, groups = strata_of(np.asarray(store.labels))[rows], np.asarray(store.groups)[rows]
     members = members_of(groups)
     shuffled = counted_generator("folds", seed).permutation(len(np.unique(members)))
     folds = np.full(store.samples, -1, np.int64)

@@ -122,9 +122,6 @@ def build_untrained(sources: Sources, job: Job) -> tuple[Student, Method, Traini
         views=config.views or store.views,
         epochs=config.epochs,
         batch_size=config.batch_size,
-        student=student,
-        task=store.manifest["dataset"]["task"],
-        dimensions=store.manifest["dataset"].get("dimensions", 2),
     )
     return (
         student,

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from rdcache.data import strata_of
 from rdcache.data.groups import members_of
 from rdcache.distillation.randomness import counted_keys
 from rdcache.store import Store
@@ -41,27 +42,12 @@ class Subset:
         train = store.samples_of("train")
         if self.fraction == 1 or not len(train):
             return train
-        labels, groups = strata(store.labels)[train], np.asarray(store.groups)[train]
+        labels, groups = strata_of(np.asarray(store.labels))[train], np.asarray(store.groups)[train]
         chosen = drawn(store.uid_bytes[train], labels, groups, self.fraction, self.seed)
         return np.asarray(train[chosen])
 
 
 EVERYTHING = Subset()
-
-
-def strata(labels: np.ndarray) -> np.ndarray:
-    """What samples are dealt out by, evenly: int64 (N,). Of several labels a sample counts as of
-    the rarest that it has, and those without any are a stratum of their own, the first.
-
-    Args:
-        labels: int64 (N,), or multi-label (N, L), 0 or 1 for each class.
-    """
-    labels = np.asarray(labels)
-    if labels.ndim == 1:
-        return labels
-    order = np.argsort(labels.sum(axis=0), kind="stable")  # the rarest first
-    rarest = order[labels[:, order].argmax(axis=1)] + 1
-    return np.where(labels.any(axis=1), rarest, 0).astype(np.int64)
 
 
 def drawn(

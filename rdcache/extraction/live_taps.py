@@ -63,7 +63,8 @@ class LiveTaps:
         """Compute taps of a batch.
 
         Args:
-            images: float32 (B, S, S, 3), RGB in 0–255, where S is the teacher's input size.
+            images: float32 (B, S, S, 3), RGB in 0–255, where S is the teacher's input size; of
+                volumes float32 (B, C, *patch), as `VolumePreprocessing.scaled` gives them.
             names: taps; those that are of other stores are passed over.
 
         Returns:

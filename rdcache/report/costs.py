@@ -162,7 +162,7 @@ def cost_of_teacher(name: str, config: CostConfig, devices: Sequence[torch.devic
     that it recommends, or of a black box to all of its outputs.
     """
     teacher, notes = _teacher(name, config.data_dir)
-    size = teacher.preprocessing.size
+    size = teacher.of_images.size
     wanted = ("pooled",) if "pooled" in teacher.taps else tuple(teacher.taps)
     family, _, file = name.partition(":")
     if family == "onnx":
