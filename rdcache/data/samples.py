@@ -127,10 +127,14 @@ class Masked(Protocol):
     """What a mask is read for: a sample, or an adapter's entry."""
 
     @property
-    def path(self) -> Path: ...
+    def path(self) -> Path:
+        """Where the pixels are."""
+        ...
 
     @property
-    def masks(self) -> tuple[Path, ...]: ...
+    def masks(self) -> tuple[Path, ...]:
+        """Where the mask is; see `Sample.masks`."""
+        ...
 
 
 def mask_stamp(stamps: Sequence[tuple[int, int]]) -> int:
@@ -202,6 +206,11 @@ class ImageDataset:
         """int64 (N,), in sample order; multi-label int64 (N, L), 0 or 1 for each class."""
         shape = (-1, len(self.classes)) if self.task == "multilabel" else (-1,)
         return np.array([sample.label for sample in self.samples], np.int64).reshape(shape)
+
+    @property
+    def findings(self) -> int:
+        """Columns of the labels of a multi-label dataset; 0 for all others."""
+        return len(self.classes) if self.task == "multilabel" else 0
 
     @cached_property
     def splits(self) -> np.ndarray:
