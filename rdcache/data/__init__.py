@@ -3,7 +3,7 @@
 Knows no teacher. Adding a dataset is adding one adapter file; see `docs/datasets.md`.
 """
 
-from rdcache.data import btc, busi, chestxray, covid, isic, phantom  # noqa: F401  (they register)
+from rdcache.data import btc, busi, chestxray, covid, isic, phantom, phantom_volumes  # noqa: F401  (they register)
 from rdcache.data.decoding import UnreadableImageError, decode_image
 from rdcache.data.device_inputs import DeviceInputs, inputs_for
 from rdcache.data.leaks import LeakReport
@@ -31,6 +31,7 @@ from rdcache.data.views import (
     view_columns,
     view_parameters,
 )
+from rdcache.data.volume_dataset import VolumeDataset, as_volumes
 from rdcache.data.volume_resampling import labels_at_original_spacing
 from rdcache.data.volume_views import VOLUME_VIEW_COLUMNS, cut_volume, cut_volume_mask
 from rdcache.data.volumes import Grid, Volume, unit_range
@@ -53,6 +54,8 @@ __all__ = [
     "UnreadableImageError",
     "ViewSpec",
     "Volume",
+    "VolumeDataset",
+    "as_volumes",
     "cut_mask",
     "cut_view",
     "cut_volume",

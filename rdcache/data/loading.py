@@ -19,6 +19,7 @@ from rdcache.data.samples import DatasetSpec, ImageDataset, Sample, Skipped
 from rdcache.data.scan import Scan, scan
 from rdcache.data.splits import complete_splits, strata_of
 from rdcache.data.usable import require_official_splits, require_usable
+from rdcache.data.volume_dataset import alike, as_spacing, of_dimensions
 from rdcache.errors import DatasetError, DatasetNotFoundError, RdcacheError, UnknownNameError
 from rdcache.progress import Progress, ignore
 from rdcache.store import SPLITS
@@ -62,6 +63,8 @@ def load_dataset(
             skipped.append(Skipped(entry.name, result.problem))
         else:
             readable.append((entry, result))
+    readable, of_another_kind = alike(readable)
+    skipped += of_another_kind
     require_usable(spec.name, place, listing, readable, skipped, strict)
     require_official_splits(card, place, listing, [entry for entry, _ in readable])
     return _assemble(spec, card, listing, readable, tuple(skipped), made)
@@ -210,10 +213,11 @@ def _assemble(
             mask_digest=scans[i].mask.hex() if listing.task == "segmentation" else "",
             mask_stamp=scans[i].mask_stamp,
             mask_counts=scans[i].mask_counts,
+            spacing=as_spacing(scans[i].spacing),
         )
         for i in order
     )
-    return ImageDataset(
+    dataset = ImageDataset(
         spec=spec,
         title=card.title,
         classes=listing.classes,
@@ -228,7 +232,9 @@ def _assemble(
         dimensions=listing.dimensions,
         read_mask=listing.read_mask,
         salt_check=salt.check,
+        channels=scans[0].channels,
     )
+    return of_dimensions(dataset, listing)
 
 
 def make_uids(contents: Sequence[bytes], names: Sequence[str], key: bytes = b"") -> list[str]:

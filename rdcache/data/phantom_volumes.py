@@ -1,4 +1,4 @@
-"""`phantom-3d` and `phantom-3d-seg`: drawn, CT-like volumes, the embedded 3D data of demo and tests.
+"""`phantom-3d` and `phantom-3d-seg`: drawn, CT-like volumes, the embedded 3D data.
 
 Each volume is drawn from its own counter-based generator: an organ in fat, under noise, with a
 lesion inside. Benign lesions are smooth and nearly round; malignant ones are rough, with a darker
@@ -123,12 +123,9 @@ def draw(name: str) -> Drawing:
     depth = int(random.integers(*DEPTHS))
     height, width = (int(side) for side in random.integers(*SIDES, 2))
     middle = np.array([depth, height, width]) * SPACING / 2
-    places = np.stack(
-        np.meshgrid(
-            *((np.arange(n) + 0.5) * s for n, s in zip((depth, height, width), SPACING)),
-            indexing="ij",
-        )
-    )
+    sides = zip((depth, height, width), SPACING, strict=True)
+    axes = [(np.arange(side) + 0.5) * step for side, step in sides]
+    places = np.stack(np.meshgrid(*axes, indexing="ij"))
     organ_centre = middle + random.uniform(-2, 2, 3)
     organ = _blob(random, places, organ_centre, random.uniform(0.62, 0.8) * middle, 0.10)
     malignant = kind == "malignant"

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 
 import numpy as np
 
 from rdcache.data import volumes
-from rdcache.data.samples import ImageDataset
-from rdcache.data.volume_resampling import resampled, resampled_mask
-from rdcache.data.volumes import Volume
+from rdcache.data.listing import Entry, Listing
+from rdcache.data.samples import ImageDataset, Skipped
+from rdcache.data.scan import Scan
+from rdcache.data.volume_resampling import resampled, resampled_mask, resampled_shape
+from rdcache.data.volumes import Spacing, Volume
 from rdcache.errors import UsageError
 
 
@@ -66,3 +70,48 @@ def as_volumes(dataset: ImageDataset) -> VolumeDataset:
     if not isinstance(dataset, VolumeDataset):
         raise UsageError(f"{dataset.name} holds images; this needs volumes.")
     return dataset
+
+
+def as_spacing(numbers: Sequence[float]) -> Spacing | None:
+    """What a scan knows of a spacing: of images nothing."""
+    if not numbers:
+        return None
+    z, y, x = numbers
+    return z, y, x
+
+
+def alike(
+    readable: Sequence[tuple[Entry, Scan]],
+) -> tuple[list[tuple[Entry, Scan]], list[Skipped]]:
+    """Those that have as many channels as most have, and the others with the reason."""
+    counts = Counter(scan.channels for _, scan in readable)
+    if len(counts) <= 1:
+        return list(readable), []
+    usual = max(counts, key=lambda channels: (counts[channels], -channels))
+    others = [
+        Skipped(entry.name, f"it has {scan.channels} channels, and most have {usual}")
+        for entry, scan in readable
+        if scan.channels != usual
+    ]
+    return [(entry, scan) for entry, scan in readable if scan.channels == usual], others
+
+
+def of_dimensions(dataset: ImageDataset, listing: Listing) -> ImageDataset:
+    """The dataset itself, or the dataset of volumes that it is.
+
+    Raises:
+        UsageError: images have no spacing that could be changed.
+    """
+    wanted = dataset.spec.spacing
+    if dataset.dimensions == 2:
+        if wanted is not None:
+            raise UsageError(f"{dataset.name} holds images; a spacing is for volumes.")
+        return dataset
+    samples = []
+    for sample in dataset.samples:
+        depth, height, width = sample.size
+        assert sample.spacing is not None
+        size = resampled_shape((depth, height, width), sample.spacing, wanted)
+        samples.append(replace(sample, size=size))
+    same = {each.name: getattr(dataset, each.name) for each in fields(dataset)}
+    return VolumeDataset(**{**same, "samples": tuple(samples)}, window=listing.window)
