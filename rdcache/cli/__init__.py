@@ -24,6 +24,7 @@ COMMANDS = {
     "distill": "Train a student from a store of cached tensors.",
     "adapt": "Fine-tune a live teacher, in part or whole; what comes out is a teacher again.",
     "evaluate": "Compute a finished run's metrics again from its saved student.",
+    "predict": "Classify or segment files by a finished run's student.",
     "cost": "Say what teachers and students cost: parameters, operations, time, bytes.",
     "boundaries": "Draw how runs divide a plane of images into classes, and how far they agree.",
     "run": "Run a recipe: both phases for a grid of methods and seeds.",

@@ -36,7 +36,7 @@ def command(
     form: Literal["text", "markdown", "csv"],
     as_json: bool,
 ) -> None:
-    """Tabulate accuracy, or another metric, against the number of training images, of all finished runs in RUNS.
+    """Tabulate a metric against the number of training images, of all finished runs in RUNS.
 
     The runs are those of `rdcache distill --train-fraction`, by several methods and seeds; the gain
     is over the plain student (`--method none`) of the same seeds, images and training options.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import click
 
 from rdcache.cli import options
@@ -17,8 +19,11 @@ from rdcache.distillation import DistillConfig, Run, choose_store, distill_many,
 from rdcache.store import Store
 from rdcache.store.locations import Location
 
-SHOWN = ("accuracy", "balanced_accuracy", "macro_f1", "auroc", "ece")
-ALSO = {"accuracy_without_leaks": "without leaks", "teacher_accuracy": "teacher branch"}
+SHOWN = {
+    "accuracy": ("accuracy", "balanced_accuracy", "macro_f1", "auroc", "ece"),
+    "auroc": ("auroc", "average_precision", "accuracy", "subset_accuracy"),
+    "dice": ("dice", "dice_present", "iou", "nsd"),
+}
 
 
 @click.command(
@@ -110,13 +115,19 @@ def _as_facts(store: Store, of_student: dict[str, list[Run]]) -> dict[str, objec
 def _print_runs(store: Store, config: DistillConfig, runs: list[Run]) -> None:
     summary = summarise(runs)
     dataset, teacher = store.manifest["dataset"]["name"], store.manifest["teacher"]["name"]
+    headline = runs[0].metric
+    also = {f"{headline}_without_leaks": "without leaks", f"teacher_{headline}": "teacher branch"}
     facts: dict[str, object] = {
-        name.replace("_", " "): in_percent(summary[name]) for name in SHOWN if name in summary
+        name.replace("_", " "): in_percent(summary[name])
+        for name in SHOWN[headline]
+        if name in summary
     }
-    facts |= {title: in_percent(summary[name]) for name, title in ALSO.items() if name in summary}
-    if len(runs) == 1 and (interval := runs[0].metrics.get("accuracy_ci95")):
-        facts["accuracy"] = (
-            f"{facts['accuracy']} (95 % bootstrap interval {100 * interval[0]:.1f} to "
+    if "hd95" in summary:
+        facts["hd95"] = _distance(summary["hd95"], runs[0].metrics["distance_unit"])
+    facts |= {title: in_percent(summary[name]) for name, title in also.items() if name in summary}
+    if len(runs) == 1 and (interval := runs[0].metrics.get(f"{headline}_ci95")):
+        facts[headline] = (
+            f"{facts[headline]} (95 % bootstrap interval {100 * interval[0]:.1f} to "
             f"{100 * interval[1]:.1f})"
         )
     facts["runs"] = "\n".join(f"{run.path} ({run.status})" for run in runs)
@@ -128,3 +139,9 @@ def _print_runs(store: Store, config: DistillConfig, runs: list[Run]) -> None:
         + (f", mean ± std of {len(runs)} seeds:" if len(runs) > 1 else ":"),
         facts,
     )
+
+
+def _distance(summary: Mapping[str, float], unit: str) -> str:
+    """Mean ± standard deviation of a distance, which is no percentage."""
+    spread = f" ± {summary['std']:.2f}" if summary["n"] > 1 else ""
+    return f"{summary['mean']:.2f}{spread} {unit}"

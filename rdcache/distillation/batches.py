@@ -32,15 +32,19 @@ Made = TypeVar("Made")
 
 
 class Inputs(Protocol):
-    """Images, or volumes, and their masks as a student sees them through the cached views.
+    """Images, or volumes, and their masks as a student sees them through the cached views."""
 
-    Attributes:
-        dataset: whose samples these are.
-        parameters: float64 (views, samples, columns), of the views.
-    """
+    @property
+    def dataset(self) -> ImageDataset:
+        """Whose samples these are."""
 
-    dataset: ImageDataset
-    parameters: np.ndarray
+    @property
+    def parameters(self) -> np.ndarray:
+        """Of the views: float64 (views, samples, columns)."""
+
+    @property
+    def size(self) -> int | tuple[int, int, int]:
+        """Side of the square that is seen in pixels, or voxels along z, y, x."""
 
     def batch(
         self,
@@ -92,6 +96,12 @@ class CleanViews:
         few = FEWEST_AT_ONCE if self.dataset.dimensions == 3 else EVALUATION_BATCH
         self._at_once = FEWER_AT_ONCE.get(task, few)
 
+    @property
+    def patch(self) -> tuple[int, int, int]:
+        """Voxels along z, y, x that the student sees of a volume at once."""
+        assert isinstance(self.inputs.size, tuple)
+        return self.inputs.size
+
     def parts(self, samples: np.ndarray) -> list[np.ndarray]:
         """The samples of each batch."""
         return [
@@ -125,9 +135,7 @@ class BatchSource:
         clean: what a student is evaluated on.
     """
 
-    def __init__(
-        self, taps: TapSource, inputs: Inputs, device: torch.device
-    ) -> None:
+    def __init__(self, taps: TapSource, inputs: Inputs, device: torch.device) -> None:
         self.store = taps.store
         self.taps = taps
         self.inputs = inputs

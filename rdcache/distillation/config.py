@@ -23,9 +23,7 @@ from rdcache.methods import ClassWeights, TeacherHeadName, find_method
 from rdcache.store.signatures import required_signature
 from rdcache.tasks import HEADLINES
 
-SelectMetric = Literal[
-    "accuracy", "balanced_accuracy", "auroc", "average_precision", "dice", "iou"
-]
+SelectMetric = Literal["accuracy", "balanced_accuracy", "auroc", "average_precision", "dice", "iou"]
 VOLUME_SIDE = 64  # which volumes are resized to unless told otherwise
 
 # What decides where and how fast a run is made, but not what comes out of it.

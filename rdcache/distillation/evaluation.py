@@ -48,10 +48,12 @@ class WithFeatures(Protocol):
     """Predictions with the features that they were made from."""
 
     @property
-    def samples(self) -> np.ndarray: ...
+    def samples(self) -> np.ndarray:
+        """Sample numbers: int64 (n,)."""
 
     @property
-    def features(self) -> np.ndarray: ...
+    def features(self) -> np.ndarray:
+        """What the last layer sees: float32 (n, D)."""
 
 
 @torch.no_grad()

@@ -18,6 +18,7 @@ from rdcache.data import ImageDataset
 from rdcache.distillation.batches import CleanViews
 from rdcache.distillation.evaluation import (
     Predictions,
+    WithFeatures,
     as_csv,
     collected,
     labels_as_csv,
@@ -31,19 +32,8 @@ from rdcache.models import Student
 Outputs = list[tuple[torch.Tensor, torch.Tensor]]
 
 
-class Predicted(Protocol):
-    """What a student says about some samples, whatever the task.
-
-    Attributes:
-        samples: int64 (n,), sample numbers.
-        features: float32 (n, D), what the student's last layer sees.
-    """
-
-    @property
-    def samples(self) -> np.ndarray: ...
-
-    @property
-    def features(self) -> np.ndarray: ...
+class Predicted(WithFeatures, Protocol):
+    """What a student says about some samples, whatever the task."""
 
     def only(self, wanted: np.ndarray) -> Self:
         """Keep the samples where a bool (n,) mask is true."""
@@ -138,6 +128,78 @@ class Evaluator(ABC):
         """One line a sample."""
 
 
+class MulticlassEvaluator(Evaluator):
+    """One class for each image or volume."""
+
+    headline = "accuracy"
+    selectable = ("accuracy", "balanced_accuracy")
+    watched = ("nll",)
+    multilabel: ClassVar[bool] = False
+
+    def predict(
+        self,
+        student: Student,
+        samples: np.ndarray,
+        clean: CleanViews,
+        autocast: AbstractContextManager[object],
+    ) -> Predictions:
+        """Classify the clean views."""
+        labels = self.dataset.labels[samples]
+        images = clean.images(samples)
+        return predict(student, images, samples, labels, autocast, multilabel=self.multilabel)
+
+    def of_outputs(self, outputs: Outputs, samples: np.ndarray) -> Predictions:
+        """Probabilities of the logits."""
+        return collected(outputs, samples, self.dataset.labels[samples], self.multilabel)
+
+    def metrics(self, predictions: Predictions, quick: bool = False) -> dict[str, Any]:
+        """Those of `classification_metrics`."""
+        return classification_metrics(predictions.labels, predictions.probabilities, self.classes)
+
+    def of_teacher(self, predictions: Predictions) -> dict[str, float]:
+        """Its accuracy and log loss alone."""
+        right = predictions.probabilities.argmax(axis=1) == predictions.labels
+        likelihood = predictions.probabilities[np.arange(len(right)), predictions.labels]
+        nll = float(-np.log(np.maximum(likelihood, 1e-12)).mean())
+        return {"accuracy": float(right.mean()), "nll": nll}
+
+    def as_csv(self, predictions: Predictions, uids: Sequence[str]) -> str:
+        """The label, and the probability of each class."""
+        return as_csv(predictions, uids, self.classes)
+
+
+class MultilabelEvaluator(MulticlassEvaluator):
+    """Any number of findings for each image or volume."""
+
+    headline = "auroc"
+    selectable = ("auroc", "average_precision", "accuracy")
+    watched = ("bce",)
+    multilabel = True
+
+    def numbers(self, predictions: Predictions) -> dict[str, float]:
+        """An epoch in which a metric is of no class, and None, is none that is chosen for it."""
+        return {
+            name: -1.0 if it is None else it for name, it in super().numbers(predictions).items()
+        }
+
+    def of_teacher(self, predictions: Predictions) -> dict[str, float]:
+        """Its headline and log loss alone."""
+        numbers = self.numbers(predictions)
+        return {name: numbers[name] for name in (self.headline, *self.watched)}
+
+    def metrics(self, predictions: Predictions, quick: bool = False) -> dict[str, Any]:
+        """Those of `multilabel_metrics`, and the interval of the AUROC."""
+        labels, probabilities = predictions.labels, predictions.probabilities
+        metrics = multilabel_metrics(labels, probabilities, self.classes)
+        if not quick and (interval := auroc_interval(labels, probabilities)):
+            metrics["auroc_ci95"] = list(interval)
+        return metrics
+
+    def as_csv(self, predictions: Predictions, uids: Sequence[str]) -> str:
+        """Of each class the label and the probability."""
+        return labels_as_csv(predictions, uids, self.classes)
+
+
 def evaluator_for(
     dataset: ImageDataset, classes: Sequence[str], tolerance: float | None = None
 ) -> Evaluator:
@@ -158,65 +220,3 @@ def evaluator_for(
         return kind(dataset, classes, tolerance)
     several = dataset.task == "multilabel"
     return (MultilabelEvaluator if several else MulticlassEvaluator)(dataset, classes)
-
-
-class MulticlassEvaluator(Evaluator):
-    """One class for each image or volume."""
-
-    headline = "accuracy"
-    selectable = ("accuracy", "balanced_accuracy")
-    watched = ("nll",)
-    multilabel: ClassVar[bool] = False
-
-    def predict(
-        self,
-        student: Student,
-        samples: np.ndarray,
-        clean: CleanViews,
-        autocast: AbstractContextManager[object],
-    ) -> Predictions:
-        labels = self.dataset.labels[samples]
-        images = clean.images(samples)
-        return predict(student, images, samples, labels, autocast, multilabel=self.multilabel)
-
-    def of_outputs(self, outputs: Outputs, samples: np.ndarray) -> Predictions:
-        return collected(outputs, samples, self.dataset.labels[samples], self.multilabel)
-
-    def metrics(self, predictions: Predictions, quick: bool = False) -> dict[str, Any]:
-        return classification_metrics(predictions.labels, predictions.probabilities, self.classes)
-
-    def of_teacher(self, predictions: Predictions) -> dict[str, float]:
-        right = predictions.probabilities.argmax(axis=1) == predictions.labels
-        likelihood = predictions.probabilities[np.arange(len(right)), predictions.labels]
-        nll = float(-np.log(np.maximum(likelihood, 1e-12)).mean())
-        return {"accuracy": float(right.mean()), "nll": nll}
-
-    def as_csv(self, predictions: Predictions, uids: Sequence[str]) -> str:
-        return as_csv(predictions, uids, self.classes)
-
-
-class MultilabelEvaluator(MulticlassEvaluator):
-    """Any number of findings for each image or volume."""
-
-    headline = "auroc"
-    selectable = ("auroc", "average_precision", "accuracy")
-    watched = ("bce",)
-    multilabel = True
-
-    def numbers(self, predictions: Predictions) -> dict[str, float]:
-        """An epoch in which a metric is of no class, and None, is none that is chosen for it."""
-        return {name: -1.0 if it is None else it for name, it in super().numbers(predictions).items()}
-
-    def of_teacher(self, predictions: Predictions) -> dict[str, float]:
-        numbers = self.numbers(predictions)
-        return {name: numbers[name] for name in (self.headline, *self.watched)}
-
-    def metrics(self, predictions: Predictions, quick: bool = False) -> dict[str, Any]:
-        labels, probabilities = predictions.labels, predictions.probabilities
-        metrics = multilabel_metrics(labels, probabilities, self.classes)
-        if not quick and (interval := auroc_interval(labels, probabilities)):
-            metrics["auroc_ci95"] = list(interval)
-        return metrics
-
-    def as_csv(self, predictions: Predictions, uids: Sequence[str]) -> str:
-        return labels_as_csv(predictions, uids, self.classes)

@@ -15,7 +15,7 @@ from rdcache.distillation.acceleration import compiled
 from rdcache.distillation.config import DistillConfig
 from rdcache.distillation.evaluators import evaluator_for
 from rdcache.distillation.folds import training_folds
-from rdcache.distillation.hardware import autocast_for
+from rdcache.distillation.hardware import autocast_for, on_device
 from rdcache.distillation.randomness import counted_seed
 from rdcache.distillation.sampling import LEAST_BATCH, Shuffle, TrainingSamples
 from rdcache.distillation.shared_sources import Sources
@@ -128,13 +128,6 @@ def build_untrained(sources: Sources, job: Job) -> tuple[Student, Method, Traini
         create_method(config.method, config.method_options, context).to(device),
         training,
     )
-
-
-def on_device(student: Student, device: torch.device) -> Student:
-    """A student where it is trained or run, in the order in memory that is fastest there."""
-    if student.dimensions == 3:
-        return student.to(device)
-    return student.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
 
 
 def class_counts(dataset: ImageDataset, rows: np.ndarray) -> list[int]:

@@ -10,22 +10,20 @@ import numpy as np
 import torch
 
 from rdcache.data import (
-    CLEAN_VIEW,
     DatasetSpec,
     ImageDataset,
-    StudentInputs,
     ViewSpec,
     load_dataset,
     salt_as_recorded,
     view_parameters,
 )
-from rdcache.distillation.batches import EVALUATION_BATCH
-from rdcache.distillation.evaluation import predict
-from rdcache.distillation.hardware import autocast_for
-from rdcache.distillation.metrics import classification_metrics
+from rdcache.distillation.batches import CleanViews
+from rdcache.distillation.evaluators import evaluator_for
+from rdcache.distillation.hardware import autocast_for, on_device
 from rdcache.distillation.run import Run
+from rdcache.distillation.student_views import seen_size, student_inputs
 from rdcache.errors import StaleStoreError, UsageError
-from rdcache.models import choose_device
+from rdcache.models import Student, choose_device
 
 
 def evaluate_run(
@@ -44,7 +42,7 @@ def evaluate_run(
         salt: of the uids, where the run's store had salted ones.
 
     Returns:
-        The metrics of `classification_metrics`.
+        The metrics of the task, as `Run.metrics` has them.
 
     Raises:
         StaleStoreError: the dataset has changed since.
@@ -55,19 +53,29 @@ def evaluate_run(
     if not len(samples):
         raise UsageError(f"there are no {split} images in {loaded.name}.")
     place = choose_device(device)
-    student = run.student.to(place, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    inputs = StudentInputs(
-        loaded, clean_views(run, loaded), run.result["image_size"], student.mean, student.std
+    student = on_device(run.student, place)
+    clean = clean_inputs(run, loaded, student, place)
+    config = run.config["config"]
+    autocast = autocast_for(place, config["amp"])
+    classes = tuple(run.result["dataset"]["classes"])
+    evaluator = evaluator_for(loaded, classes, config.get("nsd_tolerance"))
+    return evaluator.metrics(evaluator.predict(student, samples, clean, autocast()))
+
+
+def clean_inputs(
+    run: Run, dataset: ImageDataset, student: Student, device: torch.device
+) -> CleanViews:
+    """The clean views of a dataset as the student of a run sees them."""
+    size = seen_size(run.result["views"], dataset, int(run.result["image_size"]))
+    # Evaluation keeps to cuts by the CPU, whatever it runs on.
+    inputs = student_inputs(
+        dataset,
+        clean_views(run, dataset),
+        size,
+        torch.device("cpu"),
+        (student.mean, student.std, None),
     )
-    images = (
-        inputs.batch(samples[start : start + EVALUATION_BATCH], CLEAN_VIEW).to(place)
-        for start in range(0, len(samples), EVALUATION_BATCH)
-    )
-    autocast = autocast_for(place, run.config["config"]["amp"])
-    predictions = predict(student, images, samples, loaded.labels[samples], autocast())
-    return classification_metrics(
-        predictions.labels, predictions.probabilities, tuple(run.result["dataset"]["classes"])
-    )
+    return CleanViews(inputs, device)
 
 
 def dataset_of(
@@ -93,7 +101,16 @@ def dataset_of(
 
 
 def clean_views(run: Run, dataset: ImageDataset) -> np.ndarray:
-    """Parameters of the clean view, as the run saw it: float64 (1, samples, 6)."""
+    """Parameters of the clean view, as the run saw it: float64 (1, samples, 6), of volumes
+    (1, samples, 10).
+    """
     views = run.result["views"]
-    clean = ViewSpec.parse("clean", symmetry=views["symmetry"], fit=views["fit"])
+    patch = tuple(views["patch"]) if views.get("patch") else None
+    clean = ViewSpec.parse(
+        "clean",
+        symmetry=views["symmetry"],
+        fit=views["fit"],
+        patch=patch,
+        stride=int(views.get("stride", 1)),
+    )
     return view_parameters(clean, dataset.uids, [sample.size for sample in dataset.samples])

@@ -180,6 +180,7 @@ def _facts(store: Store, trainer: Trainer, device: torch.device) -> dict[str, An
         "method": config.method,
         **_about_store(store),
         "image_size": config.image_size,
+        **_intensities(trainer),
         "store": _identity(store),
         "training": {
             "samples": len(trainer.training),
@@ -191,6 +192,12 @@ def _facts(store: Store, trainer: Trainer, device: torch.device) -> dict[str, An
         "environment": {**environment(device), **trainer.ways},
         "seconds_in_epochs": round(sum(line["seconds"] for line in trainer.history), 2),
     }
+
+
+def _intensities(trainer: Trainer) -> dict[str, Any]:
+    """The window that all volumes of a dataset share, which new ones are to be seen through too."""
+    window = getattr(trainer.source.clean.dataset, "window", None)
+    return {} if window is None else {"window": list(window)}
 
 
 def _about_store(store: Store) -> dict[str, Any]:

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 
 from rdcache.data import CLEAN_VIEW, ImageDataset
+from rdcache.data.volume_dataset import as_volumes
 from rdcache.distillation.batches import CleanViews
 from rdcache.distillation.evaluation import require_finite
 from rdcache.distillation.evaluators import Evaluator, Outputs
@@ -81,6 +82,7 @@ class SegmentationEvaluator(Evaluator):
         clean: CleanViews,
         autocast: AbstractContextManager[object],
     ) -> ScoredCases:
+        """Score the masks of whole images or volumes."""
         student.eval()
         count = len(self.classes)
         scores, present = [], []
@@ -98,6 +100,7 @@ class SegmentationEvaluator(Evaluator):
         clean: CleanViews,
         autocast: AbstractContextManager[object],
     ) -> tuple[dict[str, float], None]:
+        """Overlaps of what the clean view shows, over cases and classes."""
         student.eval()
         each: list[tuple[np.ndarray, np.ndarray]] = []
         with autocast:
@@ -113,9 +116,11 @@ class SegmentationEvaluator(Evaluator):
         return {"dice": dice, "iou": iou}, None
 
     def of_outputs(self, outputs: Outputs, samples: np.ndarray) -> ScoredCases:
-        raise NotImplementedError("no teacher branch segments")
+        """Refuse: methods classify by their teacher branch, if they have one."""
+        raise NotImplementedError
 
     def metrics(self, predictions: ScoredCases, quick: bool = False) -> dict[str, Any]:
+        """Those of `segmentation_metrics`."""
         return segmentation_metrics(
             predictions.scores, predictions.present, self.classes, self.unit, self.tolerance
         )
@@ -170,9 +175,10 @@ class VolumeSegmentationEvaluator(SegmentationEvaluator):
     def _cases(
         self, student: Student, samples: np.ndarray, clean: CleanViews
     ) -> Iterator[tuple[np.ndarray, np.ndarray, tuple[float, ...]]]:
+        dataset = as_volumes(self.dataset)
         for sample in samples.tolist():
-            volume = self.dataset.decode(sample)
-            patch = clean.inputs.size
-            predicted, spacing = volume_labels(student, volume, patch, clean.device)
-            truth = self.dataset.decode_mask_at_original_spacing(sample)
-            yield predicted, truth, spacing
+            volume = dataset.decode(sample)
+            predicted = volume_labels(student, volume, clean.patch, clean.device)
+            grid = volume.grid
+            spacing = tuple(grid.spacing[axis] for axis in grid.order()[0])
+            yield predicted, dataset.mask_at_original_spacing(sample), spacing

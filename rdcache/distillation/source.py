@@ -263,9 +263,7 @@ def _require_something_to_learn(dataset: ImageDataset) -> None:
             "multilabel": "all training images have the same labels",
             "segmentation": "the masks of all training images are empty",
         }
-        raise DatasetError(
-            f"there is nothing to learn: {how[dataset.task]}.", dataset=dataset.name
-        )
+        raise DatasetError(f"there is nothing to learn: {how[dataset.task]}.", dataset=dataset.name)
 
 
 def require_unchanged(store: Store, dataset: ImageDataset) -> None:

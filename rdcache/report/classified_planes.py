@@ -18,7 +18,6 @@ from rdcache.distillation.run import Run
 from rdcache.errors import TeacherOutputError, UnknownNameError, UsageError
 from rdcache.models import Preprocessing, choose_device
 from rdcache.progress import Progress, ignore
-from rdcache.tasks import require_image_classification
 from rdcache.report.boundaries import (
     CORNERS,
     Agreement,
@@ -36,6 +35,7 @@ from rdcache.report.plane_classifiers import (
     left_out,
     students_of,
 )
+from rdcache.tasks import require_image_classification
 
 # The pixel space in which planes are laid out. It is the same for all, so that a plane does not
 # depend on which classifiers are looked at.

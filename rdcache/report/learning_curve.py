@@ -1,4 +1,5 @@
-"""Accuracy, or another metric, against the number of training images, from finished runs with `train_fraction`.
+"""Accuracy, or another metric, against the number of training images, from finished runs with
+`train_fraction`.
 
 Runs are sorted into lines (one method with one set of options), lines into points (one size of the
 training set, several seeds). At each size a line is paired, seed by seed, with the plain student

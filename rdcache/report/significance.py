@@ -96,7 +96,7 @@ def image_test(
     The statistic is the mean over images of the mean over seeds of (correct − base correct). Images
     are drawn with replacement, all seeds of an image together; the interval is that of percentiles.
     The p-value is the share of draws that lie at least as far from the observed difference as that
-    lies from 0. Of right and wrong answers everything is counted in whole numbers, so ties are ties.
+    lies from 0. Right and wrong answers are counted in whole numbers, so ties are ties.
 
     Args:
         correct, base: seed → bool (n,), whether each test image was classified correctly, in one
