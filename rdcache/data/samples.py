@@ -35,6 +35,7 @@ class DatasetSpec:
             validation split.
         test_fraction: part of all samples kept for the test, where there is no official split.
         drop_leaks: whether test samples that also occur in train or val are left out.
+        spacing: millimetres along z, y, x that volumes are resampled to; None: as they are.
     """
 
     name: str
@@ -42,6 +43,7 @@ class DatasetSpec:
     val_fraction: float = 0.15
     test_fraction: float = 0.2
     drop_leaks: bool = False
+    spacing: tuple[float, float, float] | None = None
 
     def __post_init__(self) -> None:
         for name in ("val_fraction", "test_fraction"):
@@ -51,13 +53,19 @@ class DatasetSpec:
             raise UsageError(f"the seed of the splits is {self.seed}; it must not be negative.")
 
     def to_dict(self) -> dict[str, Any]:
-        """All attributes as JSON values; of a path, only its last part."""
-        return {**asdict(self), "name": portable_name(self.name)}
+        """All attributes as JSON values; of a path, only its last part; a spacing where there is
+        one.
+        """
+        values = {**asdict(self), "name": portable_name(self.name)}
+        if self.spacing is None:
+            del values["spacing"]
+        return values
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> DatasetSpec:
         """Read back what `to_dict` gave."""
-        return cls(**values)
+        spacing = values.get("spacing")
+        return cls(**{**values, "spacing": None if spacing is None else tuple(spacing)})
 
 
 def portable_name(name: str) -> str:
