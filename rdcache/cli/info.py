@@ -83,12 +83,13 @@ def _described(store: Store) -> dict[str, object]:
     manifest = store.manifest
     dataset, teacher = manifest["dataset"], manifest["teacher"]
     taps = [f"{described(tap)}, {in_bytes(tap.nbytes)} a sample" for tap in store.taps.values()]
-    splits = [f"{split} {sum(by_class.values())}" for split, by_class in dataset["counts"].items()]
+    splits = [f"{split} {len(store.samples_of(split))}" for split in dataset["counts"]]
     return {
         "complete": "yes" if store.complete else "no: run the same `rdcache extract` again",
         "teacher": f"{teacher['name']} ({teacher['architecture']})",
         "weights": f"{teacher['weights']['source']}, sha256 {teacher['weights']['sha256'][:12]}…",
         "dataset": f"{dataset['name']}: {', '.join(dataset['classes'])}",
+        **({"task": task} if (task := dataset.get("task", "multiclass")) != "multiclass" else {}),
         "samples": f"{store.samples} ({', '.join(splits)})",
         **_privacy(dataset),
         "views": f"{store.views} ({manifest['views']['kind']})",

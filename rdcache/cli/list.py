@@ -116,6 +116,7 @@ def _datasets(data_dir: Path | None) -> list[dict[str, object]]:
         {
             "dataset": card.name,
             "what": card.title,
+            "task": card.task if card.dimensions == 2 else f"{card.task}, {card.dimensions}D",
             "classes": len(card.classes) or "yours",
             "split": card.split,
             "licence": card.licence,

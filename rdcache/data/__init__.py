@@ -3,12 +3,13 @@
 Knows no teacher. Adding a dataset is adding one adapter file; see `docs/datasets.md`.
 """
 
-from rdcache.data import btc, busi, chestxray, covid, isic, phantom  # noqa: F401  (they register)
+from rdcache.data import btc, busi, chestxray, covid, isic, phantom, phantom_volumes  # noqa: F401  (they register)
 from rdcache.data.decoding import UnreadableImageError, decode_image
 from rdcache.data.device_inputs import DeviceInputs, inputs_for
 from rdcache.data.leaks import LeakReport
-from rdcache.data.loading import describe_problems, list_datasets, load_dataset
+from rdcache.data.loading import list_datasets, load_dataset
 from rdcache.data.photometry import Jitter
+from rdcache.data.problems import describe_masks, describe_problems
 from rdcache.data.registry import DatasetCard, default_data_dir
 from rdcache.data.salting import salt_as_recorded, salt_of_environment
 from rdcache.data.samples import (
@@ -19,6 +20,7 @@ from rdcache.data.samples import (
     Task,
     portable_name,
 )
+from rdcache.data.splits import strata_of
 from rdcache.data.student_inputs import StudentInputs
 from rdcache.data.views import (
     CLEAN_VIEW,
@@ -29,6 +31,7 @@ from rdcache.data.views import (
     view_columns,
     view_parameters,
 )
+from rdcache.data.volume_dataset import VolumeDataset, as_volumes
 from rdcache.data.volume_resampling import labels_at_original_spacing
 from rdcache.data.volume_views import VOLUME_VIEW_COLUMNS, cut_volume, cut_volume_mask
 from rdcache.data.volumes import Grid, Volume, unit_range
@@ -51,12 +54,15 @@ __all__ = [
     "UnreadableImageError",
     "ViewSpec",
     "Volume",
+    "VolumeDataset",
+    "as_volumes",
     "cut_mask",
     "cut_view",
     "cut_volume",
     "cut_volume_mask",
     "decode_image",
     "default_data_dir",
+    "describe_masks",
     "describe_problems",
     "inputs_for",
     "labels_at_original_spacing",
@@ -65,6 +71,7 @@ __all__ = [
     "portable_name",
     "salt_as_recorded",
     "salt_of_environment",
+    "strata_of",
     "unit_range",
     "view_columns",
     "view_parameters",

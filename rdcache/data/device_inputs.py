@@ -132,6 +132,12 @@ class DeviceInputs(StudentInputs):
         )
         return self._photometry.on_device(cuts, centres, generator)
 
+    def masks(
+        self, samples: Sequence[int] | np.ndarray, views: Sequence[int] | np.ndarray | int
+    ) -> torch.Tensor:
+        """Masks of a batch on the device, cut by the CPU; see `StudentInputs.masks`."""
+        return torch.from_numpy(self._mask_cuts(samples, views)).to(self.device).long()
+
     @torch.no_grad()
     def device_cuts(self, samples: np.ndarray, views: np.ndarray) -> torch.Tensor:
         """Cut views of training images on the device: float32 (B, S, S, 3), whole grey levels."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -65,23 +66,25 @@ class Listing:
         missing: what is left out: names that the dataset's own tables mention, without a file; with
             the reason.
         official: official split → where the dataset keeps it, relative to its folder.
-        open, read, stamp: how pixels are had; drawn datasets bring their own.
+        open, read, stamp: how pixels are had, or a `Volume`; drawn datasets bring their own.
         task: what its labels ask for; the classes of a segmentation begin with `background`.
         dimensions: 2, or 3 for volumes.
         read_mask: gives the mask of an entry or sample, uint8 (H, W) class numbers; segmentation
             only.
+        window: the range of intensities that all volumes share, if they do.
     """
 
     entries: tuple[Entry, ...]
     classes: tuple[str, ...]
     missing: tuple[tuple[str, str], ...] = ()
     official: Mapping[str, str] = field(default_factory=dict)
-    open: Callable[[Entry], tuple[bytes, np.ndarray]] = field(default=open_file)
-    read: Callable[[Path], np.ndarray] = field(default=read_file)
+    open: Callable[[Entry], tuple[bytes, Any]] = field(default=open_file)
+    read: Callable[[Path], Any] = field(default=read_file)
     stamp: Callable[[Path], tuple[int, int]] = field(default=stamp_file)
     task: Task = "multiclass"
     dimensions: int = 2
     read_mask: Callable[[Masked], np.ndarray] | None = None
+    window: tuple[float, float] | None = None
 
 
 def image_files(folder: Path) -> list[Path]:

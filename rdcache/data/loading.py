@@ -17,13 +17,14 @@ from rdcache.data.registry import CATALOGUE, DatasetCard, default_data_dir, expa
 from rdcache.data.salting import UidSalt, uid_salt
 from rdcache.data.samples import DatasetSpec, ImageDataset, Sample, Skipped
 from rdcache.data.scan import Scan, scan
-from rdcache.data.splits import FEW, complete_splits
+from rdcache.data.splits import complete_splits, strata_of
+from rdcache.data.usable import require_official_splits, require_usable
+from rdcache.data.volume_dataset import alike, as_spacing, of_dimensions
 from rdcache.errors import DatasetError, DatasetNotFoundError, RdcacheError, UnknownNameError
 from rdcache.progress import Progress, ignore
 from rdcache.store import SPLITS
 
 FAMILIES = ("folder", "table")
-LISTED = 20  # skipped files that are named one by one
 
 
 def load_dataset(
@@ -53,7 +54,7 @@ def load_dataset(
         spec = DatasetSpec(spec)
     with _looking_into_folders():
         place, listing, card = _find(spec.name, default_data_dir(data_dir))
-    _require_official_splits(card, place, listing, listing.entries)  # before a long look at them
+    require_official_splits(card, place, listing, listing.entries)  # before a long look at them
     scans = scan(listing, place, on_progress, card.name)
     skipped = [Skipped(name, reason) for name, reason in listing.missing]
     readable: list[tuple[Entry, Scan]] = []
@@ -62,8 +63,10 @@ def load_dataset(
             skipped.append(Skipped(entry.name, result.problem))
         else:
             readable.append((entry, result))
-    _require_usable(spec.name, place, listing, readable, skipped, strict)
-    _require_official_splits(card, place, listing, [entry for entry, _ in readable])
+    readable, of_another_kind = alike(readable)
+    skipped += of_another_kind
+    require_usable(spec.name, place, listing, readable, skipped, strict)
+    require_official_splits(card, place, listing, [entry for entry, _ in readable])
     return _assemble(spec, card, listing, readable, tuple(skipped), made)
 
 
@@ -143,58 +146,6 @@ def _not_found(
     )
 
 
-def _require_official_splits(
-    card: DatasetCard, place: Path, listing: Listing, entries: Sequence[Entry]
-) -> None:
-    """Refuse half of an official split: a drawn one instead would not be the published task."""
-    found = {entry.split for entry in entries} - {None}
-    if card.name not in CATALOGUE or not found:
-        return
-    for split in ("train", "test"):
-        if split not in found:
-            raise DatasetNotFoundError(
-                f"the official {split} images of {card.name} are not there.",
-                looked_for=place / listing.official.get(split, "."),
-                expected=card.layout,
-                get_it_from=f"{card.source} (licence: {card.licence})",
-            )
-
-
-def _require_usable(
-    name: str,
-    place: Path,
-    listing: Listing,
-    readable: Sequence[tuple[Entry, Scan]],
-    skipped: Sequence[Skipped],
-    strict: bool,
-) -> None:
-    if strict and skipped:
-        raise DatasetError(
-            f"{len(skipped)} files of {name} cannot be used, and --strict was given.",
-            folder=place,
-            first=f"{skipped[0].path}: {skipped[0].reason}",
-        )
-    present = {entry.label for entry, _ in readable}
-    if len(present) < 2:
-        only = listing.classes[present.pop()] if present else "no readable image"
-        raise DatasetError(
-            f"{name} has images of one class only; there is nothing to tell apart.",
-            folder=place,
-            found=only,
-            classes=", ".join(listing.classes),
-        )
-    training = {entry.label for entry, _ in readable if entry.split in ("train", None)}
-    for entry, _ in readable:
-        if training and entry.label not in training:
-            raise DatasetError(
-                f"the class {listing.classes[entry.label]!r} has no training image that can be "
-                "read; nobody could learn it.",
-                looked_in=place,
-                occurs_in=f"{entry.split}, {entry.name}",
-                trained=", ".join(listing.classes[label] for label in sorted(training)),
-            )
-
-
 def _assemble(
     spec: DatasetSpec,
     card: DatasetCard,
@@ -218,12 +169,12 @@ def _assemble(
     )
     splits = complete_splits(
         [entry.split for entry in entries],
-        labels,
+        strata_of(np.array(labels)).tolist(),
         _kept_together(uids, groups, duplicates),
         spec.seed,
         spec.val_fraction,
         spec.test_fraction,
-        few=0 if ":" in spec.name else FEW,  # users' own splits are kept, however small
+        few=card.few,
     )
     if "train" not in splits:
         raise DatasetError(
@@ -262,10 +213,11 @@ def _assemble(
             mask_digest=scans[i].mask.hex() if listing.task == "segmentation" else "",
             mask_stamp=scans[i].mask_stamp,
             mask_counts=scans[i].mask_counts,
+            spacing=as_spacing(scans[i].spacing),
         )
         for i in order
     )
-    return ImageDataset(
+    dataset = ImageDataset(
         spec=spec,
         title=card.title,
         classes=listing.classes,
@@ -280,7 +232,9 @@ def _assemble(
         dimensions=listing.dimensions,
         read_mask=listing.read_mask,
         salt_check=salt.check,
+        channels=scans[0].channels,
     )
+    return of_dimensions(dataset, listing)
 
 
 def make_uids(contents: Sequence[bytes], names: Sequence[str], key: bytes = b"") -> list[str]:
@@ -329,21 +283,7 @@ def _kept_together(
     return [smallest[root(number)] for number in range(len(uids))]
 
 
-def describe_problems(dataset: ImageDataset) -> list[str]:
-    """What a user should know before trusting a dataset, a line each; empty if nothing."""
-    skipped = dataset.skipped
-    problems = [f"skipped {each.path}: {each.reason}" for each in skipped[:LISTED]]
-    if len(skipped) > LISTED:
-        problems.append(f"skipped {len(skipped) - LISTED} more files")
-    problems += dataset.notes
-    leaks = dataset.leaks
-    if leaks.pairs or leaks.straddling_groups:
-        problems += leaks.summary()
-    for split, counts in dataset.counts().items():
-        problems += [f"no {name} images in {split}" for name, count in counts.items() if not count]
-    return problems
-
-
+# Whatever splits users have made are kept, however small.
 FAMILY_CARDS = (
     DatasetCard(
         "folder:PATH",
@@ -356,6 +296,8 @@ FAMILY_CARDS = (
         (),
         folders.LAYOUT,
         folders.list_folders,
+        task="yours",
+        few=0,
         present=True,
     ),
     DatasetCard(
@@ -369,6 +311,8 @@ FAMILY_CARDS = (
         (),
         tables.LAYOUT,
         tables.list_table,
+        task="yours",
+        few=0,
         present=True,
     ),
 )

@@ -15,9 +15,12 @@ import numpy as np
 from scipy.ndimage import gaussian_filter
 
 from rdcache.data.listing import Entry, Listing
+from rdcache.data.masks import BACKGROUND
 from rdcache.data.registry import register
+from rdcache.data.samples import Masked
 
 CLASSES = ("benign", "malignant", "normal")
+SEGMENTED = (BACKGROUND, "lesion")
 PER_CLASS = 200
 VERSION = 2
 
@@ -35,12 +38,49 @@ VERSION = 2
 )
 def list_phantom(folder: Path) -> Listing:
     """Two hundred images of each class."""
-    entries = tuple(
+    return Listing(_entries(), CLASSES, open=_open, read=read, stamp=_stamp)
+
+
+@register(
+    "phantom-seg",
+    title="Phantom, drawn ultrasound-like images with lesions segmented",
+    classes=SEGMENTED,
+    split="none official: 4:1",
+    symmetry="hflip",
+    licence="Apache-2.0",
+    source="drawn by rdcache itself",
+    folders=(),
+    layout="nothing to download",
+    task="segmentation",
+)
+def list_phantom_masks(folder: Path) -> Listing:
+    """The same images with their masks; those without a lesion have empty ones."""
+    return Listing(
+        _entries(),
+        SEGMENTED,
+        open=_open,
+        read=read,
+        stamp=_stamp,
+        task="segmentation",
+        read_mask=read_mask,
+    )
+
+
+def read_mask(sample: Masked) -> np.ndarray:
+    """Draw the mask of a sample: uint8 (H, W), 1 inside the lesion."""
+    return draw(sample.path.as_posix())[1].astype(np.uint8)
+
+
+def _entries() -> tuple[Entry, ...]:
+    return tuple(
         Entry(Path(f"{name}/{number:03}"), f"{name}/{number:03}", label)
         for label, name in enumerate(CLASSES)
         for number in range(PER_CLASS)
     )
-    return Listing(entries, CLASSES, open=_open, read=read, stamp=lambda path: (VERSION, 0))
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    return VERSION, 0
 
 
 def read(path: Path) -> np.ndarray:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from rdcache.data.listing import Listing
 from rdcache.data.samples import Symmetry, Task
+from rdcache.data.splits import FEW
 from rdcache.errors import UsageError
 
 
@@ -25,6 +26,7 @@ class DatasetCard:
         list_files: the adapter: finds entries in the folder; an empty listing if it finds none.
         task: what its labels ask for; in words where the user's files decide.
         dimensions: 2, or 3 for volumes.
+        few: an official validation split of fewer samples gets some of train in addition.
         present: whether the folder is there, filled in by `list_datasets`.
     """
 
@@ -40,6 +42,7 @@ class DatasetCard:
     list_files: Callable[[Path], Listing]
     task: str = "multiclass"
     dimensions: int = 2
+    few: int = FEW
     present: bool = False
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -16,6 +17,7 @@ import numpy as np
 from rdcache.data.decoding import UnreadableImageError
 from rdcache.data.leaks import LeakReport
 from rdcache.data.salting import CHECK
+from rdcache.data.volumes import Spacing
 from rdcache.errors import DatasetError, UsageError
 from rdcache.store import SPLITS
 
@@ -35,7 +37,8 @@ class DatasetSpec:
             validation split.
         test_fraction: part of all samples kept for the test, where there is no official split.
         drop_leaks: whether test samples that also occur in train or val are left out.
-        spacing: millimetres along z, y, x that volumes are resampled to; None: as they are.
+        spacing: of volumes, millimetres from voxel to voxel along z, y, x that they are resampled
+            to; None: as they are.
     """
 
     name: str
@@ -43,7 +46,7 @@ class DatasetSpec:
     val_fraction: float = 0.15
     test_fraction: float = 0.2
     drop_leaks: bool = False
-    spacing: tuple[float, float, float] | None = None
+    spacing: Spacing | None = None
 
     def __post_init__(self) -> None:
         for name in ("val_fraction", "test_fraction"):
@@ -51,15 +54,21 @@ class DatasetSpec:
                 raise UsageError(f"{name} is {getattr(self, name)}; it must be from 0 to below 1.")
         if self.seed < 0:
             raise UsageError(f"the seed of the splits is {self.seed}; it must not be negative.")
+        if self.spacing is not None and (
+            len(self.spacing) != 3 or not all(0 < each < math.inf for each in self.spacing)
+        ):
+            raise UsageError(
+                "a spacing is three positive numbers, millimetres along z, y and x.",
+                given=", ".join(map(str, self.spacing)),
+            )
 
     def to_dict(self) -> dict[str, Any]:
-        """All attributes as JSON values; of a path, only its last part; a spacing where there is
-        one.
+        """All attributes as JSON values, a spacing only where there is one; of a path, only its
+        last part.
         """
         values = {**asdict(self), "name": portable_name(self.name)}
-        if self.spacing is None:
-            del values["spacing"]
-        return values
+        spacing = values.pop("spacing")
+        return values if spacing is None else {**values, "spacing": list(spacing)}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> DatasetSpec:
@@ -89,12 +98,14 @@ class Sample:
         label: class number; multi-label: 0 or 1 for each class; segmentation: the stratum that
             drawn splits are balanced by.
         group: samples that share it (one lesion, one patient) belong in one split.
-        size: (width, height) in pixels, upright.
+        size: (width, height) in pixels, upright; of volumes, voxels along z, y, x at the dataset's
+            spacing.
         stamp: (bytes, modification time in ns) of the file when it was looked at.
         masks: where its mask is: one file, or several whose union it is.
         mask_digest: blake2b-128 of the mask's size and class numbers, in hexadecimal digits.
         mask_stamp: of all its mask files when they were looked at, see `mask_stamp`.
         mask_counts: pixels of each class in the mask, the background first.
+        spacing: of volumes, millimetres along z, y, x in the file.
     """
 
     uid: str
@@ -109,16 +120,21 @@ class Sample:
     mask_digest: str = ""
     mask_stamp: int = 0
     mask_counts: tuple[int, ...] = ()
+    spacing: Spacing | None = None
 
 
 class Masked(Protocol):
     """What a mask is read for: a sample, or an adapter's entry."""
 
     @property
-    def path(self) -> Path: ...
+    def path(self) -> Path:
+        """Where the pixels are."""
+        ...
 
     @property
-    def masks(self) -> tuple[Path, ...]: ...
+    def masks(self) -> tuple[Path, ...]:
+        """Where the mask is; see `Sample.masks`."""
+        ...
 
 
 def mask_stamp(stamps: Sequence[tuple[int, int]]) -> int:
@@ -147,6 +163,7 @@ class ImageDataset:
         stamp: gives a file's stamp, see `Sample`, from its path.
         read_mask: gives a sample's mask, uint8 (H, W) class numbers; segmentation only.
         dimensions: 2, or 3 for volumes.
+        channels: of each image as it is decoded.
         notes: what was done to it that its user may not expect, a sentence each.
         salt_check: tells the salt of the uids from others; empty where they are plain.
     """
@@ -165,6 +182,7 @@ class ImageDataset:
     salt_check: str = ""
     dimensions: int = 2
     read_mask: Callable[[Masked], np.ndarray] | None = None
+    channels: int = 3
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -189,6 +207,11 @@ class ImageDataset:
         shape = (-1, len(self.classes)) if self.task == "multilabel" else (-1,)
         return np.array([sample.label for sample in self.samples], np.int64).reshape(shape)
 
+    @property
+    def findings(self) -> int:
+        """Columns of the labels of a multi-label dataset; 0 for all others."""
+        return len(self.classes) if self.task == "multilabel" else 0
+
     @cached_property
     def splits(self) -> np.ndarray:
         """Array of str (N,): `train`, `val` or `test`."""
@@ -206,6 +229,9 @@ class ImageDataset:
         """sha256 over classes and each sample's uid, label, split, group and, where there is one,
         mask, in sample order.
         """
+        return self._samples_digest()
+
+    def _samples_digest(self) -> str:
         hasher = hashlib.sha256(json.dumps(self.classes).encode())
         for sample, group in zip(self.samples, self.group_codes, strict=True):
             row = [sample.uid, sample.label, sample.split, int(group)]
@@ -226,7 +252,11 @@ class ImageDataset:
             "digest": self.digest,
             "classes": list(self.classes),
             "task": self.task,
-            **({"dimensions": self.dimensions} if self.dimensions != 2 else {}),
+            **(
+                {"dimensions": self.dimensions, "channels": self.channels}
+                if self.dimensions != 2
+                else {}
+            ),
             "counts": self.counts(),
             "leaks": self.leaks.to_dict(),
             # What is in parentheses is for who sees the file: it may quote from the file itself.

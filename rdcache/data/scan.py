@@ -25,6 +25,7 @@ from scipy.fft import dctn
 from rdcache.data.decoding import UnreadableImageError
 from rdcache.data.listing import Entry, Listing
 from rdcache.data.samples import mask_stamp
+from rdcache.data.volumes import Volume
 from rdcache.files import user_cache
 from rdcache.progress import Progress, ignore
 from rdcache.store.threads import usable_cores
@@ -35,6 +36,7 @@ NO_DIGEST = b"\0" * 16
 THUMBNAIL = 32
 HASH_SIDE = 8
 THREADS = max(2, usable_cores())
+VOLUME_THREADS = 8
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,8 @@ class Scan:
         mask_stamp: of its mask's files, see `samples.mask_stamp`.
         mask: blake2b-128 of the mask's size and class numbers; zeros without one.
         mask_counts: pixels of each class in the mask; empty without one.
+        spacing: of volumes, millimetres along z, y, x, and `size` is voxels along these.
+        channels: of an image as it is decoded.
     """
 
     stamp: tuple[int, int]
@@ -64,6 +68,8 @@ class Scan:
     mask_stamp: int = 0
     mask: bytes = NO_DIGEST
     mask_counts: tuple[int, ...] = ()
+    spacing: tuple[float, ...] = ()
+    channels: int = 3
 
 
 class Stamps(NamedTuple):
@@ -104,7 +110,9 @@ def scan(
         or CLOSED in known[entry.name].problem  # may be open by now
     ]
     results: dict[int, Scan] = {}
-    with ThreadPoolExecutor(THREADS, thread_name_prefix="scan") as pool:
+    # A CT takes a gigabyte while it is looked at.
+    threads = min(THREADS, VOLUME_THREADS) if listing.dimensions == 3 else THREADS
+    with ThreadPoolExecutor(threads, thread_name_prefix="scan") as pool:
         jobs = pool.map(lambda n: scan_entry(listing, listing.entries[n], stamps[n]), todo)
         for done, (number, result) in enumerate(zip(todo, jobs, strict=True), start=1):
             results[number] = result
@@ -124,10 +132,33 @@ def scan_entry(listing: Listing, entry: Entry, stamps: Stamps) -> Scan:
         content, pixels = listing.open(entry)
     except (OSError, ValueError) as error:
         return _unreadable(stamps, _reason(error))
+    of_kind = _of_volume if isinstance(pixels, Volume) else _of_image
+    looked_at = of_kind(stamps, content, pixels)
+    return looked_at if listing.read_mask is None else with_mask(looked_at, listing, entry, stamps)
+
+
+def _of_volume(stamps: Stamps, content: bytes, volume: Volume) -> Scan:
+    """Volumes are compared voxel by voxel alone: their hash is far from every other one."""
+    shape = f"{volume.values.shape} {volume.values.dtype}".encode()
+    hasher = hashlib.blake2b(shape, digest_size=16)
+    hasher.update(np.ascontiguousarray(volume.values))
+    return Scan(
+        stamp=stamps.image,
+        content=hashlib.blake2b(content, digest_size=16).digest(),
+        size=volume.shape,
+        pixels=hasher.digest(),
+        perceptual=int.from_bytes(hasher.digest()[:8], "big"),
+        thumbnail=np.zeros((THUMBNAIL, THUMBNAIL), np.uint8),
+        spacing=volume.spacing,
+        channels=len(volume.values),
+    )
+
+
+def _of_image(stamps: Stamps, content: bytes, pixels: np.ndarray) -> Scan:
     grey = Image.fromarray(pixels).convert("L")
     size = grey.size
     shape = f"{size[0]}x{size[1]}".encode()
-    looked_at = Scan(
+    return Scan(
         stamp=stamps.image,
         content=hashlib.blake2b(content, digest_size=16).digest(),
         size=size,
@@ -135,7 +166,6 @@ def scan_entry(listing: Listing, entry: Entry, stamps: Stamps) -> Scan:
         perceptual=perceptual_hash(grey),
         thumbnail=np.asarray(grey.resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX), np.uint8),
     )
-    return looked_at if listing.read_mask is None else with_mask(looked_at, listing, entry, stamps)
 
 
 def with_mask(looked_at: Scan, listing: Listing, entry: Entry, stamps: Stamps) -> Scan:
@@ -214,6 +244,8 @@ def _load(file: Path) -> dict[str, Scan]:
                 mask_stamp=int(mask_stamp),
                 mask=mask.tobytes(),
                 mask_counts=tuple(mask_counts.tolist()) if any(mask) else (),
+                spacing=tuple(spacing.tolist()),
+                channels=int(channels),
             )
             for (
                 name,
@@ -227,6 +259,8 @@ def _load(file: Path) -> dict[str, Scan]:
                 mask_stamp,
                 mask,
                 mask_counts,
+                spacing,
+                channels,
             ) in rows
         }
     except Exception:  # a damaged archive raises nearly anything, and a cache is worth no error
@@ -245,12 +279,15 @@ COLUMNS = (
     "mask_stamp",
     "mask",
     "mask_counts",
+    "spacing",
+    "channels",
 )
 
 
 def _save(file: Path, listing: Listing, scans: Sequence[Scan]) -> None:
     """Keep scans; a cache that cannot be written only costs time."""
     no_size = (0,) * listing.dimensions
+    no_spacing = (0.0,) * 3 if listing.dimensions == 3 else ()
     no_counts = (0,) * len(listing.classes) if listing.read_mask is not None else ()
     columns = {
         "name": np.array([entry.name for entry in listing.entries]),
@@ -264,6 +301,8 @@ def _save(file: Path, listing: Listing, scans: Sequence[Scan]) -> None:
         "mask_stamp": np.array([scan.mask_stamp for scan in scans], np.int64),
         "mask": np.array([list(scan.mask) for scan in scans], np.uint8),
         "mask_counts": np.array([scan.mask_counts or no_counts for scan in scans], np.int64),
+        "spacing": np.array([scan.spacing or no_spacing for scan in scans], np.float64),
+        "channels": np.array([scan.channels for scan in scans], np.int64),
     }
     temporary = file.with_name(f".{file.name}.{os.getpid()}.partial")
     with contextlib.suppress(OSError):

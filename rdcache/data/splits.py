@@ -1,4 +1,7 @@
-"""Splits where a dataset has none of its own: stratified by class, never cutting a group."""
+"""Splits where a dataset has none of its own: stratified by class, never cutting a group.
+
+Images of several findings are stratified by the rarest of them, see `strata_of`.
+"""
 
 from __future__ import annotations
 
@@ -42,6 +45,22 @@ def complete_splits(
         training = np.flatnonzero(splits == "train")
         splits[_draw(training, labels, groups, val_fraction, seed + 1)] = "val"
     return [str(split) for split in splits]
+
+
+def strata_of(labels: np.ndarray) -> np.ndarray:
+    """What drawn splits and folds are balanced by: one number a sample, int64 (N,).
+
+    A class number is its own. Of several findings the rarest of those that a sample has counts,
+    since it is the one that a draw could miss; a sample without any finding is of a stratum of its
+    own.
+
+    Args:
+        labels: int64 (N,), or (N, L) with 0 or 1 for each finding.
+    """
+    if labels.ndim == 1:
+        return np.asarray(labels, np.int64)
+    frequency = np.where(labels > 0, labels.sum(axis=0), len(labels) + 1)
+    return np.where(labels.any(axis=1), frequency.argmin(axis=1) + 1, 0).astype(np.int64)
 
 
 def _draw(

@@ -16,10 +16,12 @@ from typing import Literal, Self
 import numpy as np
 import torch
 
+from rdcache.data.mask_cuts import MaskCuts
 from rdcache.data.photometry import Jitter, Photometry
 from rdcache.data.samples import ImageDataset
 from rdcache.data.views import cut_view
 from rdcache.data.working_images import WorkingImages, working_sizes
+from rdcache.errors import DatasetError
 from rdcache.memory import available_memory
 from rdcache.store.threads import usable_cores
 
@@ -74,11 +76,17 @@ class StudentInputs:
             min(2 * min(usable_cores(), torch.get_num_threads()), MOST_THREADS),
             thread_name_prefix="student-inputs",
         )
-        self._slots, kept = _slots(dataset, len(parameters), limit // (3 * size**2))
+        segmented = dataset.task == "segmentation"
+        each = (4 if segmented else 3) * size**2  # bytes of a cut view, and of its mask
+        self._slots, kept = _slots(dataset, len(parameters), limit // each)
         # Memory is taken page by page, as slots are filled. The last slot stays empty.
         self._cuts = np.empty((kept + 1, size, size, 3), np.uint8)
         self._centres = np.empty(kept + 1, np.float32)
         self._filled = np.zeros(kept + 1, bool)
+        self._masks: MaskCuts | None = None
+        if segmented:
+            slots, threads = self._slots, self._threads
+            self._masks = MaskCuts(dataset, parameters, size, slots, kept, limit, threads)
 
     def for_student(
         self, mean: Sequence[float], std: Sequence[float], jitter: Jitter | None
@@ -112,6 +120,28 @@ class StudentInputs:
         """
         pixels, centres = self.cuts(np.asarray(samples), views)
         return self._photometry.on_cpu(pixels, centres, generator)
+
+    def masks(
+        self, samples: Sequence[int] | np.ndarray, views: Sequence[int] | np.ndarray | int
+    ) -> torch.Tensor:
+        """Masks of the images that `batch` gives for the same samples and views, of a segmentation.
+
+        Returns:
+            int64 (B, size, size), the class number of each pixel.
+
+        Raises:
+            DatasetError: it is no segmentation, or see `ImageDataset.decode_mask`.
+        """
+        return torch.from_numpy(self._mask_cuts(samples, views)).long()
+
+    def _mask_cuts(
+        self, samples: Sequence[int] | np.ndarray, views: Sequence[int] | np.ndarray | int
+    ) -> np.ndarray:
+        """uint8 (B, size, size)."""
+        if self._masks is None:
+            raise DatasetError(f"{self.dataset.name} has no masks.", task=self.dataset.task)
+        rows = np.asarray(samples)
+        return self._masks(rows, np.broadcast_to(np.asarray(views), rows.shape))
 
     def cuts(
         self, samples: np.ndarray, views: Sequence[int] | np.ndarray | int

@@ -294,7 +294,7 @@ def _content(source: FeatureSource, dataset: ImageDataset, config: ImportConfig)
     }
     sizes = [sample.size for sample in dataset.samples]
     return StoreContent(
-        StoreLayout.plan(source.taps, (len(dataset),)),
+        StoreLayout.plan(source.taps, (len(dataset),), findings=dataset.findings),
         fingerprint,
         SampleTable(
             tuple(map(str, dataset.uids)),

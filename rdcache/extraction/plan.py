@@ -208,7 +208,7 @@ def plan_extraction(config: ExtractConfig, on_progress: Progress = ignore) -> Ex
         teacher=teacher,
         view_spec=view_spec,
         view_parameters=view_parameters(view_spec, dataset.uids, sizes),
-        layout=StoreLayout.plan(with_scales(taps), extents),
+        layout=StoreLayout.plan(with_scales(taps), extents, findings=dataset.findings),
         fingerprint=fingerprints[precision],
         location=places[precision],
         kept=kept,

@@ -73,14 +73,20 @@ def column_documents(layout: StoreLayout, view_columns: Sequence[str]) -> dict[s
     parameters = (layout.views, samples, len(view_columns))
     names = {"names": list(SPLITS)}
     columns = {"columns": list(view_columns)}
+    label = (samples, layout.findings) if layout.findings else (samples,)
     return {
         "uid": _column("uint8", (samples, UID_BYTES), ("sample", "uid_byte")),
-        "label": _column("int64", (samples,), ("sample",)),
+        "label": _column("int64", label, label_axes(layout)),
         "split": _column("int8", (samples,), ("sample",), names),
         "group": _column("int64", (samples,), ("sample",)),
         "view": _column("float64", parameters, ("view", "sample", "parameter"), columns),
         **projection_documents(layout),
     }
+
+
+def label_axes(layout: StoreLayout) -> tuple[str, ...]:
+    """The dimensions of the labels: several findings of a sample have one of their own."""
+    return ("sample", "finding") if layout.findings else ("sample",)
 
 
 def projection_documents(layout: StoreLayout) -> dict[str, dict[str, Any]]:

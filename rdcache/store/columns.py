@@ -33,7 +33,8 @@ class Columns:
 
     Attributes:
         uids: uint8 (N, 16).
-        labels, groups: int64 (N,).
+        labels: int64 (N,), multi-label (N, L).
+        groups: int64 (N,).
         splits: int8 (N,), positions in SPLITS.
         view_parameters: float64 (V, N, P).
         outcome: uint8 (V, N): 0 not extracted, 1 stored, 2 not finite.
@@ -79,6 +80,8 @@ def read_columns(
     }
     if not 0 <= columns["split"].min() <= columns["split"].max() < len(SPLITS):
         raise StoreFormatError("a sample is of no known split.", store=objects.location)
+    if layout.findings and not np.isin(columns["label"], (0, 1)).all():
+        raise StoreFormatError("a finding is 0 or 1.", store=objects.location)
     return Columns(
         uids=columns["uid"],
         labels=columns["label"],

@@ -148,7 +148,8 @@ def _columns(content: StoreContent) -> dict[str, tuple[str, bytes]]:
     chunks = {}
     for name, document in arrays.column_documents(layout, view_columns).items():
         if name not in values or list(values[name].shape) != document["shape"]:
-            raise StoreFormatError("a projection does not fit the layout.", array=name)
+            what = "a projection" if name.startswith("taps/") else "a column of the samples"
+            raise StoreFormatError(f"{what} does not fit the layout.", array=name)
         little = values[name].astype(np.dtype(document["data_type"]).newbyteorder("<"))
         chunks[name] = (arrays.column_object(document, name), little.tobytes())
     return chunks

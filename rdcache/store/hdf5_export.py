@@ -106,7 +106,7 @@ def _write_store(file: h5py.File, store: Store, on_progress: Progress) -> None:
     file.attrs[ATTRIBUTE] = json.dumps(store.manifest, allow_nan=False)
     _write(file, "uid", np.array(table.uids, "S32"), "sample")
     columns = table.columns()
-    _write(file, "label", columns["label"], "sample")
+    _write(file, "label", columns["label"], *arrays.label_axes(layout))
     _write(file, "split", columns["split"], "sample").attrs["names"] = SPLITS
     _write(file, "group", columns["group"], "sample")
     view = _write(file, "view", store.view_parameters, "view", "sample", "parameter")

@@ -201,7 +201,9 @@ class _Export:
         if not all(map(UID.fullmatch, uids)) or not np.isin(splits, range(len(SPLITS))).all():
             raise self._damaged("uid or split")
         self._require_digest("uid", bytes.fromhex("".join(uids)))
-        labels, groups = (self._checked_column(it, count, "<i8") for it in ("label", "group"))
+        findings = (self.layout.findings,) if self.layout.findings else ()
+        labels = self._checked_column("label", (*count, *findings), "<i8")
+        groups = self._checked_column("group", count, "<i8")
         return SampleTable(tuple(uids), labels, tuple(SPLITS[it] for it in splits), groups)
 
     def _tap(self, tap: TapSpec) -> h5py.Dataset:

@@ -141,6 +141,7 @@ def _layout(members: Sequence[Store], names: Sequence[str], views: int) -> Store
         extents=tuple(min(member.extents[view] for member in members) for view in range(views)),
         taps=tuple(taps),
         shard_samples=max(member.layout.shard_samples for member in members),
+        findings=members[0].layout.findings,
     )
 
 

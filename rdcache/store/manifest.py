@@ -199,6 +199,7 @@ def layout_of(manifest: Mapping[str, Any], location: Location) -> StoreLayout:
             extents=tuple(layout["extents"]),
             taps=tuple(TapSpec.from_dict(tap) for tap in manifest["taps"]),
             shard_samples=layout["shard_samples"],
+            findings=layout.get("findings", 0),
         )
     except (KeyError, TypeError, AttributeError):
         raise _not_whole(location) from None

@@ -67,7 +67,8 @@ class Store:
         projections: tap name → `Projection`, of taps with fewer channels than the teacher's.
         extents: for each view, how many leading samples it covers.
         uid_bytes: uint8 (samples, 16); `uids` has them as text.
-        labels, groups: int64 arrays in sample order; group -1 is none.
+        labels: int64 (samples,), class numbers; multi-label (samples, L), 0 or 1 for each finding.
+        groups: int64 (samples,); -1 is none.
         view_parameters: float64 (views, samples, columns); `view_columns` names the columns. Like
             all columns it is read only.
     """

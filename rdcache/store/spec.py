@@ -158,24 +158,28 @@ class StoreLayout:
         extents: for each view, how many leading samples it covers: all of them for view 0, the
             training samples, which come first, for the others.
         shard_samples: samples in one shard, the same for all taps.
+        findings: columns of a multi-label store's labels; 0 where a label is one class number.
     """
 
     samples: int
     extents: tuple[int, ...]
     taps: tuple[TapSpec, ...]
     shard_samples: int
+    findings: int = 0
 
     def __post_init__(self) -> None:
         names = [tap.name for tap in self.taps]
         if not self.taps or len(set(names)) != len(names):
             raise StoreFormatError("a store needs taps of different names.", taps=names)
-        counts = (self.samples, self.shard_samples, *self.extents)
+        counts = (self.samples, self.shard_samples, self.findings, *self.extents)
         if any(not isinstance(count, int) for count in counts):
             raise StoreFormatError("the counts of a store are whole numbers.", counts=counts)
         if not self.extents or self.shard_samples < 1 or self.samples < 1:
             raise StoreFormatError("a store needs at least one view and one sample.")
         if any(not 0 <= extent <= self.samples for extent in self.extents):
             raise StoreFormatError("a view covers more samples than there are.")
+        if self.findings < 0:
+            raise StoreFormatError("labels have no negative number of columns.")
         if any(tap.scales not in (None, *self.taps) for tap in self.taps):
             raise StoreFormatError("an int8 tap needs its scales beside it.", taps=names)
         if max(self.nbytes(), self.shard_samples) > LARGEST_BYTES:
@@ -183,7 +187,11 @@ class StoreLayout:
 
     @classmethod
     def plan(
-        cls, taps: Sequence[TapSpec], extents: Sequence[int], target_bytes: int = SHARD_BYTES
+        cls,
+        taps: Sequence[TapSpec],
+        extents: Sequence[int],
+        target_bytes: int = SHARD_BYTES,
+        findings: int = 0,
     ) -> StoreLayout:
         """Choose the shard size: a power of two of samples, so that the largest tap's objects come
         near `target_bytes`, and no more than hold all samples.
@@ -196,6 +204,7 @@ class StoreLayout:
             extents=tuple(extents),
             taps=tuple(taps),
             shard_samples=min(1 << (fitting.bit_length() - 1), needed),
+            findings=findings,
         )
 
     @property
@@ -242,6 +251,7 @@ class StoreLayout:
             "samples": self.samples,
             "extents": list(self.extents),
             "shard_samples": self.shard_samples,
+            **({"findings": self.findings} if self.findings else {}),
         }
 
 
@@ -281,7 +291,7 @@ class SampleTable:
 
     Attributes:
         uids: 32 hexadecimal digits each.
-        labels: int64 (N,), class numbers.
+        labels: int64 (N,), class numbers; multi-label int64 (N, L), 0 or 1 for each finding.
         splits: `train`, `val` or `test` each.
         groups: int64 (N,), equal numbers for samples of one group, -1 for none.
     """
@@ -295,6 +305,8 @@ class SampleTable:
         count = len(self.uids)
         if not count == len(self.labels) == len(self.splits) == len(self.groups):
             raise StoreFormatError("the columns of a sample table differ in length.")
+        if np.ndim(self.labels) not in (1, 2):
+            raise StoreFormatError("labels are one number a sample, or one for each finding.")
         if any(not UID.fullmatch(uid) for uid in self.uids):
             raise StoreFormatError("a uid has 32 hexadecimal digits.")
         if set(self.splits) - set(SPLITS):

@@ -194,6 +194,7 @@ def _content(store: Store, kept: _Kept) -> StoreContent:
         extents=extents,
         taps=with_scales(store.taps[name] for name in kept.taps),
         shard_samples=min(store.layout.shard_samples, 1 << (len(rows) - 1).bit_length()),
+        findings=store.layout.findings,
     )
     facts = {k: v for k, v in store.manifest.items() if k not in (*STRUCTURE, *BESIDE)}
     return StoreContent(

@@ -41,10 +41,17 @@ def sample_table(layout: StoreLayout) -> SampleTable:
     rest = layout.samples - train
     return SampleTable(
         uids=tuple(hashlib.md5(bytes([i % 256, i // 256])).hexdigest() for i in _numbers(layout)),
-        labels=np.array([i % 3 for i in _numbers(layout)]),
+        labels=labels_of(layout),
         splits=("train",) * train + ("val",) * min(rest, 2) + ("test",) * max(rest - 2, 0),
         groups=np.array([i // 2 - 1 for i in _numbers(layout)]),
     )
+
+
+def labels_of(layout: StoreLayout) -> np.ndarray:
+    """A class number of three, or one bit of the sample's number for each finding."""
+    if not layout.findings:
+        return np.array([i % 3 for i in _numbers(layout)])
+    return np.array([[i >> bit & 1 for bit in range(layout.findings)] for i in _numbers(layout)])
 
 
 def view_parameters(layout: StoreLayout) -> np.ndarray:

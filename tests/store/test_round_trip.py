@@ -53,7 +53,8 @@ def layouts(draw: st.DrawFn) -> StoreLayout:
             draw(st.lists(st.sampled_from(sorted(RANKS)), min_size=1, max_size=2))
         )
     )
-    return StoreLayout(samples, extents, taps, draw(st.integers(1, 10)))
+    findings = draw(st.sampled_from([0, 0, 1, 3]))
+    return StoreLayout(samples, extents, taps, draw(st.integers(1, 10)), findings)
 
 
 @settings(max_examples=25, deadline=None)
