@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -34,7 +35,9 @@ class PoolingOfVolumes(nn.Module):
 def scripted(module: nn.Module, folder: Path) -> str:
     """Write a module as a TorchScript file and return the teacher name that loads it."""
     path = folder / f"{type(module).__name__.lower()}.pt"
-    torch.jit.script(module.eval()).save(path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # torch deprecates what users still have
+        torch.jit.script(module.eval()).save(path)
     return f"torchscript:{path}"
 
 
