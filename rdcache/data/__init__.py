@@ -32,9 +32,11 @@ from rdcache.data.views import (
     view_parameters,
 )
 from rdcache.data.volume_dataset import VolumeDataset, as_volumes
+from rdcache.data.volume_inputs import VolumeInputs
 from rdcache.data.volume_resampling import labels_at_original_spacing
 from rdcache.data.volume_views import VOLUME_VIEW_COLUMNS, cut_volume, cut_volume_mask
 from rdcache.data.volumes import Grid, Volume, unit_range
+from rdcache.data.working_volumes import WorkingVolumes
 
 __all__ = [
     "CLEAN_VIEW",
@@ -55,6 +57,8 @@ __all__ = [
     "ViewSpec",
     "Volume",
     "VolumeDataset",
+    "VolumeInputs",
+    "WorkingVolumes",
     "as_volumes",
     "cut_mask",
     "cut_view",
