@@ -71,14 +71,23 @@ def load_dataset(
 
 
 def list_datasets(data_dir: Path | None = None) -> list[DatasetCard]:
-    """Describe every dataset of the catalogue and the two families, without scanning any."""
+    """Describe every dataset of the catalogue and the two families, without scanning any.
+
+    Of sets in several sizes only the smallest is listed; see `dataset_names`.
+    """
     folder = default_data_dir(data_dir)
     with _looking_into_folders():
         cards = [
             replace(card, present=not card.folders or _existing(card, folder) is not None)
             for card in CATALOGUE.values()
+            if not card.variant_of
         ]
     return [*cards, *FAMILY_CARDS]
+
+
+def dataset_names() -> list[str]:
+    """Every name of the catalogue, other sizes of a set included."""
+    return list(CATALOGUE)
 
 
 @contextmanager
@@ -130,13 +139,18 @@ def _find(name: str, data_dir: Path) -> tuple[Path, Listing, DatasetCard]:
 
 
 def _existing(card: DatasetCard, data_dir: Path) -> Path | None:
-    return next((data_dir / n for n in card.folders if (data_dir / n).is_dir()), None)
+    places = (data_dir / expanded(name) for name in card.folders)
+    return next((it for it in places if it.is_dir() or (it.suffix and it.is_file())), None)
 
 
 def _not_found(
     card: DatasetCard, data_dir: Path, what: str, place: Path | None = None
 ) -> DatasetNotFoundError:
-    looked = str(place) if place else " or ".join(str(data_dir / name) for name in card.folders)
+    looked = (
+        str(place)
+        if place
+        else " or ".join(str(data_dir / expanded(name)) for name in card.folders)
+    )
     return DatasetNotFoundError(
         f"the dataset {card.name} {what}.",
         looked_in=looked,

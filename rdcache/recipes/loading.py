@@ -9,7 +9,7 @@ import yaml
 from pydantic import ValidationError
 
 import rdcache
-from rdcache.data import list_datasets
+from rdcache.data import dataset_names
 from rdcache.errors import UnknownNameError, UsageError
 from rdcache.methods import find_method, list_methods
 from rdcache.models import list_students, list_teachers
@@ -101,7 +101,7 @@ def _require_known(recipe: Recipe, grids: Sequence[Recipe]) -> None:
     methods = [recipe.variant(entry).method for entry in entries]
     for known, names, kind in (
         ([card.name for card in list_teachers()], single_teachers, "teacher"),
-        ([card.name for card in list_datasets()], datasets, "dataset"),
+        (dataset_names(), datasets, "dataset"),
         ([card.name for card in list_students()], students, "student"),
         (datasets, recipe.per_dataset, "dataset in this recipe"),
         (of_teachers, recipe.per_teacher, "teacher in this recipe"),
