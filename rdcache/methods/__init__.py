@@ -20,6 +20,7 @@ from rdcache.methods.crd import ContrastiveRepresentationDistillation
 from rdcache.methods.direct import DirectReprogramming
 from rdcache.methods.dist import CorrelationDistillation
 from rdcache.methods.dkd import DecoupledDistillation
+from rdcache.methods.drd import DeepReprogrammingDistillation
 from rdcache.methods.hint import Hint
 from rdcache.methods.kd import KnowledgeDistillation
 from rdcache.methods.logit_standardisation import StandardisedDistillation
@@ -68,6 +69,7 @@ __all__ = [
     "CorrelationCongruence",
     "CorrelationDistillation",
     "DecoupledDistillation",
+    "DeepReprogrammingDistillation",
     "DirectReprogramming",
     "Hint",
     "KnowledgeDistillation",

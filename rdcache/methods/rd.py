@@ -13,7 +13,8 @@ from branches that have not seen the image (`crossfit.py`).
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import ClassVar, Literal
 
 import torch
@@ -235,17 +236,17 @@ class ReprogrammingDistillation(Method):
     ) -> Terms:
         """Compute the terms from the branch's logits (B, C) and what the student is to imitate."""
         config = self.config
-        share = progress.by_epoch if config.decay_unit == "epoch" else progress.by_step
-        decay = decayed(config.decay, share, config.decay_to)
+        decay, cka_decay = decays(config, progress)
         terms = {
             "ce": self.task_loss(student.logits, batch.target),
             "teacher_ce": config.alpha * decay * self.task_loss(logits, batch.target),
         }
         features, logits = targets
         if config.beta > 0:
-            terms["kl"] = config.beta * decay * self._kl(student.logits, logits)
+            kl = partial(self.task_loss.kl, temperature=config.temperature)
+            terms["kl"] = config.beta * decay * directed(config, kl, student.logits, logits)
         if config.cka_weight > 0:
-            weight = config.cka_weight * decayed(config.cka_decay, share, 0.0)
+            weight = config.cka_weight * cka_decay
             terms["cka"] = weight * (1 - self._cka(student.features, features))
         return terms
 
@@ -301,16 +302,6 @@ class ReprogrammingDistillation(Method):
             features = self.branch.reprogrammer.own_features(tap)
         return features, logits
 
-    def _kl(self, student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
-        student, teacher = with_gradients_to(self.config.kl_grad, student, teacher)
-        direction, temperature = self.config.kl_direction, self.config.temperature
-        if direction == "t2s":
-            return self.task_loss.kl(student, teacher, temperature)
-        if direction == "s2t":
-            return self.task_loss.kl(teacher, student, temperature)
-        forth = self.task_loss.kl(student, teacher, temperature)
-        return (forth + self.task_loss.kl(teacher, student, temperature)) / 2
-
     def _cka(self, student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
         student, teacher = with_gradients_to(self.config.cka_grad, student, teacher)
         return losses.cka(student, teacher, unbiased=self.config.cka_estimator == "unbiased")
@@ -325,6 +316,28 @@ def teacher_branch(
     reprogrammer = Reprogrammer(tap, context.feature_dim, config, statistics, context.dimensions)
     own = nn.Linear(context.feature_dim, context.num_classes)
     return TeacherBranch(reprogrammer, context.classifier if share else own)
+
+
+def directed(
+    config: RDConfig,
+    kl: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+    student: torch.Tensor,
+    teacher: torch.Tensor,
+) -> torch.Tensor:
+    """A divergence in the direction, and with gradients to the sides, that the options say."""
+    student, teacher = with_gradients_to(config.kl_grad, student, teacher)
+    if config.kl_direction == "t2s":
+        return kl(student, teacher)
+    if config.kl_direction == "s2t":
+        return kl(teacher, student)
+    return (kl(student, teacher) + kl(teacher, student)) / 2
+
+
+def decays(config: RDConfig, progress: TrainingProgress) -> tuple[float, float]:
+    """What is left of α and β, and of the weight of CKA."""
+    share = progress.by_epoch if config.decay_unit == "epoch" else progress.by_step
+    left = decayed(config.decay, share, config.decay_to)
+    return left, decayed(config.cka_decay, share, 0.0)
 
 
 def decayed(decay: Decay, share: float, floor: float) -> float:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -22,6 +23,31 @@ TAPS = {
 }
 STAGES = {"s3": (10, 16), "s4_pre": (6, 32), "s4": (FEATURE_DIM, 32)}
 SIDES = {"s3": 4, "s4_pre": 2, "s4": 2}  # of the student's maps
+
+
+class ChainDouble(nn.Module):
+    """What is behind the maps of `student_output`: enough of a student to resume from them."""
+
+    injectable = ("s3", "s4")
+
+    def __init__(self, classifier: nn.Linear) -> None:
+        super().__init__()
+        self.backbone = SimpleNamespace(chain=tuple(STAGES))
+        self.behind = nn.ModuleDict(
+            {
+                "s3": nn.Sequential(nn.Conv2d(10, 6, 3, 2, 1), nn.BatchNorm2d(6), nn.ReLU()),
+                "s4_pre": nn.Sequential(nn.Conv2d(6, FEATURE_DIM, 1), nn.BatchNorm2d(FEATURE_DIM)),
+            }
+        )
+        self.classifier = classifier
+
+    def advance(self, stage: str, maps: torch.Tensor) -> torch.Tensor:
+        advanced: torch.Tensor = self.behind[stage](maps)
+        return advanced
+
+    def conclude(self, maps: Mapping[str, torch.Tensor]) -> StudentOutput:
+        features = maps["s4"].mean((2, 3))
+        return StudentOutput(features, self.classifier(features), dict(maps))
 
 
 @pytest.fixture
@@ -44,7 +70,10 @@ def context() -> Callable[..., MethodContext]:
             "epochs": 10,
             "batch_size": BATCH,
         }
-        return MethodContext(**{**values, **changes})
+        values |= changes
+        with torch.random.fork_rng():
+            values.setdefault("student", ChainDouble(values["classifier"]))
+        return MethodContext(**values)
 
     return build
 
