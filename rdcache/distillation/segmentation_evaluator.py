@@ -18,8 +18,7 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 
-from rdcache.data import CLEAN_VIEW, ImageDataset
-from rdcache.data.volume_dataset import as_volumes
+from rdcache.data import CLEAN_VIEW, ImageDataset, as_volumes
 from rdcache.distillation.batches import CleanViews
 from rdcache.distillation.evaluation import require_finite
 from rdcache.distillation.evaluators import Evaluator, Outputs

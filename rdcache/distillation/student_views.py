@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from rdcache.data import ImageDataset, Jitter, inputs_for
+from rdcache.data import ImageDataset, Jitter, VolumeInputs, inputs_for
 from rdcache.distillation.batches import Inputs
 
 # Mean and std of a student's normalisation, and the jitter that it trains with.
@@ -46,11 +46,10 @@ def student_inputs(
 
     Args:
         parameters: of the views, see `StudentInputs` and `VolumeInputs`.
-        working_scale, cache: see `StudentInputs`; of images alone.
+        working_scale: see `StudentInputs`; of images alone.
+        cache: a folder to keep decoded images in.
     """
     if isinstance(size, tuple):
-        from rdcache.data.volume_inputs import VolumeInputs
-
-        return VolumeInputs(dataset, parameters, size, *look)
+        return VolumeInputs(dataset, parameters, size, *look, cache=cache, device=device)
     make = inputs_for(device)
     return make(dataset, parameters, size, *look, working_scale=working_scale, cache=cache)

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 import numpy as np
 import torch
 from torch.nn import functional as F
 
+from rdcache.data import Volume, labels_at_original_spacing
 from rdcache.distillation.evaluation import require_finite
 from rdcache.models import Student
-
-if TYPE_CHECKING:
-    from rdcache.data import Volume
 
 OVERLAP = 0.5  # of neighbouring windows
 WINDOWS_AT_ONCE = 4
@@ -93,7 +91,5 @@ def volume_labels(
     student: Student, volume: Volume, patch: tuple[int, int, int], device: torch.device
 ) -> np.ndarray:
     """The class of every voxel at the spacing of the file: uint8 (D, H, W); see `volume_logits`."""
-    from rdcache.data.volume_resampling import labels_at_original_spacing
-
     probabilities = volume_logits(student, volume, patch, device).softmax(dim=0)
     return labels_at_original_spacing(probabilities.numpy(), volume)
