@@ -35,6 +35,7 @@ from rdcache.data.volume_dataset import VolumeDataset, as_volumes
 from rdcache.data.volume_inputs import VolumeInputs
 from rdcache.data.volume_resampling import labels_at_original_spacing
 from rdcache.data.volume_views import VOLUME_VIEW_COLUMNS, cut_volume, cut_volume_mask
+from rdcache.data.volume_writing import write_on_original_grid
 from rdcache.data.volumes import Grid, Volume, unit_range
 from rdcache.data.working_volumes import WorkingVolumes
 
@@ -79,4 +80,5 @@ __all__ = [
     "unit_range",
     "view_columns",
     "view_parameters",
+    "write_on_original_grid",
 ]
