@@ -3,11 +3,27 @@
 Knows no teacher. Adding a dataset is adding one adapter file; see `docs/datasets.md`.
 """
 
-from rdcache.data import btc, busi, chestxray, covid, isic, phantom, phantom_volumes  # noqa: F401  (they register)
+from rdcache.data import (  # noqa: F401  (they register)
+    acdc,
+    btc,
+    btcv,
+    busi,
+    chestxray,
+    covid,
+    fives,
+    isic,
+    isic_masks,
+    kvasir,
+    medmnist,
+    medmnist_volumes,
+    msd,
+    phantom,
+    phantom_volumes,
+)
 from rdcache.data.decoding import UnreadableImageError, decode_image
 from rdcache.data.device_inputs import DeviceInputs, inputs_for
 from rdcache.data.leaks import LeakReport
-from rdcache.data.loading import list_datasets, load_dataset
+from rdcache.data.loading import dataset_names, list_datasets, load_dataset
 from rdcache.data.photometry import Jitter
 from rdcache.data.problems import describe_masks, describe_problems
 from rdcache.data.registry import DatasetCard, default_data_dir
@@ -65,6 +81,7 @@ __all__ = [
     "cut_view",
     "cut_volume",
     "cut_volume_mask",
+    "dataset_names",
     "decode_image",
     "default_data_dir",
     "describe_masks",

@@ -19,12 +19,9 @@ def describe_problems(dataset: ImageDataset) -> list[str]:
     leaks = dataset.leaks
     if leaks.pairs or leaks.straddling_groups:
         problems += leaks.summary()
+    where = "in any mask of" if dataset.task == "segmentation" else "images in"
     for split, counts in dataset.counts().items():
-        problems += [
-            f"no {_of_class(dataset, name)} in {split}"
-            for name, count in counts.items()
-            if not count
-        ]
+        problems += [f"no {name} {where} {split}" for name, count in counts.items() if not count]
     return problems
 
 
@@ -42,7 +39,3 @@ def describe_masks(dataset: ImageDataset) -> list[str]:
     ]
     empty = int((counts[:, 1:].sum(axis=1) == 0).sum())
     return [*lines, f"{empty} of {len(counts)} masks are empty" if empty else "no mask is empty"]
-
-
-def _of_class(dataset: ImageDataset, name: str) -> str:
-    return f"{name} in any mask" if dataset.task == "segmentation" else f"{name} images"
