@@ -4,7 +4,9 @@ Knows no teacher. Adding a dataset is adding one adapter file; see `docs/dataset
 """
 
 from rdcache.data import (  # noqa: F401  (they register)
+    acdc,
     btc,
+    btcv,
     busi,
     chestxray,
     covid,
@@ -13,6 +15,8 @@ from rdcache.data import (  # noqa: F401  (they register)
     isic_masks,
     kvasir,
     medmnist,
+    medmnist_volumes,
+    msd,
     phantom,
     phantom_volumes,
 )
@@ -47,6 +51,7 @@ from rdcache.data.volume_dataset import VolumeDataset, as_volumes
 from rdcache.data.volume_inputs import VolumeInputs
 from rdcache.data.volume_resampling import labels_at_original_spacing
 from rdcache.data.volume_views import VOLUME_VIEW_COLUMNS, cut_volume, cut_volume_mask
+from rdcache.data.volume_writing import write_on_original_grid
 from rdcache.data.volumes import Grid, Volume, unit_range
 from rdcache.data.working_volumes import WorkingVolumes
 
@@ -92,4 +97,5 @@ __all__ = [
     "unit_range",
     "view_columns",
     "view_parameters",
+    "write_on_original_grid",
 ]

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from rdcache.data import folders, tables
+from rdcache.data import folders, msd, tables
 from rdcache.data.leaks import Duplicate, find_duplicates, report_leaks
 from rdcache.data.listing import Entry, Listing
 from rdcache.data.registry import CATALOGUE, DatasetCard, default_data_dir, expanded
@@ -24,7 +24,7 @@ from rdcache.errors import DatasetError, DatasetNotFoundError, RdcacheError, Unk
 from rdcache.progress import Progress, ignore
 from rdcache.store import SPLITS
 
-FAMILIES = ("folder", "table")
+FAMILIES = ("folder", "table", "msd")
 
 
 def load_dataset(
@@ -110,14 +110,14 @@ def _find(name: str, data_dir: Path) -> tuple[Path, Listing, DatasetCard]:
     """Folder, listing and card of a dataset."""
     family, separator, path = name.partition(":")
     if separator and path and family in FAMILIES:
-        is_kind = Path.is_dir if family == "folder" else Path.is_file
-        here = expanded(path)
-        place = here if is_kind(here) else data_dir / path
+        is_kind = Path.is_file if family == "table" else Path.is_dir
         card = FAMILY_CARDS[FAMILIES.index(family)]
+        places = [expanded(path), *(data_dir / under / path for under in card.folders)]
+        place = next(filter(is_kind, places), places[-1])
         if not is_kind(place):
             raise DatasetNotFoundError(
-                f"the {family} of this dataset is not there.",
-                looked_for=f"{path}, and {data_dir / path}",
+                f"the {'file' if family == 'table' else 'folder'} of this dataset is not there.",
+                looked_for=", and ".join(map(str, places)),
                 expected=card.layout,
                 next=f"pass --dataset {family}:PATH with the path it has on this machine",
             )
@@ -128,10 +128,10 @@ def _find(name: str, data_dir: Path) -> tuple[Path, Listing, DatasetCard]:
             raise _not_found(card, data_dir, "is not there")
         place = found
     else:
-        known = [*CATALOGUE, "folder:PATH", "table:FILE"]
+        known = [*CATALOGUE, *(card.name for card in FAMILY_CARDS)]
         raise UnknownNameError.of("dataset", name, known)
     # Unpacking often adds a folder: busi/archive/Dataset_BUSI_with_GT/…
-    nested = sorted(path for path in place.glob("*/") if name in CATALOGUE)
+    nested = sorted(path for path in place.glob("*/") if name in CATALOGUE or family == "msd")
     for folder in (place, *nested):
         if (listing := card.list_files(folder)).entries:
             return folder, listing, card
@@ -307,7 +307,7 @@ FAMILY_CARDS = (
         "hflip",
         "yours",
         "your disk",
-        (),
+        ("",),
         folders.LAYOUT,
         folders.list_folders,
         task="yours",
@@ -322,10 +322,26 @@ FAMILY_CARDS = (
         "hflip",
         "yours",
         "your disk",
-        (),
+        ("",),
         tables.LAYOUT,
         tables.list_table,
         task="yours",
+        few=0,
+        present=True,
+    ),
+    DatasetCard(
+        "msd:TASK",
+        "a task of the Medical Segmentation Decathlon, as in msd:Task09_Spleen",
+        (),
+        "none official: 4:1",
+        "hflip",
+        "CC BY-SA 4.0",
+        "medicaldecathlon.com",
+        ("msd", "MSD", ""),
+        msd.LAYOUT,
+        msd.list_task,
+        task="segmentation",
+        dimensions=3,
         few=0,
         present=True,
     ),
