@@ -272,3 +272,62 @@ def test_slips_in_variants_and_tuning_are_found_before_anything_runs(
 @pytest.mark.parametrize("name", sorted(path.name for path in PIPELINES.glob("*.yaml")))
 def test_every_recipe_that_travels_with_the_package_is_valid(name: str) -> None:
     assert load_recipe(shipped_recipe(name)).title
+
+
+def test_several_grids_share_what_they_do_not_say_themselves(
+    grid: Callable[..., Recipe], few: Path
+) -> None:
+    one = grid()
+    recipe = Recipe(
+        title="Two grids",
+        methods=["none", "rd"],
+        seeds=[0, 1],
+        extract={"views": "clean", "val_fraction": 0.2},
+        distill={"epochs": 3, "batch_size": 8, "method_options": {"width": 16}},
+        grids=[
+            {"datasets": ["phantom"], "teachers": one.teachers, "students": one.students},
+            {
+                "datasets": ["phantom-seg"],
+                "teachers": one.teachers,
+                "students": ["unet-shufflenet-x0.5"],
+                "methods": ["none", "hint"],
+                "extract": {"views": 2},
+                "distill": {"epochs": 1},
+            },
+        ],
+    )
+    first, second = recipe.as_grids()
+    assert (first.methods, second.methods) == (("none", "rd"), ("none", "hint"))
+    assert first.seeds == second.seeds == (0, 1)
+    assert second.extract == {"views": 2, "val_fraction": 0.2}
+    cell = (one.teachers[0], "phantom-seg", "unet-shufflenet-x0.5", "hint", Places())
+    config = second.distill_config(*cell)
+    assert (config.epochs, config.batch_size) == (1, 8)
+    assert config.method_options == {"width": 16}
+    assert one.as_grids() == [one]
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        ("grids: [{datasets: [phantom], students: [shufflenet]}]", "teachers are missing"),
+        (
+            "datasets: [busi]\ngrids: [{datasets: [phantom], teachers: [efficientnet-lite0], "
+            "students: [shufflenet]}]",
+            "listed by each of the grids",
+        ),
+        ("grids: [{datasets: [phantom], teachers: [x, x], students: [y]}]", "listed twice"),
+        ("grids: [{datasets: [p], teachers: [x], students: [y], distill: {method: rd}}]", "grid"),
+        (
+            "grids: [{datasets: [phantm], teachers: [efficientnet-lite0], students: [shufflenet]}]",
+            "no dataset named 'phantm'",
+        ),
+    ],
+)
+def test_slips_in_grids_are_found_before_anything_runs(
+    tmp_path: Path, changes: str, complaint: str
+) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(f"title: x\nmethods: [none]\n{changes}\n")
+    with pytest.raises(UsageError, match=complaint):
+        load_recipe(recipe)

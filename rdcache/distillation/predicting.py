@@ -19,6 +19,7 @@ from rdcache.data import (
     Sample,
     UnreadableImageError,
     Volume,
+    write_on_original_grid,
 )
 from rdcache.data.listing import read_file, stamp_file
 from rdcache.data.volume_dataset import VolumeDataset
@@ -137,8 +138,6 @@ def _segmented_volume(
     student: Student, clean: CleanViews, number: int, path: Path, classes: int
 ) -> np.ndarray:
     """Segment one volume and write its mask: class numbers, uint8 along z, y, x."""
-    from rdcache.data import write_on_original_grid
-
     volume: Volume = clean.dataset.decode(number)  # type: ignore[assignment]
     logits = volume_logits(student, volume, clean.patch, clean.device)
     path.parent.mkdir(parents=True, exist_ok=True)

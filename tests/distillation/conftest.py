@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from rdcache.data import VIEW_COLUMNS, ImageDataset, ViewSpec, load_dataset, view_parameters
+from rdcache.data import ImageDataset, ViewSpec, load_dataset, view_columns, view_parameters
 from rdcache.store import (
     Fingerprint,
     SampleTable,
@@ -63,9 +63,10 @@ def write_store(
     dataset: ImageDataset,
     not_finite: tuple[tuple[int, int], ...] = (),
     taps: tuple[TapSpec, ...] = TAPS,
+    patch: tuple[int, int, int] | None = None,
 ) -> Store:
     """Taps are the class plus noise; pairs (sample, view) in `not_finite` are left out."""
-    spec = ViewSpec.parse(str(VIEWS), symmetry=dataset.symmetry)
+    spec = ViewSpec.parse(str(VIEWS), symmetry=dataset.symmetry, patch=patch)
     parameters = view_parameters(spec, dataset.uids, [s.size for s in dataset.samples])
     training = int((dataset.splits == "train").sum())
     layout = StoreLayout.plan(with_scales(taps), (len(dataset), *[training] * (VIEWS - 1)))
@@ -79,21 +80,24 @@ def write_store(
             "digest": dataset.digest,
             "classes": list(dataset.classes),
             "task": dataset.task,
+            "dimensions": dataset.dimensions,
             "leaks": {"leaked_test_uids": []},
         },
         "teacher": {"name": "invented", "weights": {"source": "random"}, "default_tap": "s4"},
         "views": spec.to_dict(),
     }
     fingerprint = Fingerprint({"dataset": dataset.digest, "left out": list(map(list, not_finite))})
-    content = StoreContent(layout, fingerprint, samples, parameters, VIEW_COLUMNS, facts)
+    content = StoreContent(
+        layout, fingerprint, samples, parameters, view_columns(dataset.dimensions), facts
+    )
     writer = create_store(location, content)
     dtypes = {tap.name: tap.dtype for tap in layout.taps}
     for shard in writer.missing():
         random = np.random.default_rng(shard.view)
         rows = range(shard.start, shard.stop)
-        signal = dataset.labels[list(rows)].reshape(-1, 1, 1, 1)
+        signal = dataset.labels.reshape(len(dataset), -1).sum(axis=1)[list(rows)]
         values = {
-            "s4": random.normal(signal, 0.5, (len(rows), 8, 3, 3)),
+            "s4": random.normal(signal.reshape(-1, 1, 1, 1), 0.5, (len(rows), 8, 3, 3)),
             "tokens": random.normal(5, 2, (len(rows), 4, 6)),
         }
         batch = {name: torch.from_numpy(each).float() for name, each in values.items()}

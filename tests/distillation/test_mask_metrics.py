@@ -98,7 +98,8 @@ def test_the_policy_for_empty_masks() -> None:
     assert np.isnan(missed.hd95)
     invented = class_scores(something, nothing, (1, 1), 1)
     assert (invented.dice, invented.iou, invented.nsd) == (0, 0, 0)
-    assert np.isnan(invented.hd95) and np.isnan(invented.volume_error)
+    assert np.isnan(invented.hd95)
+    assert np.isnan(invented.volume_error)
 
 
 def test_masks_of_other_shapes_are_refused() -> None:

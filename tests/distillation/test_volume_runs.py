@@ -1,0 +1,126 @@
+"""Runs on volumes: segmented at their own spacing by a sliding window, and classified."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from scipy.ndimage import gaussian_filter
+from torch import nn
+
+from rdcache.data import DatasetSpec, Volume, as_volumes, load_dataset
+from rdcache.distillation import distill, evaluate_run, predict_files
+from rdcache.distillation.whole_images import volume_logits
+from rdcache.errors import UsageError
+from rdcache.store import TapSpec
+
+from .conftest import Tiny, write_store
+
+Options = Callable[..., dict[str, Any]]
+CASES, SPACING = 10, (1.5, 1.0, 1.0)
+PATCH = (16, 16, 16)
+TAPS = (TapSpec("s4", "map3d", (8, 3, 3, 3)), TapSpec("pooled", "vector", (8,)))
+
+
+def write_nifti(path: Path, array: np.ndarray, affine: np.ndarray) -> None:
+    import nibabel
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nibabel.save(nibabel.Nifti1Image(array, affine), path)
+
+
+@pytest.fixture(scope="module")
+def organ(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
+    """NIfTI volumes with a bright organ, anisotropic, turned and flipped, one without any organ."""
+    data_dir = tmp_path_factory.mktemp("volumes")
+    folder = data_dir / "msd" / "Task99_Organ"
+    random = np.random.default_rng(0)
+    affine = np.diag([-1.0, 1.0, 3.0, 1.0])
+    turn = np.array([[0.98, -0.2, 0], [0.2, 0.98, 0], [0, 0, 1]])
+    affine[:3, :3] = turn @ affine[:3, :3]
+    for number in range(CASES):
+        shape = (18 + number % 3, 20, 8 + number % 2)
+        mask = np.zeros(shape, np.uint8)
+        if number:
+            mask[4:13, 5:14, 2:6] = 1
+        values = gaussian_filter(random.normal(0, 60, shape), 0.7) + 120 * mask
+        for place, array in (("imagesTr", values.astype(np.int16)), ("labelsTr", mask)):
+            write_nifti(folder / place / f"case{number}.nii.gz", array, affine)
+    facts = {"labels": {"0": "background", "1": "organ"}, "modality": {"0": "CT"}}
+    (folder / "dataset.json").write_text(json.dumps(facts))
+    spec = DatasetSpec("msd:Task99_Organ", spacing=SPACING)
+    dataset = load_dataset(spec, data_dir)
+    store = write_store(data_dir / "store", dataset, taps=TAPS[:1], patch=PATCH)
+    return Tiny(folder, data_dir, dataset, store)
+
+
+@pytest.fixture
+def quick(organ: Tiny, options: Options) -> Options:
+    def build(**changes: Any) -> dict[str, Any]:
+        changes = {"student": "unet3d", "batch_size": 2, "epochs": 1, **changes}
+        given = options(data_dir=organ.data_dir, **changes)
+        del given["image_size"]
+        return given
+
+    return build
+
+
+def test_volumes_are_segmented_at_the_spacing_and_on_the_grid_of_their_files(
+    organ: Tiny, quick: Options, tmp_path: Path
+) -> None:
+    import nibabel
+
+    run = distill(organ.store, method="none", **quick())
+    assert (run.task, run.metric) == (("segmentation", 3), "dice")
+    assert run.metrics["distance_unit"] == "mm"
+    assert run.result["window"] == [-175.0, 250.0]
+    again = evaluate_run(run, data_dir=organ.data_dir, device="cpu")
+    assert again["dice"] == pytest.approx(run.metrics["dice"])
+
+    (sample,) = np.flatnonzero(organ.dataset.splits == "test")[:1].tolist()
+    file = organ.dataset.samples[sample].path
+    (said,) = predict_files(run, [file], tmp_path / "masks", device="cpu")
+    written, original = nibabel.load(said.mask), nibabel.load(file)
+    assert written.shape == original.shape
+    assert np.allclose(written.affine, original.affine)
+    predicted = np.asarray(written.dataobj) > 0
+    truth = np.asarray(nibabel.load(organ.dataset.samples[sample].masks[0]).dataobj) > 0
+    assert truth.sum() == as_volumes(organ.dataset).mask_at_original_spacing(sample).sum()
+    total = predicted.sum() + truth.sum()
+    dice = 2 * (predicted & truth).sum() / total if total else 1.0
+    with (run.path / "predictions.csv").open() as table:
+        rows = {row["uid"]: row for row in csv.DictReader(table)}
+    assert float(rows[str(organ.dataset.uids[sample])]["dice"]) == pytest.approx(dice, abs=1e-6)
+
+
+def test_a_student_of_images_is_refused_for_volumes(organ: Tiny, quick: Options) -> None:
+    with pytest.raises(UsageError, match="unet3d"):
+        distill(organ.store, method="none", **quick(student="unet-resnet18"))
+
+
+class Pointwise(nn.Module):
+    """Logits of each voxel from that voxel alone, so that no window can matter."""
+
+    mean, std = (0.5,), (0.25,)
+
+    def forward(self, volumes: torch.Tensor) -> SimpleNamespace:
+        return SimpleNamespace(logits=torch.cat([volumes, 1 - volumes], dim=1))
+
+
+@pytest.mark.parametrize("shape", [(20, 13, 9), (5, 6, 7)], ids=["larger", "smaller"])
+def test_windows_that_slide_over_a_volume_say_what_one_look_at_all_of_it_says(
+    shape: tuple[int, int, int],
+) -> None:
+    values = np.random.default_rng(0).normal(0, 1, (1, *shape)).astype(np.float32)
+    volume = Volume(values, (1, 1, 1), np.eye(4), np.float32(-2), np.float32(2))
+    logits = volume_logits(Pointwise(), volume, (8, 8, 8), torch.device("cpu"))  # type: ignore[arg-type]
+    seen = (torch.from_numpy(volume.unit()) - 0.5) / 0.25
+    assert logits.shape == (2, *shape)
+    assert torch.allclose(logits, torch.cat([seen, 1 - seen]), atol=1e-4)
