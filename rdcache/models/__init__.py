@@ -9,7 +9,7 @@ from rdcache.models.devices import choose_device
 from rdcache.models.preprocessing import Preprocessing
 from rdcache.models.student import Student, StudentCard, StudentOutput
 from rdcache.models.student_files import load_student, save_student
-from rdcache.models.students import create_student, list_students
+from rdcache.models.students import create_student, list_students, require_fit
 from rdcache.models.teacher import Teacher, WeightsInfo
 
 __all__ = [
@@ -27,5 +27,6 @@ __all__ = [
     "list_teachers",
     "load_student",
     "load_teacher",
+    "require_fit",
     "save_student",
 ]

@@ -1,4 +1,4 @@
-"""What a student is: a backbone, a classifier on its features, and the stages in between.
+"""What a student is: a backbone, a last layer, and named stages that can be replaced.
 
 Which students there are is the part of `students.py`, files of trained ones that of
 `student_files.py`.
@@ -8,14 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import nn
 
 from rdcache.errors import UnknownNameError, UsageError
 from rdcache.models.backbones import Backbone, Stages
-from rdcache.models.preprocessing import Preprocessing
+
+TaskKind = Literal["classification", "segmentation"]
 
 # Stages at which a teacher's may stand. `s4_pre` is on the way to `s4`, at the same stride.
 CANONICAL_STAGES = ("s1", "s2", "s3", "s4")
@@ -26,9 +27,11 @@ class StudentOutput:
     """What a student computes for a batch.
 
     Attributes:
-        features: (B, D), after global average pooling; the input of the classifier.
-        logits: (B, C).
-        stages: the maps (B, C, H, W) asked for.
+        features: (B, D), after global average pooling: the input of the classifier; of a
+            segmentation student the deepest map of its encoder, averaged over positions.
+        logits: (B, C); of a segmentation student (B, C, H, W) or (B, C, D, H, W), as many
+            positions as its input.
+        stages: the maps (B, C, H, W) or (B, C, D, H, W) asked for.
     """
 
     features: torch.Tensor
@@ -41,9 +44,11 @@ class StudentCard:
     """One entry of the catalogue of students.
 
     Attributes:
-        feature_dim: width D of the features that the classifier sees.
-        stages: stage name → (channels, stride); `s4` is the map that is pooled.
-        parameters: number of trainable parameters without the classifier.
+        feature_dim: width D of the features.
+        stages: stage name → (channels, stride); the last one is the map that is pooled.
+        parameters: number of trainable parameters without the last layer.
+        task_kind: whether it classifies images or their positions.
+        dimensions: 2 for images, 3 for volumes.
     """
 
     name: str
@@ -51,6 +56,24 @@ class StudentCard:
     feature_dim: int
     stages: Stages
     parameters: int
+    task_kind: TaskKind = "classification"
+    dimensions: Literal[2, 3] = 2
+
+
+@dataclass(frozen=True)
+class StudentInput:
+    """What a student expects of its input.
+
+    Attributes:
+        size: side in pixels or voxels of the input it is meant for.
+        mean, std: normalisation, one number a channel, in fractions of full white.
+        multiple_of: sides of the input are multiples of this.
+    """
+
+    size: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    multiple_of: int = 1
 
 
 class Student(nn.Module):
@@ -60,47 +83,68 @@ class Student(nn.Module):
 
     Attributes:
         name, num_classes: as given to `create_student`.
+        task_kind: whether it classifies images or their positions.
         dimensions: 2 for images, 3 for volumes.
+        channels: of its input.
         feature_dim: width D of the features.
         stages: stage name → (channels, stride).
-        injectable: stages whose maps may be replaced, shallow to deep; see `resume`.
-        mean, std: normalisation of its input, in fractions of full white.
-        input_size: side in pixels of the input it is meant for.
+        injectable: stages in whose place a teacher's may stand, shallow to deep: those of s1…s4
+            that it can be resumed from. None where it is not a chain of stages.
+        mean, std: normalisation of its input, one number a channel, in fractions of full white.
+        input_size: side in pixels or voxels of the input it is meant for.
+        multiple_of: sides of its input are multiples of this.
+        classifier: its last layer.
     """
 
-    dimensions = 2
+    task_kind: ClassVar[TaskKind] = "classification"
+    classifier: nn.Linear | nn.Conv2d | nn.Conv3d
 
     def __init__(
-        self, name: str, backbone: Backbone, num_classes: int, preprocessing: Preprocessing
+        self,
+        name: str,
+        backbone: Backbone,
+        num_classes: int,
+        expected: StudentInput,
+        dimensions: Literal[2, 3] = 2,
     ) -> None:
         super().__init__()
         self.name = name
         self.num_classes = num_classes
+        self.dimensions = dimensions
+        self.channels = len(expected.mean)
         self.feature_dim = backbone.feature_dim
         self.stages = backbone.stages
         self.injectable = tuple(name for name in backbone.chain if name in CANONICAL_STAGES)
-        self.mean = preprocessing.mean
-        self.std = preprocessing.std
-        self.input_size = preprocessing.size
+        self.mean = expected.mean
+        self.std = expected.std
+        self.input_size = expected.size
+        self.multiple_of = expected.multiple_of
         self.backbone = backbone
-        self.classifier = nn.Linear(backbone.feature_dim, num_classes)
+        self.classifier = self._last_layer()
+
+    def _last_layer(self) -> nn.Linear | nn.Conv2d | nn.Conv3d:
+        return nn.Linear(self.feature_dim, self.num_classes)
 
     @property
     def architecture(self) -> dict[str, Any]:
         """Enough to rebuild the network: the arguments of `create_student`."""
-        return {"name": self.name, "num_classes": self.num_classes}
+        own = {"name": self.name, "num_classes": self.num_classes}
+        # Images have three; files from before there were volumes say nothing of it.
+        return own if self.dimensions == 2 else own | {"channels": self.channels}
 
     def forward(self, images: torch.Tensor, stages: Collection[str] = ()) -> StudentOutput:
         """Classify a batch.
 
         Args:
-            images: float32 (B, 3, H, W), normalised by `mean` and `std`.
+            images: float32 (B, 3, H, W), or volumes (B, channels, D, H, W), normalised by `mean`
+                and `std`.
             stages: names of the maps to return besides.
 
         Raises:
             UnknownNameError: the student has no such stage.
+            UsageError: a side of the images is no multiple of `multiple_of`.
         """
-        self._require_stages(stages)
+        self._require(images, stages)
         features, maps = self.backbone(images, stages)
         return StudentOutput(features, self.classifier(features), maps)
 
@@ -112,7 +156,7 @@ class Student(nn.Module):
         In evaluation mode `resume(s, output.stages[s], output.stages)` is the forward pass.
 
         Args:
-            maps: (B, C, H, W), with the channels and the stride of the stage.
+            maps: (B, C, H, W) or (B, C, D, H, W), with the channels and stride of the stage.
             earlier: the student's own maps of shallower stages, where something behind the stage
                 sees them (the skips of a U-Net); others are ignored.
 
@@ -124,7 +168,7 @@ class Student(nn.Module):
             UsageError: it is not a chain of stages, so that nothing can be resumed; or maps that
                 are needed are not among `earlier`.
         """
-        self._require_stages((stage,))
+        self._require(None, (stage,))
         chain = self.backbone.chain
         if stage not in chain:
             raise UsageError(
@@ -142,7 +186,7 @@ class Student(nn.Module):
         )
 
     def advance(self, stage: str, maps: torch.Tensor) -> torch.Tensor:
-        """Compute the map of the stage behind this one, (B, C', H', W'): one step of `resume`.
+        """Compute the map of the stage behind this one: one step of `resume`.
 
         Raises:
             UsageError: it is not a chain of stages, or this is its last.
@@ -158,7 +202,15 @@ class Student(nn.Module):
         features = self.backbone.pool(maps[self.backbone.chain[-1]])
         return StudentOutput(features, self.classifier(features), dict(maps))
 
-    def _require_stages(self, stages: Collection[str]) -> None:
+    def _require(self, images: torch.Tensor | None, stages: Collection[str]) -> None:
         for stage in stages:
             if stage not in self.stages:
                 raise UnknownNameError.of(f"stage of {self.name}", stage, self.stages)
+        if images is None or self.multiple_of == 1:
+            return
+        sides = tuple(images.shape[2:])
+        if any(side % self.multiple_of for side in sides):
+            raise UsageError(
+                f"the sides of what {self.name} sees must be multiples of {self.multiple_of}.",
+                given="×".join(map(str, sides)),
+            )

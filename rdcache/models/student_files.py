@@ -49,7 +49,11 @@ def load_student(path: Path | str) -> Student:
             metadata = file.metadata() or {}
         tensors = load_file(path)
         architecture = json.loads(metadata[METADATA_KEY])
-        student = create_student(architecture["name"], int(architecture["num_classes"]))
+        student = create_student(
+            architecture["name"],
+            int(architecture["num_classes"]),
+            channels=architecture.get("channels"),
+        )
         student.load_state_dict(tensors)
     except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError, OSError) as error:
         raise WeightsMismatchError(
