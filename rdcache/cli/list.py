@@ -134,6 +134,8 @@ def _students() -> list[dict[str, object]]:
         {
             "student": card.name,
             "what": card.title,
+            "task": card.task_kind,
+            "dimensions": card.dimensions,
             "parameters": f"{card.parameters / 1e6:.2f} M" if card.parameters else "yours",
             "feature width": card.feature_dim or "yours",
         }

@@ -69,7 +69,9 @@ def write_store(
     spec = ViewSpec.parse(str(VIEWS), symmetry=dataset.symmetry, patch=patch)
     parameters = view_parameters(spec, dataset.uids, [s.size for s in dataset.samples])
     training = int((dataset.splits == "train").sum())
-    layout = StoreLayout.plan(with_scales(taps), (len(dataset), *[training] * (VIEWS - 1)))
+    findings = len(dataset.classes) if dataset.task == "multilabel" else 0
+    extents = (len(dataset), *[training] * (VIEWS - 1))
+    layout = StoreLayout.plan(with_scales(taps), extents, findings=findings)
     samples = SampleTable(
         tuple(dataset.uids), dataset.labels, tuple(dataset.splits), dataset.group_codes
     )

@@ -13,10 +13,13 @@ from rdcache.methods import list_methods
 from rdcache.store import Store
 
 METHODS = [card.name for card in list_methods()]
+ONE_STAGE = "drd of one stage"
 OPTIONS = {
     "rd": {"width": 16},
     "rd-paper": {"width": 16},
     "direct": {"teacher_epochs": 1},
+    "drd": {"width": 16, "projector_width": 16},
+    "drd-paper": {"width": 16, "projector_width": 16},
     "reviewkd": {"width": 32},
     "scalekd": {"width": 64, "grid": 3},
 }
@@ -39,11 +42,13 @@ def phantom(tmp_path_factory: pytest.TempPathFactory) -> Store:
 @pytest.fixture(scope="module")
 def runs(phantom: Store, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Run]:
     """One epoch over a third of the images by each method, side by side."""
+    each = {name: (name, OPTIONS.get(name, {})) for name in METHODS}
+    each[ONE_STAGE] = ("drd", {**OPTIONS["rd"], "stages": 1})
     configs = [
         DistillConfig(
             student="shufflenet-x0.5",
             method=name,
-            method_options=OPTIONS.get(name, {}),
+            method_options=options,
             epochs=1,
             train_fraction=0.33,
             image_size=32,
@@ -52,9 +57,9 @@ def runs(phantom: Store, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
             device="cpu",
             out=tmp_path_factory.mktemp("runs"),
         )
-        for name in METHODS
+        for name, options in each.values()
     ]
-    return dict(zip(METHODS, distill_many(phantom, configs), strict=True))
+    return dict(zip(each, distill_many(phantom, configs), strict=True))
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -79,6 +84,8 @@ def test_methods_of_one_seed_begin_at_the_same_student_and_end_at_others(
         name: torch.cat([p.flatten() for p in run.student.parameters()])
         for name, run in runs.items()
     }
+    same, rd = weights.pop(ONE_STAGE), weights["rd"]
+    assert torch.equal(same, rd)
     plain = weights["none"]
     for name, other in weights.items():
         if name != "none":
