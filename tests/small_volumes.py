@@ -81,6 +81,7 @@ def drawn_dataset(
         stamp=lambda path: (0, 0),
         task=task,  # type: ignore[arg-type]
         dimensions=3,
+        channels=channels,
     )
 
 

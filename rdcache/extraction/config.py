@@ -48,6 +48,8 @@ def _along_each_axis(value: Any) -> Any:
     if value is None:
         return None
     values = value if isinstance(value, Sequence) and not isinstance(value, str) else (value,)
+    if len(values) not in (1, 3):
+        raise ValueError("one number, or three along z, y and x")
     return tuple(values) * 3 if len(values) == 1 else tuple(values)
 
 

@@ -35,8 +35,7 @@ def suited_to(
                 say="of how many voxels along z,y,x, as in --patch 32,96,96",
             )
         config = config.model_copy(update={"patch": teacher.of_volumes.patch})
-    channels = len(dataset.decode(0).values)
-    return config, for_volumes(teacher, channels, config.patch, config.slices)
+    return config, for_volumes(teacher, dataset.channels, config.patch, config.slices)
 
 
 def volume_parts(dataset: ImageDataset) -> dict[str, Any]:
