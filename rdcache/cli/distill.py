@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import click
 
@@ -123,7 +123,7 @@ def _print_runs(store: Store, config: DistillConfig, runs: list[Run]) -> None:
         if name in summary
     }
     if "hd95" in summary:
-        facts["hd95"] = _distance(summary["hd95"], runs[0].metrics["distance_unit"])
+        facts["hd95"] = _distance(runs, summary["hd95"])
     facts |= {title: in_percent(summary[name]) for name, title in also.items() if name in summary}
     if len(runs) == 1 and (interval := runs[0].metrics.get(f"{headline}_ci95")):
         facts[headline] = (
@@ -141,7 +141,9 @@ def _print_runs(store: Store, config: DistillConfig, runs: list[Run]) -> None:
     )
 
 
-def _distance(summary: Mapping[str, float], unit: str) -> str:
-    """Mean ± standard deviation of a distance, which is no percentage."""
+def _distance(runs: Sequence[Run], summary: Mapping[str, float]) -> str:
+    """Mean ± standard deviation of a distance, which is no percentage, and what it leaves out."""
     spread = f" ± {summary['std']:.2f}" if summary["n"] > 1 else ""
-    return f"{summary['mean']:.2f}{spread} {unit}"
+    undefined = sum(run.metrics["hd95_undefined"] for run in runs)
+    without = f", without {undefined} where one mask is empty" if undefined else ""
+    return f"{summary['mean']:.2f}{spread} {runs[0].metrics['distance_unit']}{without}"

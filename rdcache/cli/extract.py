@@ -30,6 +30,15 @@ from rdcache.extraction import (
 from rdcache.extraction.volumes import spacing_advice
 from rdcache.store import Store
 from rdcache.store.quantisation import with_scales
+from rdcache.tasks import task_of
+
+# A small student for those that the usual one is none for.
+STUDENTS = {
+    ("segmentation", 2): "unet-shufflenet",
+    ("segmentation", 3): "unet3d",
+    ("multiclass", 3): "resnet3d-18",
+    ("multilabel", 3): "resnet3d-18",
+}
 
 
 @click.command(epilog="Example:  rdcache extract --teacher pmc-clip --dataset isic")
@@ -241,5 +250,6 @@ def _print_extraction(plan: ExtractionPlan, extraction: Extraction) -> None:
         facts["skipped"] = "\n".join(f"{s.path}: {s.reason}" for s in plan.dataset.skipped)
     if plan.teacher.weights.source == "random":
         facts["warning"] = "the teacher's weights are random: its tensors mean nothing"
-    facts["next"] = "rdcache distill --student shufflenet"
+    task, dimensions = task_of(store.manifest["dataset"])
+    facts["next"] = f"rdcache distill --student {STUDENTS.get((task, dimensions), 'shufflenet')}"
     print_facts(headline, facts)

@@ -98,10 +98,12 @@ def write_store(
         random = np.random.default_rng(shard.view)
         rows = range(shard.start, shard.stop)
         signal = dataset.labels.reshape(len(dataset), -1).sum(axis=1)[list(rows)]
-        values = {
-            "s4": random.normal(signal.reshape(-1, 1, 1, 1), 0.5, (len(rows), 8, 3, 3)),
-            "tokens": random.normal(5, 2, (len(rows), 4, 6)),
-        }
+        values = {}
+        for tap in taps:
+            shape = (len(rows), *tap.shape)
+            noise = random.normal(5, 2, shape) if tap.name == "tokens" else None
+            mean = signal.reshape(-1, *[1] * len(tap.shape))
+            values[tap.name] = random.normal(mean, 0.5, shape) if noise is None else noise
         batch = {name: torch.from_numpy(each).float() for name, each in values.items()}
         tensors = {
             name: as_stored(tensor.to(getattr(torch, dtypes[name])))

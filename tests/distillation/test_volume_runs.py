@@ -26,7 +26,7 @@ from .conftest import Tiny, write_store
 Options = Callable[..., dict[str, Any]]
 CASES, SPACING = 10, (1.5, 1.0, 1.0)
 PATCH = (16, 16, 16)
-TAPS = (TapSpec("s4", "map3d", (8, 3, 3, 3)), TapSpec("pooled", "vector", (8,)))
+TAPS = (TapSpec("s4", "map3d", (8, 3, 3, 3)),)
 
 
 def write_nifti(path: Path, array: np.ndarray, affine: np.ndarray) -> None:
@@ -57,7 +57,7 @@ def organ(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
     (folder / "dataset.json").write_text(json.dumps(facts))
     spec = DatasetSpec("msd:Task99_Organ", spacing=SPACING)
     dataset = load_dataset(spec, data_dir)
-    store = write_store(data_dir / "store", dataset, taps=TAPS[:1], patch=PATCH)
+    store = write_store(data_dir / "store", dataset, taps=TAPS, patch=PATCH)
     return Tiny(folder, data_dir, dataset, store)
 
 
