@@ -101,9 +101,11 @@ def write_store(
         values = {}
         for tap in taps:
             shape = (len(rows), *tap.shape)
-            noise = random.normal(5, 2, shape) if tap.name == "tokens" else None
-            mean = signal.reshape(-1, *[1] * len(tap.shape))
-            values[tap.name] = random.normal(mean, 0.5, shape) if noise is None else noise
+            if tap.name == "tokens":  # which know nothing of labels
+                values[tap.name] = random.normal(5, 2, shape)
+            else:
+                mean = signal.reshape(-1, *[1] * len(tap.shape))
+                values[tap.name] = random.normal(mean, 0.5, shape)
         batch = {name: torch.from_numpy(each).float() for name, each in values.items()}
         tensors = {
             name: as_stored(tensor.to(getattr(torch, dtypes[name])))
