@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -25,6 +25,8 @@ class VolumePreprocessing:
         channels: of the network's input. A volume of one channel is repeated where it has more.
         window: values that become 0 and 1, in Hounsfield units; None: the volume's own, by the
             dataset's intensity rule.
+        scaling: `range`, to 0…1 by the window; or `zscore`, by mean and deviation of the box's
+            voxels above 0, after values beyond the window are clipped.
         mean: per channel or one for all, of the values in 0…1.
         std: as `mean`.
         divisor: what the sides of the box must be multiples of.
@@ -35,6 +37,7 @@ class VolumePreprocessing:
     patch: tuple[int, int, int]
     channels: int = 1
     window: tuple[float, float] | None = None
+    scaling: Literal["range", "zscore"] = "range"
     mean: tuple[float, ...] = (0.0,)
     std: tuple[float, ...] = (1.0,)
     divisor: int = 1
@@ -51,7 +54,7 @@ class VolumePreprocessing:
         return (self.channels, *self.patch)
 
     def scaled(self, values: np.ndarray, low: Any, high: Any) -> np.ndarray:
-        """Bring a box to 0…1.
+        """Bring a box to 0…1, or to what else `scaling` says.
 
         Args:
             values: float32 (C, d, h, w).
@@ -59,8 +62,10 @@ class VolumePreprocessing:
             high: as `low`.
 
         Returns:
-            float32 (C, d, h, w), clipped to 0…1.
+            float32 (C, d, h, w).
         """
+        if self.scaling == "zscore":
+            return _zscore(values if self.window is None else np.clip(values, *self.window))
         bounds = (low, high) if self.window is None else self.window
         lowest, highest = (np.asarray(bound, np.float32).reshape(-1, 1, 1, 1) for bound in bounds)
         fractions = (values - lowest) / np.maximum(highest - lowest, np.float32(SMALLEST_RANGE))
@@ -88,6 +93,15 @@ class VolumePreprocessing:
         }
         del values["divisor"], values["spacing"]  # rules for the user, not for the numbers
         return values
+
+
+def _zscore(values: np.ndarray) -> np.ndarray:
+    """As TorchIO's ZNormalization of what is above 0; a box without contrast becomes 0."""
+    above = values[values > 0].astype(np.float64)
+    deviation = above.std(ddof=1) if above.size > 1 else 0.0
+    if deviation < SMALLEST_RANGE:
+        return np.zeros_like(values, np.float32)
+    return ((values - above.mean()) / deviation).astype(np.float32)
 
 
 @lru_cache
