@@ -21,6 +21,7 @@ from rdcache.errors import UnknownNameError, UsageError
 from rdcache.files import write_text
 from rdcache.recipes import Places, Recipe, load_recipe
 from rdcache.report import (
+    DISTANCES,
     FORMS,
     METRICS_BESIDE,
     PLAIN,
@@ -35,7 +36,10 @@ from rdcache.store.locations import Location
 OF_ENDINGS = {".md": "markdown", ".csv": "csv", ".tex": "latex"}
 COMPARED = list(
     dict.fromkeys(
-        name for headline, those in METRICS_BESIDE.items() for name in (*those, leak_free(headline))
+        name
+        for headline, those in METRICS_BESIDE.items()
+        for name in (*those, leak_free(headline))
+        if name not in DISTANCES  # of which less is better
     )
 )
 ADAPTED = "adapted:"  # whose rows have names that only their results tell

@@ -7,6 +7,7 @@ from rdcache.report.forms import FORMS
 from rdcache.report.learning_curve import learning_curve, runs_below
 from rdcache.report.plain_form import plain_table
 from rdcache.report.rows import (
+    DISTANCES,
     LEAK_FREE,
     METRICS,
     METRICS_BESIDE,
@@ -21,6 +22,7 @@ from rdcache.report.tables import Entry, Heading, Table
 from rdcache.report.text_formats import as_csv, as_latex, as_markdown
 
 __all__ = [
+    "DISTANCES",
     "FORMS",
     "LEAK_FREE",
     "METRICS",

@@ -9,8 +9,18 @@ from typing import TypeVar
 
 from rdcache.report.comparison import Comparison, in_points
 from rdcache.report.notes import seeds_in_words
+from rdcache.report.rows import DISTANCES
 from rdcache.report.significance import Gain, ImageTest
-from rdcache.report.tables import MARK, MISSING, SURE, Entry, Heading, as_percent, with_best
+from rdcache.report.tables import (
+    MARK,
+    MISSING,
+    SURE,
+    Entry,
+    Heading,
+    as_distance,
+    as_percent,
+    with_best,
+)
 
 NOTHING = Entry("")
 Key = TypeVar("Key")
@@ -24,7 +34,8 @@ def distinct(items: Sequence[Comparison], key: Callable[[Comparison], Key]) -> l
 def metric_entry(item: Comparison, metric: str) -> Entry:
     """Mean ± std over seeds, or why there is none."""
     if values := item.row.values.get(metric):
-        return as_percent(list(values.values()))
+        entry = as_distance if metric in DISTANCES else as_percent
+        return entry(list(values.values()))
     return Entry("diverged") if item.row.diverged else MISSING
 
 

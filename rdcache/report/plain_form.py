@@ -17,7 +17,7 @@ from rdcache.report.entries import (
     test_entries,
 )
 from rdcache.report.notes import about_paper, metric_of, notes_on
-from rdcache.report.rows import METRICS, PLAIN
+from rdcache.report.rows import DISTANCES, METRICS, PLAIN
 from rdcache.report.tables import Entry, Heading, Table
 
 NAMES = ("dataset", "teacher", "student", "method")
@@ -65,7 +65,7 @@ def _table(
     headings = [
         *map(Heading, NAMES),
         *([Heading("weights", unit="factor")] if tuned else []),
-        *(Heading(name, unit="%", aside="%") for name in metrics),
+        *(_heading(name, comparisons) for name in metrics),
         *([Heading("accuracy, paper", unit="%", aside="%")] if known else []),
         gain_heading(metric_of(comparisons), baseline),
         *(TEST_HEADINGS if tested else ()),
@@ -89,6 +89,17 @@ def _table(
     if paper is not None:
         notes += about_paper(known)
     return Table(title, tuple(headings), tuple(lines), block=4, notes=notes)
+
+
+def _heading(metric: str, comparisons: Sequence[Comparison]) -> Heading:
+    """Over a column of a metric, in per cent or in the unit of its distances."""
+    if metric not in DISTANCES:
+        return Heading(metric, unit="%", aside="%")
+    units = dict.fromkeys(
+        item.row.distance_unit for item in comparisons if metric in item.row.values
+    )
+    unit = " or ".join(filter(None, units)) or "px or mm"
+    return Heading(metric, unit=unit, aside=unit)
 
 
 def _factor(factor: float | None) -> Entry:

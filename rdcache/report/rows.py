@@ -12,12 +12,14 @@ from rdcache.distillation.config import CIRCUMSTANCES
 from rdcache.distillation.run import PREDICTIONS
 
 METRICS = ("accuracy", "balanced_accuracy", "macro_f1", "auroc")
-# What tables show of a task, by its headline, which comes first. All are fractions.
+# What tables show of a task, by its headline, which comes first: fractions, of which more is
+# better, and distances.
 METRICS_BESIDE: Mapping[str, tuple[str, ...]] = {
     "accuracy": METRICS,
     "auroc": ("auroc", "average_precision", "accuracy"),
-    "dice": ("dice", "iou", "nsd"),
+    "dice": ("dice", "iou", "nsd", "hd95"),
 }
+DISTANCES = frozenset({"hd95"})
 LEAK_FREE = "accuracy_without_leaks"
 PLAIN = "none"  # reads no teacher
 LATER = ("nsd_tolerance",)  # options that there were not always
@@ -43,6 +45,7 @@ class Row:
         underlying: the method without what tells the row from others of that method.
         source: the teacher whose tensors were read, where that is an adapted one.
         headline: the metric of its task.
+        distance_unit: of the metrics that are distances.
     """
 
     dataset: str
@@ -60,6 +63,7 @@ class Row:
     underlying: str = ""
     source: str = ""
     headline: str = "accuracy"
+    distance_unit: str = ""
 
     @property
     def place(self) -> tuple[str, str, str]:
@@ -138,6 +142,7 @@ def row_of(
         tuning=tuning,
         underlying=first.result["method"] if first else method,
         headline=first.metric if first else headline,
+        distance_unit=str(first.metrics.get("distance_unit", "")) if first else "",
     )
     return of_adapted(row, first.result["teacher"].get("adapted") if first else None)
 

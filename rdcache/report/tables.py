@@ -94,6 +94,19 @@ def as_percent(values: Sequence[float]) -> Entry:
     return Entry(f"{mean:.1f} ± {std:.1f}", mean, {"std": std})
 
 
+def as_distance(values: Sequence[float]) -> Entry:
+    """Mean ± sample standard deviation of distances.
+
+    >>> as_distance([2.0, 3.0]).text
+    '2.50 ± 0.71'
+    """
+    mean = fmean(values)
+    if len(values) < 2:
+        return Entry(f"{mean:.2f}", mean)
+    std = stdev(values)
+    return Entry(f"{mean:.2f} ± {std:.2f}", mean, {"std": std})
+
+
 def as_gain(values: Sequence[float]) -> Entry:
     """The same of differences, with a sign.
 

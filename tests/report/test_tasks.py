@@ -76,6 +76,15 @@ def test_a_form_names_the_metric_of_a_dataset_where_there_are_several(form: str)
     assert not any("busi-seg, dice" in heading.joined for heading in alone.headings)
 
 
+def test_distances_stand_in_their_own_unit() -> None:
+    values = {"dice": {0: 0.5}, "hd95": {0: 3.25}}
+    segmented = Row("kits", "t", "s", "none", values, headline="dice", distance_unit="mm")
+    table = plain_table("x", compare([segmented]))
+    headings = [heading.joined for heading in table.headings]
+    at = headings.index("hd95 (mm)")
+    assert table.lines[0][at].text == "3.25"
+
+
 def test_a_metric_of_one_task_is_not_asked_of_all() -> None:
     require_names(several(), None, "none")
     with pytest.raises(UnknownNameError, match="nsd"):
