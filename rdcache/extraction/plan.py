@@ -254,7 +254,8 @@ def _require_same_splits(teacher: Teacher, dataset: ImageDataset) -> None:
 def chosen_taps(teacher: Teacher, config: ExtractConfig) -> tuple[TapSpec, ...]:
     """The taps asked for, as the teacher gives them; by default what RD and a linear probe need."""
     usual = [teacher.default_tap, *(name for name in ("pooled",) if name in teacher.taps)]
-    if teacher.adaptation is not None:
+    # Logits of positions, of a segmentation, are as large as the image.
+    if teacher.adaptation is not None and teacher.taps["logits"].kind == "logits":
         usual.append("logits")
     names = tuple(dict.fromkeys(config.taps or usual))
     for name in names:

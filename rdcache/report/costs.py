@@ -175,8 +175,7 @@ def cost_of_teacher(name: str, config: CostConfig, devices: Sequence[torch.devic
     that it recommends, or of a black box to all of its outputs.
     """
     teacher, notes = _teacher(name, config.data_dir)
-    size = teacher.of_images.size
-    shape = (3, size, size)
+    shape = teacher.input_shape
     wanted = ("pooled",) if "pooled" in teacher.taps else tuple(teacher.taps)
     family, _, file = name.partition(":")
     if family == "onnx":
@@ -204,7 +203,7 @@ def cost_of_teacher(name: str, config: CostConfig, devices: Sequence[torch.devic
     return Cost(
         name=teacher.name,
         kind="teacher",
-        input_size=size,
+        input_size=shape[-1],
         parameters=parameters or None,
         with_classifier=parameters + (width + 1) * config.classes if parameters else None,
         macs=operations.macs,

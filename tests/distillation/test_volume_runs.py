@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Callable
+from dataclasses import fields, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,10 +14,15 @@ import numpy as np
 import pytest
 import torch
 from scipy.ndimage import gaussian_filter
+from small_volumes import drawn_dataset
 from torch import nn
 
-from rdcache.data import DatasetSpec, Volume, as_volumes, load_dataset
-from rdcache.distillation import distill, evaluate_run, predict_files
+from rdcache.data import DatasetSpec, Volume, VolumeDataset, as_volumes, load_dataset
+from rdcache.distillation import Run, distill, evaluate_run, predict_files
+from rdcache.distillation.config import config_from_options
+from rdcache.distillation.preparing import Job
+from rdcache.distillation.run_folders import train_runs
+from rdcache.distillation.shared_sources import Sources
 from rdcache.distillation.whole_images import volume_logits
 from rdcache.errors import UsageError
 from rdcache.store import TapSpec
@@ -64,10 +70,9 @@ def organ(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
 @pytest.fixture
 def quick(organ: Tiny, options: Options) -> Options:
     def build(**changes: Any) -> dict[str, Any]:
-        changes = {"student": "unet3d", "batch_size": 2, "epochs": 1, **changes}
-        given = options(data_dir=organ.data_dir, **changes)
-        del given["image_size"]
-        return given
+        same: dict[str, Any] = {"student": "unet3d", "batch_size": 2, "epochs": 1}
+        given = options(data_dir=organ.data_dir, **{**same, **changes})
+        return given if "image_size" in changes else {**given, "image_size": 16}
 
     return build
 
@@ -124,3 +129,38 @@ def test_windows_that_slide_over_a_volume_say_what_one_look_at_all_of_it_says(
     seen = (torch.from_numpy(volume.unit()) - 0.5) / 0.25
     assert logits.shape == (2, *shape)
     assert torch.allclose(logits, torch.cat([seen, 1 - seen]), atol=1e-4)
+
+
+def balls(task: str) -> VolumeDataset:
+    """Drawn volumes with a class each, or with two findings."""
+    drawn = drawn_dataset()
+    samples = tuple(
+        replace(
+            sample,
+            spacing=(2.0, 1.0, 1.0),
+            label=(number % 2, number // 2 % 2) if task == "multilabel" else number % 2,
+        )
+        for number, sample in enumerate(drawn.samples)
+    )
+    same = {each.name: getattr(drawn, each.name) for each in fields(drawn)}
+    return VolumeDataset(**{**same, "samples": samples, "task": task})
+
+
+@pytest.mark.parametrize(("task", "method"), [("multiclass", "rd"), ("multilabel", "hint")])
+def test_volumes_are_classified_whole(
+    tmp_path: Path, quick: Options, task: str, method: str
+) -> None:
+    dataset = balls(task)
+    store = write_store(tmp_path / "store", dataset, taps=TAPS)
+    own = {"width": 8} if method == "rd" else {}
+    given = quick(student="resnet3d-18", batch_size=4, image_size=16, select="last", **own)
+    config = config_from_options(given.pop("student"), method, given).resolved()
+    config = config.for_task(task, 3)
+    sources = Sources(store, dataset, torch.device("cpu"), lambda note: None)
+    job = {tmp_path / "seed0": Job(config, 0)}
+    (run,) = train_runs(sources, job, lambda done, total, note="": None).values()
+    assert isinstance(run, Run)
+    assert run.task == (task, 3)
+    assert run.metric == {"multiclass": "accuracy", "multilabel": "auroc"}[task]
+    assert np.isfinite(run.history[-1]["loss"])
+    assert run.student(torch.zeros(1, 1, 16, 16, 16)).logits.shape == (1, len(dataset.classes))
