@@ -177,7 +177,7 @@ SETS = (
 
 
 def places(name: str) -> tuple[str, ...]:
-    """Where the file of a set is looked for: the data folder, then the place of `medmnist` itself."""
+    """Where the file of a set is looked for: the data folder, then that of `medmnist` itself."""
     return f"medmnist/{name}.npz", f"~/.medmnist/{name}.npz"
 
 
