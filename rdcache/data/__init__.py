@@ -25,7 +25,7 @@ from rdcache.data.device_inputs import DeviceInputs, inputs_for
 from rdcache.data.leaks import LeakReport
 from rdcache.data.loading import dataset_names, list_datasets, load_dataset
 from rdcache.data.photometry import Jitter
-from rdcache.data.problems import describe_masks, describe_problems
+from rdcache.data.problems import describe_masks, describe_problems, describe_volumes
 from rdcache.data.registry import DatasetCard, default_data_dir
 from rdcache.data.salting import salt_as_recorded, salt_of_environment
 from rdcache.data.samples import (
@@ -86,6 +86,7 @@ __all__ = [
     "default_data_dir",
     "describe_masks",
     "describe_problems",
+    "describe_volumes",
     "inputs_for",
     "labels_at_original_spacing",
     "list_datasets",

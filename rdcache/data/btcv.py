@@ -32,7 +32,7 @@ ORGANS = (
 
 
 def list_organs(organs: tuple[str, ...], folder: Path) -> Listing:
-    """The scans of `Training/img` with their masks; organs that are not asked for are background."""
+    """The scans of `Training/img` with their masks; organs not asked for are background."""
     training = first_folder(folder, ["RawData/Training", "Training"]) or folder
     numbers = {
         number: organs.index(name) + 1 if name in organs else 0

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +86,7 @@ class KeptVolumes:
         for name, array in arrays.items():
             whole = np.ascontiguousarray(array)
             checksums[name] = google_crc32c.value(whole.reshape(-1).view(np.uint8))
-            write_whole(self._path(number, name), lambda path, whole=whole: _save(path, whole))
+            write_whole(self._path(number, name), partial(_save, whole))
         facts = {
             "spacing": list(volume.spacing),
             "affine": volume.affine.tolist(),
@@ -119,6 +120,6 @@ class KeptVolumes:
         return np.asarray(array)
 
 
-def _save(path: Path, array: np.ndarray) -> None:
+def _save(array: np.ndarray, path: Path) -> None:
     with path.open("wb") as file:
         np.save(file, array, allow_pickle=False)

@@ -116,7 +116,7 @@ def _find(name: str, data_dir: Path) -> tuple[Path, Listing, DatasetCard]:
         place = next(filter(is_kind, places), places[-1])
         if not is_kind(place):
             raise DatasetNotFoundError(
-                f"the {'file' if family == 'table' else 'folder'} of this dataset is not there.",
+                f"the {'table' if family == 'table' else 'folder'} of this dataset is not there.",
                 looked_for=", and ".join(map(str, places)),
                 expected=card.layout,
                 next=f"pass --dataset {family}:PATH with the path it has on this machine",

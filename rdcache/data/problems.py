@@ -39,3 +39,23 @@ def describe_masks(dataset: ImageDataset) -> list[str]:
     ]
     empty = int((counts[:, 1:].sum(axis=1) == 0).sum())
     return [*lines, f"{empty} of {len(counts)} masks are empty" if empty else "no mask is empty"]
+
+
+def describe_volumes(dataset: ImageDataset) -> list[str]:
+    """How large volumes are and how far apart their voxels, a line each; nothing of images."""
+    if dataset.dimensions != 3:
+        return []
+    sizes = np.array([sample.size for sample in dataset.samples])
+    spacings = np.array([sample.spacing for sample in dataset.samples], float)
+    channels = f"{dataset.channels} channel" + ("s" if dataset.channels > 1 else "")
+    return [
+        f"{_ranges(sizes)} voxels along z, y, x; {channels}",
+        f"{_ranges(spacings)} mm from voxel to voxel in the files",
+    ]
+
+
+def _ranges(rows: np.ndarray) -> str:
+    """The smallest and the largest number of each column."""
+    ends = zip(rows.min(axis=0).tolist(), rows.max(axis=0).tolist(), strict=True)
+    columns = [(f"{low:.3g}", f"{high:.3g}") for low, high in ends]
+    return " × ".join(low if low == high else f"{low}–{high}" for low, high in columns)

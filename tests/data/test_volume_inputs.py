@@ -129,6 +129,6 @@ def test_a_damaged_volume_on_disk_is_noticed(parts: VolumeDataset, tmp_path: Pat
         WorkingVolumes(parts, cache=tmp_path)[2]
 
 
-def test_images_are_no_volumes() -> None:
+def test_images_are_no_volumes(few: Path) -> None:
     with pytest.raises(UsageError, match="holds images"):
-        as_volumes(load_dataset(DatasetSpec("phantom")))
+        as_volumes(load_dataset(f"folder:{few}"))
