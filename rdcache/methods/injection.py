@@ -6,6 +6,7 @@ student's stage and resized to its positions. The student runs on from there: se
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -20,6 +21,7 @@ from rdcache.store import TapSpec
 
 LEAST_WIDTH = 64  # channels inside a projector, also where the student's stage has fewer
 SPATIAL = ("map2d", "map3d", "tokens")
+STRIDES = {1: "stride1", 2: "stride2", 4: "s1", 8: "s2", 16: "s3", 32: "s4"}  # of pyramids' taps
 
 
 class Projector(nn.Module):
@@ -68,14 +70,15 @@ def injected_pairs(
 ) -> tuple[StagePair, ...]:
     """Choose what is injected where, shallow to deep.
 
-    Taps and stages of one name belong together: `s1`…`s4` are strides 4 to 32 of a pyramid and
-    quarter depths of a transformer. If no names agree, the taps that have positions are put in the
-    order of their resolution, and the deepest ones belong to the deepest stages.
+    Where both are pyramids, taps and stages of one stride belong together; `s1`…`s4` are taps of
+    strides 4 to 32. Otherwise those of one name do, which are quarter depths of a transformer. If
+    no names agree either, the taps that have positions are put in the order of their resolution,
+    and the deepest ones belong to the deepest stages.
 
     Args:
         pairs: as the option has them, `tap:stage` with commas between.
         count: how many, the deepest; None for all that can be matched.
-        deepest: the tap whose branch stands in place of the deepest stage anyway; neither is
+        deepest: the tap whose branch stands in place of the deepest stage anyway, which is not
             matched again. None where there is no such branch.
 
     Raises:
@@ -88,7 +91,9 @@ def injected_pairs(
     if count == 0:
         return ()
     free = injectable if deepest is None else injectable[:-1]
-    matched = _by_name(free, context) or _by_depth(free, deepest, context)
+    matched = (
+        _by_stride(free, context) or _by_name(free, context) or _by_depth(free, deepest, context)
+    )
     if not matched or (count is not None and len(matched) < count):
         raise UsageError(
             "no tap can stand in place of a stage of the student."
@@ -129,14 +134,30 @@ def _by_name(stages: Sequence[str], context: MethodContext) -> list[tuple[str, s
     return [(tap, stage) for tap, stage in found if tap and context.taps[tap].kind in SPATIAL]
 
 
+def _by_stride(stages: Sequence[str], context: MethodContext) -> list[tuple[str, str]]:
+    """Where taps have unlike numbers of positions and stages unlike strides; else nothing."""
+    strides = {stage: context.student_stages[stage][1] for stage in stages}
+    names = [context.tap_of_teacher(name) for name in STRIDES.values()]
+    taps = [context.taps[name] for name in names if name]
+    sizes = {_positions(tap, context) for tap in taps if tap.kind in SPATIAL}
+    if len(sizes) < 2 or len(set(strides.values())) < 2:
+        return []
+    by_stride = {stage: STRIDES.get(stride) for stage, stride in strides.items()}
+    found = [(name and context.tap_of_teacher(name), stage) for stage, name in by_stride.items()]
+    return [(tap, stage) for tap, stage in found if tap and context.taps[tap].kind in SPATIAL]
+
+
+def _positions(tap: TapSpec, context: MethodContext) -> int:
+    return math.prod(map_shape(tap, context.dimensions)[1:])
+
+
 def _by_depth(
     stages: Sequence[str], deepest: str | None, context: MethodContext
 ) -> list[tuple[str, str]]:
-    def positions(tap: TapSpec) -> int:
-        _, *sides = map_shape(tap, context.dimensions)
-        return int(torch.Size(sides).numel())
-
     taps = [tap for tap in context.taps.values() if tap.kind in SPATIAL and tap.name != deepest]
-    names = [tap.name for tap in sorted(taps, key=positions, reverse=True) if positions(tap) > 1]
+    positions = {tap.name: _positions(tap, context) for tap in taps}
+    names = [
+        name for name in sorted(positions, key=lambda it: -positions[it]) if positions[name] > 1
+    ]
     count = min(len(names), len(stages))
     return list(zip(names[len(names) - count :], stages[len(stages) - count :], strict=True))

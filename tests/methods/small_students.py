@@ -17,7 +17,7 @@ WIDTHS = {"s1": 4, "s2": 6, "s3": 8}
 
 
 class SmallStudent(nn.Module):
-    """Three stages at strides 2, 4 and 8, and what a subclass makes of them.
+    """Three stages at strides 4, 8 and 16, and what a subclass makes of them.
 
     Attributes as those of `rdcache.models.Student`.
     """
@@ -28,7 +28,7 @@ class SmallStudent(nn.Module):
         super().__init__()
         self.dimensions = dimensions
         self.stages = {
-            name: (width, 2 ** (i + 1)) for i, (name, width) in enumerate(WIDTHS.items())
+            name: (width, 2 ** (i + 2)) for i, (name, width) in enumerate(WIDTHS.items())
         }
         self.feature_dim = WIDTHS["s3"]
         self.backbone = SimpleNamespace(chain=tuple(WIDTHS))
@@ -44,7 +44,7 @@ class SmallStudent(nn.Module):
 
     def forward(self, images: torch.Tensor, stages: Collection[str] = ()) -> StudentOutput:
         maps: dict[str, torch.Tensor] = {}
-        x = images
+        x = F.interpolate(images, scale_factor=0.5)
         for name in WIDTHS:
             x = maps[name] = self._next(name, x)
         output = self.conclude(maps)
@@ -101,4 +101,5 @@ class SmallUNet(SmallStudent):
         size = [2 * side for side in maps["s1"].shape[2:]]
         all_of_them = torch.cat([F.interpolate(maps[name], size) for name in WIDTHS], dim=1)
         features = maps["s3"].flatten(2).mean(2)
-        return StudentOutput(features, self.classifier(self.decoder(all_of_them)), {})
+        logits = F.interpolate(self.classifier(self.decoder(all_of_them)), scale_factor=2)
+        return StudentOutput(features, logits, {})

@@ -23,9 +23,9 @@ from rdcache.methods.drd import DeepReprogrammingDistillation
 from rdcache.methods.drd_options import DRDConfig
 from rdcache.models import StudentOutput
 from rdcache.store import TapSpec
-from tests.methods.small_students import SmallClassifier, SmallStudent, SmallUNet
+from tests.methods.small_students import WIDTHS, SmallClassifier, SmallStudent, SmallUNet
 
-CLASSES, SIDE, CHANNELS = 3, 16, 5
+CLASSES, SIDE, CHANNELS = 3, 32, 5
 TASKS = ("multiclass", "multilabel", "segmentation")
 EVERY_TASK = pytest.mark.parametrize("task", TASKS)
 IMAGES_AND_VOLUMES = pytest.mark.parametrize("dimensions", [2, 3])
@@ -330,6 +330,22 @@ def test_taps_of_other_names_are_matched_from_the_deepest_up() -> None:
         ("fine", "s1"),
         ("middle", "s2"),
     ]
+
+
+def test_pyramids_are_matched_by_stride_and_transformers_by_depth() -> None:
+    strides = {name: (channels, 2 ** (i + 1)) for i, (name, channels) in enumerate(WIDTHS.items())}
+    pyramid = {
+        name: TapSpec(name, "map2d", (CHANNELS, side, side))
+        for name, side in (("stride2", 12), ("s1", 6), ("s2", 3))
+    }
+    depths = {name: TapSpec(name, "map2d", (CHANNELS, 4, 4)) for name in ("s1", "s2", "s3")}
+    for taps, expected in (
+        (pyramid, {"s1": "stride2", "s2": "s1", "s3": "s2"}),
+        (depths, {"s1": "s1", "s2": "s2", "s3": "s3"}),
+    ):
+        method = Case("segmentation", taps=taps, student_stages=strides).drd()
+        pairs = {it.pair.stage: it.pair.tap.name for it in method._projectors()}
+        assert pairs == expected
 
 
 def test_stages_are_the_deepest_of_those_that_can_be_matched() -> None:
