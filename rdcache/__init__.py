@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rdcache import losses
     from rdcache.adaptation import adapt
-    from rdcache.distillation import Run, distill, load_run
+    from rdcache.distillation import Run, distill, load_run, predict_files
     from rdcache.errors import RdcacheError
     from rdcache.extraction import extract
     from rdcache.store import Store, open_store
@@ -27,6 +27,7 @@ _HOMES = {
     "load_run": "rdcache.distillation",
     "Run": "rdcache.distillation",
     "open_store": "rdcache.store",
+    "predict_files": "rdcache.distillation",
     "rank": "rdcache.transferability",
     "Store": "rdcache.store",
     "RdcacheError": "rdcache.errors",
@@ -42,6 +43,7 @@ __all__ = [
     "load_run",
     "losses",
     "open_store",
+    "predict_files",
     "rank",
 ]
 
