@@ -132,8 +132,8 @@ class MulticlassEvaluator(Evaluator):
     """One class for each image or volume."""
 
     headline = "accuracy"
-    selectable = ("accuracy", "balanced_accuracy")
-    watched = ("nll",)
+    selectable: ClassVar[tuple[str, ...]] = ("accuracy", "balanced_accuracy")
+    watched: ClassVar[tuple[str, ...]] = ("nll",)
     multilabel: ClassVar[bool] = False
 
     def predict(

@@ -99,4 +99,4 @@ def on_device(student: Student, device: torch.device) -> Student:
     """A student where it is trained or run, in the order in memory that is fastest there."""
     if student.dimensions == 3:
         return student.to(device)
-    return student.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
+    return student.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -25,6 +25,7 @@ from rdcache.data.listing import read_file, stamp_file
 from rdcache.data.volume_dataset import VolumeDataset
 from rdcache.data.volume_files import VOLUME_SUFFIXES, read_volume, stamp_volume, volume_stem
 from rdcache.data.volume_resampling import resampled_shape
+from rdcache.data.volumes import Spacing
 from rdcache.distillation.batches import CleanViews
 from rdcache.distillation.evaluation import Predictions, predict
 from rdcache.distillation.hardware import autocast_for, on_device
@@ -221,7 +222,7 @@ def _sample(run: Run, spec: DatasetSpec, file: Path, number: int, read: Any) -> 
             why=error,
             **({"volumes_are": known} if run.task[1] == 3 else {}),
         ) from error
-    spacing: tuple[float, ...] = ()
+    spacing: Spacing | None = None
     if isinstance(content, Volume):
         _require_channels(run.student, content, file)
         size: tuple[int, ...] = resampled_shape(content.shape, content.spacing, spec.spacing)
@@ -237,7 +238,7 @@ def _sample(run: Run, spec: DatasetSpec, file: Path, number: int, read: Any) -> 
         group=None,
         size=size,
         stamp=stamp,
-        **({"spacing": spacing} if spacing else {}),
+        spacing=spacing,
     )
 
 

@@ -177,7 +177,8 @@ def _of_classes(labels: np.ndarray, task: str, classes: int) -> bool:
     """
     labels = np.asarray(labels)
     if task == "multilabel":
-        return labels.ndim == 2 and labels.shape[1] == classes and np.isin(labels, (0, 1)).all()
+        fitting = labels.ndim == 2 and labels.shape[1] == classes
+        return fitting and bool(np.isin(labels, (0, 1)).all())
     if task == "segmentation":
         return labels.ndim == 1 and bool((labels >= 0).all())
     return labels.ndim == 1 and bool(np.isin(labels, range(classes)).all())
