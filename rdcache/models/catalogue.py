@@ -1,7 +1,7 @@
 """The catalogue of teachers: what there is, and a name in, a ready teacher out.
 
-A published model is one entry of `ENTRIES`, written in its own file. Open families (`timm:…`, `monai:…`,
-`torchscript:…`, `onnx:…`, `student:…`, `adapted:…`) have one function each.
+A published model is one entry of `ENTRIES`, written in its own file. Open families (`timm:…`,
+`monai:…`, `torchscript:…`, `onnx:…`, `student:…`, `adapted:…`) have one function each.
 """
 
 from __future__ import annotations

@@ -76,9 +76,37 @@ class SwinTaps(LevelTaps):
         )
         super().__init__(model, (2, 4, 8, 16, 32))
 
+    @property
+    def _nets(self) -> Any:
+        return require_monai("monai.networks.nets.swin_unetr")
+
     def levels(self, volumes: torch.Tensor) -> Iterator[torch.Tensor]:
-        """See `LevelTaps.levels`; each level is normalised without parameters, as it is used."""
-        yield from self.model(volumes, True)
+        """See `LevelTaps.levels`; each level is normalised without parameters, as it is used.
+
+        MONAI's own forward pass does the same, but needs the package einops.
+        """
+        x = self.model.patch_embed(volumes).movedim(1, -1)
+        yield _normalised(x)
+        for number in (1, 2, 3, 4):
+            (layer,) = getattr(self.model, f"layers{number}")
+            x = self._through(layer, x)
+            yield _normalised(x)
+
+    def _through(self, layer: Any, x: torch.Tensor) -> torch.Tensor:
+        """A layer of blocks and the merging behind it: (B, D, H, W, C) → (B, D/2, H/2, W/2, 2C)."""
+        sides = tuple(x.shape[1:4])
+        window, shift = self._nets.get_window_size(sides, layer.window_size, layer.shift_size)
+        padded = [-(-side // by) * by for side, by in zip(sides, window, strict=True)]
+        mask = self._nets.compute_mask(padded, window, shift, x.device)
+        for block in layer.blocks:
+            x = block(x, mask)
+        merged: torch.Tensor = layer.downsample(x.view(len(x), *sides, -1))
+        return merged
+
+
+def _normalised(x: torch.Tensor) -> torch.Tensor:
+    """(B, D, H, W, C), the channels of each position normalised, as (B, C, D, H, W)."""
+    return nn.functional.layer_norm(x, x.shape[-1:]).movedim(-1, 1)
 
 
 def require_monai(module: str) -> Any:

@@ -65,9 +65,7 @@ def load_student_teacher(place: str, weights: str | None) -> Teacher:
         name=f"{FAMILY}:{given.name}",
         architecture=f"{FAMILY}/{student.name}-{student.num_classes}",
         network=network,
-        shapes=measure_shapes(
-            network, preprocessing.input_shape[1:], preprocessing.input_shape[0]
-        ),
+        shapes=measure_shapes(network, preprocessing.input_shape[1:], preprocessing.input_shape[0]),
         preprocessing=preprocessing,
         weights=WeightsInfo(
             source="file",
@@ -80,9 +78,7 @@ def load_student_teacher(place: str, weights: str | None) -> Teacher:
     )
 
 
-def _preprocessing(
-    student: Student, result: dict[str, Any]
-) -> Preprocessing | VolumePreprocessing:
+def _preprocessing(student: Student, result: dict[str, Any]) -> Preprocessing | VolumePreprocessing:
     mean, std = tuple(student.mean), tuple(student.std)
     if student.dimensions == 3:
         box = result.get("views", {}).get("patch") or [student.input_size] * 3
