@@ -153,7 +153,7 @@ def test_volumes_are_classified_whole(
     dataset = balls(task)
     store = write_store(tmp_path / "store", dataset, taps=TAPS)
     own = {"width": 8} if method == "rd" else {}
-    given = quick(student="resnet3d-18", batch_size=4, image_size=16, select="last", **own)
+    given = quick(student="resnet3d-18", batch_size=8, image_size=16, select="last", **own)
     config = config_from_options(given.pop("student"), method, given).resolved()
     config = config.for_task(task, 3)
     sources = Sources(store, dataset, torch.device("cpu"), lambda note: None)
