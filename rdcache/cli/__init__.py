@@ -25,6 +25,7 @@ COMMANDS = {
     "adapt": "Fine-tune a live teacher, in part or whole; what comes out is a teacher again.",
     "evaluate": "Compute a finished run's metrics again from its saved student.",
     "predict": "Classify or segment files by a finished run's student.",
+    "export-student": "Write a finished run's student as ONNX or safetensors.",
     "cost": "Say what teachers and students cost: parameters, operations, time, bytes.",
     "boundaries": "Draw how runs divide a plane of images into classes, and how far they agree.",
     "run": "Run a recipe: both phases for a grid of methods and seeds.",
@@ -59,7 +60,7 @@ class LazyGroup(click.Group):
         """Import `rdcache.cli.NAME` and return its `command`."""
         if cmd_name not in COMMANDS:
             return None
-        module = f"{cmd_name}_" if keyword.iskeyword(cmd_name) else cmd_name
+        module = f"{cmd_name}_" if keyword.iskeyword(cmd_name) else cmd_name.replace("-", "_")
         command: click.Command = importlib.import_module(f"rdcache.cli.{module}").command
         return command
 

@@ -102,6 +102,13 @@ class Run(FinishedRun):
         """The resolved options (`config`), the `store`, and the `seed`."""
         return _read(self.path / CONFIG, yaml.safe_load, {"config", "store", "seed"})
 
+    @property
+    def input_size(self) -> tuple[int, ...]:
+        """What its student sees at once: sides in pixels, or voxels along z, y, x."""
+        patch = self.result.get("views", {}).get("patch")
+        sides = patch or [self.result["image_size"]] * self.task[1]
+        return tuple(int(side) for side in sides)
+
     @cached_property
     def student(self) -> Student:
         """The trained student, an ordinary `torch.nn.Module`, on the CPU in evaluation mode."""

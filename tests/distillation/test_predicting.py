@@ -10,10 +10,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from rdcache.cli import run_command_line
 from rdcache.distillation import distill, predict_files
 from rdcache.errors import UsageError
+from rdcache.models import load_student
 
 from .conftest import Tiny
 
@@ -44,3 +46,11 @@ def test_a_file_of_the_test_split_is_told_as_the_run_told_it(
     assert [it["predicted"] for it in written] == [row["predicted"] for row in rows[:2]]
     with pytest.raises(UsageError, match="no file"):
         predict_files(run, [], device="cpu")
+
+    written_to = tmp_path / "student.safetensors"
+    assert run.input_size == (32, 32)
+    assert run_command_line(["export-student", str(run.path), str(written_to), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["input"] == [3, 32, 32]
+    assert torch.equal(load_student(written_to).classifier.weight, run.student.classifier.weight)
+    assert run_command_line(["export-student", str(run.path), str(written_to)]) == 2
+    assert "--overwrite" in capsys.readouterr().err
