@@ -117,6 +117,6 @@ def test_one_recipe_runs_four_kinds_of_task(
     assert all(it.gain is not None for it in comparisons if it.row.method == "drd")
     table = plain_table(recipe.title, comparisons)
     names = [heading.joined for heading in table.headings]
-    assert {"accuracy (%)", "dice (%)", "hd95 (px or mm)"} <= set(names)
+    assert {"accuracy (%)", "dice (%)", "nsd (%)"} <= set(names)
     again = list(run_recipe(recipe, places))
     assert [cell.runs[0].status for cell in again] == ["done before"] * 8
