@@ -19,6 +19,7 @@ from rdcache.distillation.batches import (
 )
 from rdcache.distillation.randomness import counted_generator
 from rdcache.distillation.sampling import Picks
+from rdcache.errors import UsageError
 from rdcache.models import Teacher
 
 WORKING_SCALE = 2.0  # training images need no more pixels for each of the teacher's
@@ -46,7 +47,13 @@ class LiveImages:
     ) -> None:
         self.dataset, self.device, self.views = dataset, device, spec.count
         self._memory_format = teacher.memory_format
-        like = teacher.preprocessing
+        like = teacher.of_images
+        if like.scaling != "fixed":
+            raise UsageError(
+                f"{teacher.name} scales each image by its own darkest and brightest pixel, which "
+                "`rdcache adapt` does not do.",
+                next="another teacher; see `rdcache list teachers`",
+            )
         self._mirrored_channels = like.channels == "bgr"
         step = -1 if self._mirrored_channels else 1
         self._inputs = StudentInputs(

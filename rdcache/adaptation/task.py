@@ -149,7 +149,7 @@ class Task:
             },
             "teacher": {"name": self.teacher.name, "weights": self.teacher.weights.to_dict()},
             "views": self.views,
-            "image_size": self.teacher.preprocessing.size,
+            "image_size": self.teacher.of_images.size,
             "training": {"samples": len(trainer.objective.images), "steps": trainer.steps},
             "environment": {**environment(self.device), "images": str(self.images)},
             "seconds_in_epochs": round(sum(line["seconds"] for line in trainer.history), 2),

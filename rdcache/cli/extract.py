@@ -27,6 +27,7 @@ from rdcache.extraction import (
     plan_extraction,
     run_extraction,
 )
+from rdcache.extraction.volumes import spacing_advice
 from rdcache.store import Store
 from rdcache.store.quantisation import with_scales
 
@@ -80,6 +81,7 @@ def plan_facts(plan: ExtractionPlan) -> dict[str, Any]:
         "forwards": plan.forwards,
         "shards": len(layout.shards()),
         "precision": _precision(plan),
+        **box_facts(plan),
         "taps": {
             tap.name: {
                 "shape": list(tap.shape),
@@ -91,6 +93,19 @@ def plan_facts(plan: ExtractionPlan) -> dict[str, Any]:
         },
         "bytes": layout.nbytes(),
         "free_bytes": plan.free_bytes(),
+    }
+
+
+def box_facts(plan: ExtractionPlan) -> dict[str, Any]:
+    """What a teacher sees of a volume, and what would suit it better; of images nothing."""
+    if plan.dataset.dimensions == 2:
+        return {}
+    patch = plan.teacher.of_volumes.patch
+    cut = "cut without resampling" if plan.view_spec.patch else "resized from whole volumes"
+    advice = spacing_advice(plan.dataset, plan.teacher)
+    return {
+        "box": f"{'×'.join(map(str, patch))} voxels (z, y, x), {cut}",
+        **({"advice": advice} if advice else {}),
     }
 
 
@@ -183,6 +198,7 @@ def _print_plan(facts: dict[str, Any]) -> None:
             "samples": f"{facts['samples']} ({facts['skipped']} unreadable files left out)",
             "views": f"{facts['views']} ({facts['forwards']} teacher forwards)",
             "precision": facts["precision"],
+            **{name: facts[name] for name in ("box", "advice") if name in facts},
             "taps": "\n".join(taps),
             "total": f"{in_bytes(facts['bytes'])} in {facts['shards']} shards a tap",
             "free": "no limit" if facts["free_bytes"] is None else in_bytes(facts["free_bytes"]),
@@ -205,6 +221,7 @@ def _print_extraction(plan: ExtractionPlan, extraction: Extraction) -> None:
         "size": in_bytes(store.nbytes),
         "time": f"{extraction.seconds:.1f} s",
         "leaks": "\n".join(plan.dataset.leaks.summary()),
+        **box_facts(plan),
     }
     if plan.why_precision:
         facts["precision"] = _precision(plan)

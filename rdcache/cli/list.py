@@ -99,7 +99,9 @@ def _teachers(data_dir: Path | None) -> list[dict[str, object]]:
         {
             "teacher": card.name,
             "what": card.title,
-            "input": card.input_size,
+            "input": "×".join(map(str, card.input_shape[1:]))
+            if card.dimensions == 3
+            else card.input_size,
             "taps": {name: list(shape) for name, shape in card.taps.items()},
             "licence": card.licence,
             "weights": "present" if card.weights_present else f"missing: {card.expected_path}",
@@ -134,6 +136,8 @@ def _students() -> list[dict[str, object]]:
         {
             "student": card.name,
             "what": card.title,
+            "task": card.task_kind,
+            "dimensions": card.dimensions,
             "parameters": f"{card.parameters / 1e6:.2f} M" if card.parameters else "yours",
             "feature width": card.feature_dim or "yours",
         }

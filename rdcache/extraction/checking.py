@@ -27,7 +27,7 @@ from rdcache.store.signatures import required_signature
 TOLERANCES = {"float32": 1e-3, "float16": 2e-3, "bfloat16": 1e-2, "int8": 1e-1}
 TOLERANCE_OF_BFLOAT16_ARITHMETIC = 5e-2
 # Families whose names go on with a path.
-FILES = ("torchscript", "onnx", "folder", "table", "adapted")
+FILES = ("torchscript", "onnx", "folder", "table", "adapted", "student")
 
 
 @dataclass(frozen=True)
@@ -99,6 +99,10 @@ def plan_again(
             taps=tuple(tap.name for tap in layout_of(manifest, location).public),
             views=_views_option(views),
             fit=views["fit"],
+            patch=views.get("patch"),
+            stride=views.get("stride", 1),
+            spacing=spec.spacing,
+            slices=manifest["teacher"]["preprocessing"].get("slices"),
             dtype=parts["dtype"],
             pool=parts.get("pool", ()),
             project=parts.get("project", ()),

@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    field_validator,
+)
 
 from rdcache.data import salt_of_environment
 from rdcache.extraction.shared_options import (
@@ -36,7 +43,29 @@ def _words(value: Any) -> Any:
     return value
 
 
+def _along_each_axis(value: Any) -> Any:
+    """`96` as (96, 96, 96), along z, y and x."""
+    if value is None:
+        return None
+    values = value if isinstance(value, Sequence) and not isinstance(value, str) else (value,)
+    if len(values) not in (1, 3):
+        raise ValueError("one number, or three along z, y and x")
+    return tuple(values) * 3 if len(values) == 1 else tuple(values)
+
+
+def _above_0(value: Any) -> Any:
+    if value is not None and min(value) <= 0:
+        raise ValueError("each of the three is more than 0")
+    return value
+
+
 PerTap = Annotated[tuple[str, ...], BeforeValidator(_words)]
+Patch = Annotated[
+    tuple[int, int, int] | None, BeforeValidator(_along_each_axis), AfterValidator(_above_0)
+]
+VoxelSpacing = Annotated[
+    tuple[float, float, float] | None, BeforeValidator(_along_each_axis), AfterValidator(_above_0)
+]
 
 
 class ExtractConfig(BaseModel):
@@ -57,6 +86,28 @@ class ExtractConfig(BaseModel):
         "counts the clean view. Validation and test images get the clean view only.",
     )
     fit: FitOption = "squash"
+    patch: Patch = Field(
+        default=None,
+        description="Of volumes: cut boxes of this many voxels along z,y,x (one number: along "
+        "all), without resampling (default: whole volumes and crops, resized; for segmentation "
+        "the teacher's own).",
+    )
+    stride: int = Field(
+        default=1,
+        gt=0,
+        description="Of volumes: the corners of patches are multiples of so many voxels.",
+    )
+    spacing: VoxelSpacing = Field(
+        default=None,
+        description="Of volumes: resample them first to so many millimetres along z,y,x (one "
+        "number: along all; default: as they are).",
+    )
+    slices: int | None = Field(
+        default=None,
+        gt=0,
+        description="Of volumes, for a teacher of images: it sees every how manieth slice "
+        "(default: each).",
+    )
     dtype: PerTap = Field(
         default=("float16",),
         description="Stored number format: float16, bfloat16, float32, or int8 with a scale for "
@@ -98,7 +149,9 @@ class ExtractConfig(BaseModel):
     )
     keep_paths: KeepPathsOption = False
     uid_salt: SaltOption = Field(default_factory=salt_of_environment)
-    batch_size: int = Field(default=32, gt=0, description="Images per forward pass.")
+    batch_size: int = Field(
+        default=32, gt=0, description="Images per forward pass (of volumes, by default 2)."
+    )
     join: bool = Field(
         default=False,
         description="Where another process extracts the same store, work on other shards of it "

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 import torch
 
-from rdcache.data import ImageDataset, cut_view
+from rdcache.data import ImageDataset, cut_view, cut_volume
 from rdcache.errors import DeviceMemoryError
 from rdcache.extraction.reduction import pooled
 from rdcache.models import Teacher
@@ -37,7 +37,7 @@ class TeacherForward:
     """Turns (view, samples) into tap tensors, batch after batch.
 
     Args:
-        view_parameters: float64 (views, samples, 6), columns `rdcache.data.VIEW_COLUMNS`.
+        view_parameters: float64 (views, samples, columns), see `rdcache.data.view_columns`.
         precision: `float32`, or `bfloat16` for autocast arithmetic.
         pools: of the maps that are pooled, positions along each axis.
 
@@ -121,14 +121,24 @@ class TeacherForward:
             pool.shutdown(cancel_futures=True)
 
     def _cut(self, view: int, sample: int) -> np.ndarray:
-        """One sample as the teacher sees it: uint8 (size, size, 3)."""
-        preprocessing = self.teacher.preprocessing
+        """One sample as the teacher sees it: uint8 (size, size, 3), or of a volume float32
+        (C, *patch) in 0…1.
+        """
+        parameters = self.view_parameters[view, sample]
+        if self.teacher.dimensions == 3:
+            return self._cut_volume(sample, parameters)
+        preprocessing = self.teacher.of_images
         return cut_view(
             self.dataset.decode(sample),
-            self.view_parameters[view, sample],
+            parameters,
             preprocessing.size,
             preprocessing.interpolation,
         )
+
+    def _cut_volume(self, sample: int, parameters: np.ndarray) -> np.ndarray:
+        volume, preprocessing = self.dataset.decode(sample), self.teacher.of_volumes
+        box = cut_volume(volume.values, parameters, preprocessing.patch, volume.low)
+        return preprocessing.scaled(box, volume.low, volume.high)
 
     def _passes(self, images: CutImages) -> Iterator[dict[str, torch.Tensor]]:
         """A batch in one forward pass, or in several where the device's memory allows no more."""
@@ -235,7 +245,7 @@ def forward_of(
         plan.dataset,
         plan.view_parameters,
         [it.kept.name for it in plan.kept] if taps is None else taps,
-        batch_size or plan.config.batch_size,
+        batch_size or plan.batch_size,
         plan.config.precision,
         {it.kept.name: it.pool for it in plan.kept if it.pool is not None},
     )

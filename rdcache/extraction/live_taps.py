@@ -6,8 +6,9 @@ rounding) is done here too, so that what was trained on the store can go on with
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -15,7 +16,7 @@ from rdcache.data import portable_name
 from rdcache.errors import StaleStoreError, StoreFormatError, TeacherOutputError, UsageError
 from rdcache.extraction.checking import FILES
 from rdcache.extraction.reduction import as_laid_out, pooled
-from rdcache.models import Teacher, load_teacher
+from rdcache.models import Teacher, for_volumes, load_teacher
 from rdcache.models.adapters import name_of_run
 from rdcache.store import Store, folder_name
 from rdcache.store.quantisation import dequantise
@@ -38,6 +39,7 @@ class LiveTaps:
             raise StoreFormatError(
                 "this store does not say how it was extracted.", store=store.location
             )
+        teacher = _for_boxes_of(parts["preprocessing"], teacher)
         now = {
             "teacher": teacher.architecture,
             "weights": teacher.weights.sha256,
@@ -63,7 +65,8 @@ class LiveTaps:
         """Compute taps of a batch.
 
         Args:
-            images: float32 (B, S, S, 3), RGB in 0–255, where S is the teacher's input size.
+            images: float32 (B, S, S, 3), RGB in 0–255, where S is the teacher's input size; of
+                volumes float32 (B, C, *patch), as `VolumePreprocessing.scaled` gives them.
             names: taps; those that are of other stores are passed over.
 
         Returns:
@@ -131,6 +134,14 @@ def load_live_taps(
         LiveTaps(member, load_teacher(_name_here(member, given), weights, data_dir, device), prefix)
         for prefix, member in wanted.items()
     ]
+
+
+def _for_boxes_of(preprocessing: Mapping[str, Any], teacher: Teacher) -> Teacher:
+    """The teacher as it was for the volumes of a store; of a store of images, as it is."""
+    if "patch" not in preprocessing:
+        return teacher
+    slices = preprocessing.get("slices")
+    return for_volumes(teacher, preprocessing["channels"], preprocessing["patch"], slices)
 
 
 def _prefixes(store: Store) -> dict[str, Store]:

@@ -12,19 +12,13 @@ from typing import Any
 
 import numpy as np
 
-from rdcache.data import (
-    VIEW_COLUMNS,
-    DatasetSpec,
-    ImageDataset,
-    ViewSpec,
-    load_dataset,
-    view_parameters,
-)
+from rdcache.data import DatasetSpec, ImageDataset, ViewSpec, load_dataset, view_parameters
 from rdcache.errors import StoreWriteError, UnknownNameError, UsageError
 from rdcache.extraction.basis import require_vectors
 from rdcache.extraction.config import ExtractConfig
 from rdcache.extraction.precision import PRECISIONS, chosen_precision, precision_of_store
 from rdcache.extraction.reduction import KeptTap, deciding_parts, kept_taps
+from rdcache.extraction.volumes import suited_to, volume_parts
 from rdcache.models import Teacher, load_teacher
 from rdcache.progress import Progress, ignore
 from rdcache.store import (
@@ -39,13 +33,16 @@ from rdcache.store import (
 )
 from rdcache.store.quantisation import with_scales
 
+VOLUMES_AT_ONCE = 2  # a box of 96³ voxels has as many numbers as six images of 384²
+
 
 @dataclass(frozen=True)
 class ExtractionPlan:
     """Everything that decides a store, and the objects that fill it.
 
     Attributes:
-        view_parameters: float64 (views, samples, 6), columns `rdcache.data.VIEW_COLUMNS`.
+        view_parameters: float64 (views, samples, columns), columns
+            `rdcache.data.view_columns(dataset.dimensions)`.
         location: the folder the store is, or will be.
         kept: each tap as the teacher gives it and as it is kept.
         config: with the precision that `auto` has come to.
@@ -72,6 +69,13 @@ class ExtractionPlan:
     def forwards(self) -> int:
         """Images that go through the teacher: one per sample and extracted view."""
         return sum(self.layout.extents)
+
+    @property
+    def batch_size(self) -> int:
+        """Samples of a forward pass: as asked for; of volumes, unless asked otherwise, few."""
+        if self.dataset.dimensions == 3 and "batch_size" not in self.config.model_fields_set:
+            return VOLUMES_AT_ONCE
+        return self.config.batch_size
 
     def free_bytes(self) -> int | None:
         """Free space on the file system that the root lies on, or will lie on; None: no limit.
@@ -135,20 +139,21 @@ def plan_extraction(config: ExtractConfig, on_progress: Progress = ignore) -> Ex
 
     Raises:
         UnknownNameError: no such teacher, dataset or tap.
-        UsageError: an adapted teacher was trained on other splits of the dataset.
+        UsageError: an adapted teacher was trained on other splits of the dataset, or options of
+            volumes do not suit the teacher or the images.
         DatasetNotFoundError, WeightsNotFoundError: files that are not there.
     """
     teacher = load_teacher(
         config.teacher, weights=config.weights, data_dir=config.data_dir, device=config.device
     )
-    kept = kept_taps(config, chosen_taps(teacher, config))
-    taps = tuple(it.kept for it in kept)
+    chosen_taps(teacher, config)  # before a long look at the images
     dataset = load_dataset(
         DatasetSpec(
             name=config.dataset,
             seed=config.seed,
             val_fraction=config.val_fraction,
             drop_leaks=config.drop_leaks,
+            spacing=config.spacing,
         ),
         data_dir=config.data_dir,
         strict=config.strict,
@@ -156,7 +161,16 @@ def plan_extraction(config: ExtractConfig, on_progress: Progress = ignore) -> Ex
         on_progress=on_progress,
     )
     _require_same_splits(teacher, dataset)
-    view_spec = ViewSpec.parse(config.views, symmetry=dataset.symmetry, fit=config.fit)
+    config, teacher = suited_to(dataset, config, teacher)
+    kept = kept_taps(config, chosen_taps(teacher, config))
+    taps = tuple(it.kept for it in kept)
+    view_spec = ViewSpec.parse(
+        config.views,
+        symmetry=dataset.symmetry,
+        fit=config.fit,
+        patch=config.patch,
+        stride=config.stride,
+    )
     training = int(np.count_nonzero(dataset.splits == "train"))
     require_vectors(kept, training)
     extents = (len(dataset), *([training] * (view_spec.count - 1)))
@@ -170,6 +184,7 @@ def plan_extraction(config: ExtractConfig, on_progress: Progress = ignore) -> Ex
         **deciding_parts(kept),
         "dataset": dataset.digest,
         "views": view_spec.to_dict(),
+        **volume_parts(dataset),
     }
     fingerprints = {each: Fingerprint({**parts, "precision": each}) for each in PRECISIONS}
     places = {
@@ -239,7 +254,8 @@ def _require_same_splits(teacher: Teacher, dataset: ImageDataset) -> None:
 def chosen_taps(teacher: Teacher, config: ExtractConfig) -> tuple[TapSpec, ...]:
     """The taps asked for, as the teacher gives them; by default what RD and a linear probe need."""
     usual = [teacher.default_tap, *(name for name in ("pooled",) if name in teacher.taps)]
-    if teacher.adaptation is not None:
+    # Logits of positions, of a segmentation, are as large as the image.
+    if teacher.adaptation is not None and teacher.taps["logits"].kind == "logits":
         usual.append("logits")
     names = tuple(dict.fromkeys(config.taps or usual))
     for name in names:
@@ -253,4 +269,4 @@ def default_tap(teacher: Teacher, kept: tuple[str, ...]) -> str:
     return teacher.default_tap if teacher.default_tap in kept else kept[0]
 
 
-__all__ = ["VIEW_COLUMNS", "ExtractionPlan", "plan_extraction"]
+__all__ = ["ExtractionPlan", "plan_extraction"]

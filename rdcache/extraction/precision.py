@@ -64,7 +64,7 @@ def chosen_precision(
             "work": "a teacher's forward pass",
             "architecture": teacher.architecture,
             "weights": teacher.weights.sha256,
-            "size": teacher.preprocessing.size,
+            "size": _size(teacher),
             "taps": list(taps),
         },
         {"float32": _forward(teacher, taps, False), "bfloat16": _forward(teacher, taps, True)},
@@ -77,9 +77,14 @@ def chosen_precision(
     return "float32", f"{said}, less than the {MARGIN:g} times that count, {when}"
 
 
+def _size(teacher: Teacher) -> int | list[int]:
+    """Side of the image, or all that the input of a teacher of volumes measures."""
+    return teacher.input_shape[-1] if teacher.dimensions == 2 else list(teacher.input_shape)
+
+
 def _forward(teacher: Teacher, taps: Sequence[str], autocast: bool) -> Callable[[], object]:
-    size = teacher.preprocessing.size
-    images = torch.zeros(PROBE_BATCH, 3, size, size)
+    count = PROBE_BATCH if teacher.dimensions == 2 else 1
+    images = torch.zeros(count, *teacher.input_shape)
 
     def call() -> object:
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 import rdcache
-from rdcache.data import VIEW_COLUMNS
+from rdcache.data import view_columns
 from rdcache.errors import StoreNotFoundError, UsageError
 from rdcache.extraction.basis import fit_projections
 from rdcache.extraction.fidelity import measure_fidelity
@@ -212,7 +212,7 @@ def _open_writer(plan: ExtractionPlan, forward: TeacherForward, worker: Worker) 
         plan.fingerprint,
         plan.sample_table(),
         plan.view_parameters,
-        VIEW_COLUMNS,
+        view_columns(plan.dataset.dimensions),
         plan.facts(),
         projections,
     )

@@ -14,6 +14,7 @@ import torch
 import rdcache
 from rdcache.data import default_data_dir
 from rdcache.errors import RdcacheError, StaleStoreError, StoreNotFoundError
+from rdcache.extraction.checking import FILES
 from rdcache.extraction.config import ExtractConfig
 from rdcache.extraction.forward import TeacherForward, forward_of
 from rdcache.extraction.plan import ExtractionPlan, plan_extraction
@@ -188,6 +189,6 @@ def _absolute(location: Location) -> Location:
 def _with_absolute_path(name: str) -> str:
     """`folder:images` → `folder:/home/ada/images`; other names stay."""
     kind, _, path = name.partition(":")
-    if kind in ("folder", "table", "torchscript", "onnx"):
+    if kind in FILES:
         return f"{kind}:{Path(path).expanduser().absolute()}"
     return name

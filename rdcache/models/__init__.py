@@ -7,15 +7,12 @@ from rdcache.models.cards import TeacherCard, corpus_overlap
 from rdcache.models.catalogue import list_teachers, load_teacher
 from rdcache.models.devices import choose_device
 from rdcache.models.preprocessing import Preprocessing
+from rdcache.models.slices import for_volumes
+from rdcache.models.student import Student, StudentCard, StudentOutput
 from rdcache.models.student_files import load_student, save_student
-from rdcache.models.students import (
-    Student,
-    StudentCard,
-    StudentOutput,
-    create_student,
-    list_students,
-)
+from rdcache.models.students import create_student, list_students, require_fit
 from rdcache.models.teacher import Teacher, WeightsInfo
+from rdcache.models.volume_preprocessing import VolumePreprocessing
 
 __all__ = [
     "Preprocessing",
@@ -24,13 +21,16 @@ __all__ = [
     "StudentOutput",
     "Teacher",
     "TeacherCard",
+    "VolumePreprocessing",
     "WeightsInfo",
     "choose_device",
     "corpus_overlap",
     "create_student",
+    "for_volumes",
     "list_students",
     "list_teachers",
     "load_student",
     "load_teacher",
+    "require_fit",
     "save_student",
 ]

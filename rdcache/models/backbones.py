@@ -5,11 +5,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Collection
+from itertools import islice
+from typing import Any
 
 import torch
 from torch import nn
 from torchvision.models import MobileNetV2, ResNet, ShuffleNetV2
 
+from rdcache.errors import UsageError
 from rdcache.models.taps import measure_shapes
 from rdcache.models.timm_taps import TimmTaps
 
@@ -23,10 +26,13 @@ class Backbone(nn.Module, ABC):
     Attributes:
         feature_dim: width of the features.
         stages: stage name → (channels, stride).
+        chain: the stages in the order in which each is computed from the one before it alone;
+            none where the network is no such chain.
     """
 
     feature_dim: int
     stages: Stages
+    chain: tuple[str, ...] = ()
 
     @abstractmethod
     def forward(
@@ -34,18 +40,37 @@ class Backbone(nn.Module, ABC):
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """Compute features (B, D) and the asked-for stages, each (B, C, H, W)."""
 
+    def advance(self, stage: str, maps: torch.Tensor) -> torch.Tensor:
+        """Compute the map of the next stage of the chain from this one's.
+
+        Raises:
+            UsageError: the backbone is not a chain of stages, or this is its last.
+        """
+        raise UsageError("this network is not a chain of stages.", asked_for=stage)
+
+    def pool(self, maps: torch.Tensor) -> torch.Tensor:
+        """Compute features (B, D) from the map of the last stage."""
+        return maps.mean(tuple(range(2, maps.ndim)))
+
 
 class SegmentedBackbone(Backbone):
     """A chain of segments, each ending in a named stage; the last one is pooled.
 
     Because it is a chain, any stage can be replaced and the rest run on from there.
+
+    Args:
+        stem: how many modules of the first segment come before the stage `s0`, a shallower map
+            for the skips of a U-Net; 0 where there is no such stage. Weights are named alike with
+            and without it, so that a classifier's backbone starts a U-Net's encoder.
     """
 
-    def __init__(self, segments: Segments, stages: Stages) -> None:
+    def __init__(self, segments: Segments, stages: Stages, stem: int = 0) -> None:
         super().__init__()
         self.stages = dict(stages)
+        self.stem = stem
+        self.chain = (*(("s0",) if stem else ()), *segments)
         self.segments = nn.ModuleDict(segments)
-        self.feature_dim = stages[list(segments)[-1]][0]
+        self.feature_dim = stages[self.chain[-1]][0]
 
     def forward(
         self, images: torch.Tensor, stages: Collection[str] = ()
@@ -53,11 +78,28 @@ class SegmentedBackbone(Backbone):
         """See `Backbone.forward`."""
         maps = {}
         x = images
-        for name, segment in self.segments.items():
-            x = segment(x)
+        for name in self.chain:
+            x = self._run(name, x)
             if name in stages:
                 maps[name] = x
-        return x.mean((2, 3)), maps
+        return self.pool(x), maps
+
+    def advance(self, stage: str, maps: torch.Tensor) -> torch.Tensor:
+        """See `Backbone.advance`."""
+        following = self.chain[self.chain.index(stage) + 1 :]
+        if not following:
+            raise UsageError("there is no stage behind the last.", asked_for=stage)
+        return self._run(following[0], maps)
+
+    def _run(self, stage: str, x: torch.Tensor) -> torch.Tensor:
+        """Compute the map of a stage from that of the stage before it, or from images."""
+        number = self.chain.index(stage)
+        if not self.stem or number > 1:
+            return self.segments[stage](x)
+        first = self.segments[self.chain[1]].children()
+        for module in islice(first, self.stem) if number == 0 else islice(first, self.stem, None):
+            x = module(x)
+        return x
 
 
 class TimmBackbone(Backbone):
@@ -110,4 +152,15 @@ def cut_shufflenet(network: ShuffleNetV2) -> Segments:
         s3=network.stage3,
         s4_pre=network.stage4,
         s4=network.conv5,
+    )
+
+
+def cut_volume_resnet(network: Any) -> Segments:
+    """Cut a ResNet of MONAI after each of its four layers."""
+    stem = (network.conv1, network.bn1, network.act, network.maxpool)
+    return OrderedDict(
+        s1=nn.Sequential(*stem, network.layer1),
+        s2=network.layer2,
+        s3=network.layer3,
+        s4=network.layer4,
     )

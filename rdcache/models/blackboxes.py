@@ -13,6 +13,7 @@ from rdcache.errors import TeacherOutputError, UsageError, WeightsNotFoundError
 from rdcache.models.preprocessing import Preprocessing
 from rdcache.models.taps import KIND_BY_DIMENSIONS, TapNetwork
 from rdcache.models.teacher import Teacher, WeightsInfo
+from rdcache.models.volume_preprocessing import VolumePreprocessing
 from rdcache.models.weight_files import file_digest, is_there
 
 DEFAULT_SIZE = 224
@@ -77,21 +78,24 @@ def named_outputs(outputs: object) -> dict[str, torch.Tensor]:
 
 
 def blackbox_teacher(
-    family: str, path: Path, network: TapNetwork, size: int, digest: str = ""
+    family: str,
+    path: Path,
+    network: TapNetwork,
+    preprocessing: Preprocessing | VolumePreprocessing,
+    digest: str = "",
 ) -> Teacher:
     """Make a teacher of a network that is known by its behaviour only, after trying it out.
 
     Args:
         family: `torchscript` or `onnx`.
-        size: side of its square input in pixels.
         digest: SHA-256 of its bytes, if they are more than those of `path`.
     """
     return Teacher(
         name=f"{family}:{path.name}",
         architecture=family,
         network=network.eval(),
-        shapes=_probed_shapes(network, size),
-        preprocessing=Preprocessing(size=size),
+        shapes=_probed_shapes(network, preprocessing.input_shape),
+        preprocessing=preprocessing,
         weights=WeightsInfo(
             source="file",
             sha256=digest or file_digest(path),
@@ -101,9 +105,13 @@ def blackbox_teacher(
     )
 
 
-def _probed_shapes(network: TapNetwork, size: int) -> dict[str, tuple[int, ...]]:
-    """Run two blank images through the network and note the shape of each output per image."""
-    images = torch.zeros(PROBE_BATCH, 3, size, size)
+def _probed_shapes(network: TapNetwork, shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
+    """Run two blank images through the network and note the shape of each output per image.
+
+    Args:
+        shape: of an image or a volume: (3, S, S) or (C, D, H, W).
+    """
+    images = torch.zeros(PROBE_BATCH, *shape)
     try:
         with torch.no_grad():
             outputs = network(images)
@@ -113,7 +121,7 @@ def _probed_shapes(network: TapNetwork, size: int) -> dict[str, tuple[int, ...]]
     except Exception as error:
         raise TeacherOutputError(
             "this model does not run on the input that rdcache gives it.",
-            input=f"float32 {tuple(images.shape)}, RGB",
+            input=f"float32 {tuple(images.shape)}{', RGB' if len(shape) == 3 else ''}",
             reason=(str(error) or type(error).__name__).strip().splitlines()[-1][:300],
         ) from error
     for name, value in outputs.items():

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from rdcache.models.preprocessing import Preprocessing
 from rdcache.models.taps import TapNetwork
+from rdcache.models.volume_preprocessing import VolumePreprocessing
 from rdcache.models.weight_files import Tensors
 
 # Names under which the same images are also distributed.
@@ -41,7 +42,7 @@ class TeacherCard:
     Attributes:
         taps: tap name → shape of one sample at the teacher's input size, C first.
         default_tap: the tap that reprogramming starts from.
-        input_size: side of the square input in pixels.
+        input_shape: of one sample at its input: (3, S, S), or (C, D, H, W) of volumes.
         licence: class of the weights' licence.
         weights_present: whether they are there without any download.
         source: where a user gets the weights.
@@ -53,12 +54,22 @@ class TeacherCard:
     title: str
     taps: Mapping[str, tuple[int, ...]]
     default_tap: str
-    input_size: int
+    input_shape: tuple[int, ...]
     licence: str
     weights_present: bool
     source: str
     expected_path: Path
     corpora: frozenset[str] = frozenset()
+
+    @property
+    def input_size(self) -> int:
+        """Side of its input along x, in pixels or voxels."""
+        return self.input_shape[-1]
+
+    @property
+    def dimensions(self) -> int:
+        """2 for images, 3 for volumes."""
+        return len(self.input_shape) - 1
 
 
 @dataclass(frozen=True)
@@ -81,7 +92,7 @@ class TeacherEntry:
     build: Callable[[], TapNetwork]
     rename: Callable[[Tensors], Tensors]
     shapes: Mapping[str, tuple[int, ...]]
-    preprocessing: Preprocessing
+    preprocessing: Preprocessing | VolumePreprocessing
     licence: str
     source: str
     file: str

@@ -1,7 +1,7 @@
 """The catalogue of teachers: what there is, and a name in, a ready teacher out.
 
 A published model is one entry of `ENTRIES`, written in its own file. Open families (`timm:…`,
-`torchscript:…`, `onnx:…`, `adapted:…`) have one function each.
+`monai:…`, `torchscript:…`, `onnx:…`, `student:…`, `adapted:…`) have one function each.
 """
 
 from __future__ import annotations
@@ -13,12 +13,28 @@ import torch
 
 from rdcache.data import default_data_dir
 from rdcache.errors import UnknownNameError, WeightsMismatchError, WeightsNotFoundError
-from rdcache.models import efficientnet_lite, lvm_med, pmc_clip, torchvision_teachers
+from rdcache.models import (
+    ct_fm,
+    efficientnet_lite,
+    lvm_med,
+    merlin,
+    pmc_clip,
+    sam,
+    sam_med3d,
+    suprem,
+    torchvision_teachers,
+    vit_teachers,
+)
 from rdcache.models.adapters.adapted_teachers import FAMILY as ADAPTED
 from rdcache.models.adapters.adapted_teachers import load_adapted_teacher
 from rdcache.models.cards import TeacherCard, TeacherEntry
 from rdcache.models.devices import choose_device
+from rdcache.models.explained_teachers import EXPLAINED, explain
+from rdcache.models.monai_teachers import FAMILY as MONAI
+from rdcache.models.monai_teachers import load_monai_teacher
 from rdcache.models.onnx_models import load_onnx_teacher
+from rdcache.models.student_teachers import FAMILY as STUDENT
+from rdcache.models.student_teachers import load_student_teacher
 from rdcache.models.taps import default_tap
 from rdcache.models.teacher import RANDOM, Teacher, WeightsInfo
 from rdcache.models.timm_teachers import load_timm_teacher
@@ -38,12 +54,20 @@ ENTRIES: dict[str, TeacherEntry] = {
         *torchvision_teachers.ENTRIES,
         *lvm_med.ENTRIES,
         *efficientnet_lite.ENTRIES,
+        *sam.ENTRIES,
+        *vit_teachers.ENTRIES,
+        *ct_fm.ENTRIES,
+        *suprem.ENTRIES,
+        *merlin.ENTRIES,
+        *sam_med3d.ENTRIES,
     )
 }
 FAMILIES: dict[str, Callable[[str, str | None], Teacher]] = {
     "timm": load_timm_teacher,
+    MONAI: load_monai_teacher,
     "torchscript": load_torchscript_teacher,
     "onnx": load_onnx_teacher,
+    STUDENT: load_student_teacher,
 }
 
 
@@ -56,8 +80,8 @@ def load_teacher(
     """Build a teacher and load its weights.
 
     Args:
-        name: a name of `list_teachers`, or `timm:NAME`, `torchscript:FILE`, `onnx:FILE`,
-            `adapted:RUN`.
+        name: a name of `list_teachers`, or `timm:NAME`, `monai:NAME`, `torchscript:FILE`,
+            `onnx:FILE`, `student:FILE`, `student:RUN`, `adapted:RUN`.
         weights: a weight file (of `adapted:`, the one of the teacher that was adapted); None for
             the published one, looked for at `<data_dir>/weights/<teacher>/<file>`, in an installed
             package, or (timm) on the hub; `"random"` for an untrained network, the same one at
@@ -66,7 +90,7 @@ def load_teacher(
         device: where the network runs; `"auto"` takes a GPU if there is one.
 
     Raises:
-        UsageError: no such device.
+        UsageError: no such device, or a teacher that rdcache cannot build.
         UnknownNameError: no such teacher.
         WeightsNotFoundError: no weights where they are looked for.
         WeightsMismatchError: the file belongs to another network, or is damaged.
@@ -84,6 +108,8 @@ def load_teacher(
         )
     elif name in ENTRIES:
         teacher = _load_entry(ENTRIES[name], weights, default_data_dir(data_dir))
+    elif name in EXPLAINED:
+        raise explain(name)
     else:
         families = [f"{it}:NAME" for it in (*FAMILIES, ADAPTED)]
         raise UnknownNameError.of("teacher", name, [*ENTRIES, *families])
@@ -102,7 +128,7 @@ def _card(entry: TeacherEntry, data_dir: Path) -> TeacherCard:
         title=entry.title,
         taps=entry.shapes,
         default_tap=default_tap(entry.shapes),
-        input_size=entry.preprocessing.size,
+        input_shape=entry.preprocessing.input_shape,
         licence=entry.licence,
         weights_present=is_there(_expected_path(entry, data_dir)) or entry.package() is not None,
         source=entry.source,

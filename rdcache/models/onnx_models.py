@@ -25,8 +25,10 @@ from rdcache.models.blackboxes import (
     require_own_weights,
     tap_names,
 )
+from rdcache.models.preprocessing import Preprocessing
 from rdcache.models.taps import TapNetwork
 from rdcache.models.teacher import Teacher
+from rdcache.models.volume_preprocessing import VolumePreprocessing
 from rdcache.models.weight_files import file_digest, is_there
 
 INPUT_TYPES = {"tensor(float)": torch.float32, "tensor(float16)": torch.float16}
@@ -84,10 +86,11 @@ def load_onnx_teacher(file: str, weights: str | None) -> Teacher:
     """Build `onnx:FILE`.
 
     The input is one RGB batch (B, 3, S, S) with ImageNet's normalisation; S is the file's fixed
-    size, else 224.
+    size, else 224. Or it is one batch of volumes (B, C, D, H, W) of a fixed size, in 0…1 by the
+    dataset's intensity rule.
 
     Raises:
-        UsageError: onnxruntime is not installed, or the input is no square RGB batch.
+        UsageError: onnxruntime is not installed, or the input is neither of the two.
         WeightsNotFoundError: there is no such file, or a file of external data is missing.
         WeightsMismatchError: it is not an ONNX file.
         UnsafeFileError: its external data lie outside its folder.
@@ -108,12 +111,14 @@ def load_onnx_teacher(file: str, weights: str | None) -> Teacher:
         raise WeightsMismatchError(
             "onnxruntime cannot load this file.", file=path, reason=reason_of(error)
         ) from error
-    dtype, batch, size = _input(session, path)
-    return blackbox_teacher("onnx", path, OnnxTaps(session, dtype, batch), size, digest)
+    dtype, batch, preprocessing = _input(session, path)
+    return blackbox_teacher("onnx", path, OnnxTaps(session, dtype, batch), preprocessing, digest)
 
 
-def _input(session: Any, path: Path) -> tuple[torch.dtype, int | None, int]:
-    """Dtype, fixed batch size or None, and side of the one image input.
+def _input(
+    session: Any, path: Path
+) -> tuple[torch.dtype, int | None, Preprocessing | VolumePreprocessing]:
+    """Dtype, fixed batch size or None, and what the one input is made of.
 
     Dynamic dimensions are names or None.
     """
@@ -121,22 +126,27 @@ def _input(session: Any, path: Path) -> tuple[torch.dtype, int | None, int]:
     described = ", ".join(f"{i.name} {i.type} {i.shape}" for i in inputs)
     shape = inputs[0].shape if inputs else []
     sizes = [size for size in shape[2:] if isinstance(size, int)]
-    fits = (
-        len(inputs) == 1
-        and len(shape) == 4
-        and inputs[0].type in INPUT_TYPES
+    one = len(inputs) == 1 and inputs[0].type in INPUT_TYPES
+    of_images = (
+        len(shape) == 4
         and (shape[1] == 3 or not isinstance(shape[1], int))
         and len(set(sizes)) <= 1
     )
-    if not fits:
+    of_volumes = len(shape) == 5 and len(sizes) == 3 and isinstance(shape[1], int)
+    if not one or not (of_images or of_volumes):
         raise UsageError(
-            "this ONNX model does not take square RGB images.",
+            "this ONNX model takes neither square RGB images nor volumes of a fixed size.",
             file=path,
             inputs=described,
-            expected="one input, float (B, 3, S, S)",
+            expected="one input, float (B, 3, S, S), or (B, C, D, H, W) with numbers for all but B",
         )
+    preprocessing: Preprocessing | VolumePreprocessing
+    if of_volumes:
+        preprocessing = VolumePreprocessing((sizes[0], sizes[1], sizes[2]), shape[1])
+    else:
+        preprocessing = Preprocessing(size=sizes[0] if sizes else DEFAULT_SIZE)
     batch = shape[0] if isinstance(shape[0], int) else None
-    return INPUT_TYPES[inputs[0].type], batch, sizes[0] if sizes else DEFAULT_SIZE
+    return INPUT_TYPES[inputs[0].type], batch, preprocessing
 
 
 def _digest(path: Path) -> str:

@@ -10,7 +10,8 @@ from safetensors.torch import load_file, save
 
 from rdcache.errors import WeightsMismatchError, WeightsNotFoundError, reason_of
 from rdcache.files import write_bytes
-from rdcache.models.students import Student, create_student
+from rdcache.models.student import Student
+from rdcache.models.students import create_student
 from rdcache.models.weight_files import is_there
 
 METADATA_KEY = "rdcache_student"
@@ -48,7 +49,11 @@ def load_student(path: Path | str) -> Student:
             metadata = file.metadata() or {}
         tensors = load_file(path)
         architecture = json.loads(metadata[METADATA_KEY])
-        student = create_student(architecture["name"], int(architecture["num_classes"]))
+        student = create_student(
+            architecture["name"],
+            int(architecture["num_classes"]),
+            channels=architecture.get("channels"),
+        )
         student.load_state_dict(tensors)
     except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError, OSError) as error:
         raise WeightsMismatchError(

@@ -1,252 +1,173 @@
-"""Students: small trainable networks with a declared feature width and declared stages.
+"""The catalogue of students: small trainable networks with declared widths and stages.
 
-Files of trained students are the part of `student_files.py`.
+What a student is stands in `student.py`; files of trained ones are the part of `student_files.py`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-import torch
 from torch import nn
-from torchvision import models as torchvision_models
 
-from rdcache.errors import UnknownNameError, UsageError, WeightsNotFoundError
-from rdcache.models.backbones import (
-    Backbone,
-    SegmentedBackbone,
-    Segments,
-    Stages,
-    TimmBackbone,
-    cut_mobilenet,
-    cut_resnet,
-    cut_shufflenet,
-)
-from rdcache.models.preprocessing import Preprocessing
+from rdcache.errors import UnknownNameError, UsageError
+from rdcache.models.backbones import TimmBackbone
+from rdcache.models.segmentation_student import SegmentationStudent
+from rdcache.models.student import Student, StudentCard, StudentInput
+from rdcache.models.student_recipe import Parts, StudentRecipe
 from rdcache.models.timm_teachers import pretrained_timm, timm_preprocessing, untrained_timm
-from rdcache.models.weight_files import load_matching, read_tensors, without_prefix
+from rdcache.models.torchvision_students import classifiers, unets
+from rdcache.models.vit_students import unet_vit_tiny, vit_tiny
+from rdcache.models.volume_students import resnet3d, unet3d
+from rdcache.models.weight_files import Tensors, load_matching, read_tensors, without_prefix
 
-
-@dataclass(frozen=True)
-class StudentOutput:
-    """What a student computes for a batch.
-
-    Attributes:
-        features: (B, D), after global average pooling; the input of the classifier.
-        logits: (B, C).
-        stages: the maps (B, C, H, W) asked for.
-    """
-
-    features: torch.Tensor
-    logits: torch.Tensor
-    stages: dict[str, torch.Tensor]
-
-
-@dataclass(frozen=True)
-class StudentCard:
-    """One entry of the catalogue of students.
-
-    Attributes:
-        feature_dim: width D of the features that the classifier sees.
-        stages: stage name → (channels, stride); `s4` is the map that is pooled.
-        parameters: number of trainable parameters without the classifier.
-    """
-
-    name: str
-    title: str
-    feature_dim: int
-    stages: Stages
-    parameters: int
-
-
-class Student(nn.Module):
-    """A backbone and the one linear classifier that it shares with the reprogrammed teacher.
-
-    There is no dropout before the classifier: it would have to fall on both branches alike.
-
-    Attributes:
-        name, num_classes: as given to `create_student`.
-        feature_dim: width D of the features.
-        stages: stage name → (channels, stride).
-        mean, std: normalisation of its input, in fractions of full white.
-        input_size: side in pixels of the input it is meant for.
-    """
-
-    def __init__(
-        self, name: str, backbone: Backbone, num_classes: int, preprocessing: Preprocessing
-    ) -> None:
-        super().__init__()
-        self.name = name
-        self.num_classes = num_classes
-        self.feature_dim = backbone.feature_dim
-        self.stages = backbone.stages
-        self.mean = preprocessing.mean
-        self.std = preprocessing.std
-        self.input_size = preprocessing.size
-        self.backbone = backbone
-        self.classifier = nn.Linear(backbone.feature_dim, num_classes)
-
-    @property
-    def architecture(self) -> dict[str, Any]:
-        """Enough to rebuild the network: the arguments of `create_student`."""
-        return {"name": self.name, "num_classes": self.num_classes}
-
-    def forward(self, images: torch.Tensor, stages: Collection[str] = ()) -> StudentOutput:
-        """Classify a batch.
-
-        Args:
-            images: float32 (B, 3, H, W), normalised by `mean` and `std`.
-            stages: names of the maps to return besides.
-
-        Raises:
-            UnknownNameError: the student has no such stage.
-        """
-        for stage in stages:
-            if stage not in self.stages:
-                raise UnknownNameError.of(f"stage of {self.name}", stage, self.stages)
-        features, maps = self.backbone(images, stages)
-        return StudentOutput(features, self.classifier(features), maps)
-
-
-@dataclass(frozen=True)
-class _Recipe:
-    """How a torchvision network becomes a student: its constructor and where it is cut."""
-
-    constructor: str
-    cut: Callable[[Any], Segments]
-    card: StudentCard
-
-
-def _stages(*channels: int) -> Stages:
-    """Four stages, or five with `s4_pre` before a last convolution at the same stride."""
-    names = ["s1", "s2", "s3", "s4"] if len(channels) == 4 else ["s1", "s2", "s3", "s4_pre", "s4"]
-    strides = [4, 8, 16, 32, 32][: len(channels)]
-    return dict(zip(names, zip(channels, strides, strict=True), strict=True))
-
-
+TIMM = "timm:"
 _RECIPES = {
     recipe.card.name: recipe
-    for recipe in (
-        _Recipe(
-            "resnet18",
-            cut_resnet,
-            StudentCard("resnet18", "ResNet-18", 512, _stages(64, 128, 256, 512), 11_176_512),
-        ),
-        _Recipe(
-            "mobilenet_v2",
-            cut_mobilenet,
-            StudentCard(
-                "mobilenet", "MobileNetV2", 1280, _stages(24, 32, 96, 320, 1280), 2_223_872
-            ),
-        ),
-        _Recipe(
-            "shufflenet_v2_x1_0",
-            cut_shufflenet,
-            StudentCard(
-                "shufflenet",
-                "ShuffleNetV2 ×1.0",
-                1024,
-                _stages(24, 116, 232, 464, 1024),
-                1_253_604,
-            ),
-        ),
-        _Recipe(
-            "shufflenet_v2_x0_5",
-            cut_shufflenet,
-            StudentCard(
-                "shufflenet-x0.5",
-                "ShuffleNetV2 ×0.5",
-                1024,
-                _stages(24, 48, 96, 192, 1024),
-                341_792,
-            ),
-        ),
-    )
+    for recipe in (*classifiers(), vit_tiny(), *unets(), unet_vit_tiny(), resnet3d(), unet3d())
 }
 
 
-def create_student(name: str, num_classes: int, weights: str | Path | None = None) -> Student:
+def create_student(
+    name: str,
+    num_classes: int,
+    weights: str | Path | None = None,
+    channels: int | None = None,
+) -> Student:
     """Build a student.
 
     Args:
         name: a name of `list_students`, or `timm:NAME`.
+        num_classes: of a segmentation student with the background.
         weights: None for an untrained network, `"imagenet"` for torchvision's or timm's
-            pretrained backbone (downloaded), or a file: a student of `save_student`, or a state
-            dict in torchvision's or timm's names. The classifier is always new.
+            pretrained backbone (downloaded), or a file: a student of `save_student` (a U-Net also
+            starts from the classifier of the same backbone), or a state dict in the names of
+            torchvision, timm or MONAI. The last layer is always new.
+        channels: of its input; by default 3 for images, 1 for volumes.
 
     Raises:
         UnknownNameError: no such student.
-        UsageError: fewer than one class.
+        UsageError: fewer than one class, or channels that it cannot be built for; or it is one
+            for volumes, and MONAI is not installed.
         WeightsNotFoundError: no such file, or no way to the hub.
         WeightsMismatchError: less than 99 % of the backbone's tensors are in the file.
     """
     if num_classes < 1:
         raise UsageError("a student needs at least one class.", classes=num_classes)
-    imagenet = str(weights) == "imagenet"
-    network, preprocessing, cut = _network(name, imagenet)
-    if weights is None or imagenet:
-        return Student(name, cut(network), num_classes, preprocessing)
-    path = Path(weights)
-    tensors = without_prefix(read_tensors(path), "module.")
-    saved_here = {
-        key.removeprefix("backbone."): value
-        for key, value in tensors.items()
-        if key.startswith("backbone.")
-    }
-    if saved_here:
-        backbone = cut(network)
-        load_matching(backbone, saved_here, path, name)
+    recipe = _recipe(name, imagenet=str(weights) == "imagenet")
+    channels = recipe.channels[0] if channels is None else channels
+    if channels not in recipe.channels:
+        raise UsageError(
+            f"{name} cannot be built for an input of {channels} channels.",
+            possible=", ".join(map(str, recipe.channels)),
+        )
+    if str(weights) == "imagenet":
+        if recipe.pretrained is None:
+            raise UsageError(
+                f"there are no ImageNet weights for {name}, which sees volumes.",
+                next="--student-weights FILE, or none",
+            )
+        backbone, decoder = recipe.cut(recipe.pretrained())
     else:
-        load_matching(network, tensors, path, name)
-        backbone = cut(network)
-    return Student(name, backbone, num_classes, preprocessing)
-
-
-def _network(
-    name: str, imagenet: bool
-) -> tuple[nn.Module, Preprocessing, Callable[[Any], Backbone]]:
-    """The network a student is made of, under its library's names, and how it becomes a backbone.
-
-    Its tensors are named otherwise once it is cut, so files in the library's names load before.
-    """
-    if name.startswith("timm:"):
-        create = pretrained_timm if imagenet else untrained_timm
-        network = create(name.removeprefix("timm:"), num_classes=0)
-        preprocessing = timm_preprocessing(network)
-        return network, preprocessing, lambda net: TimmBackbone(net, preprocessing.size)
-    if name not in _RECIPES:
-        raise UnknownNameError.of("student", name, [*_RECIPES, "timm:NAME"])
-    recipe = _RECIPES[name]
-    network = _torchvision_network(recipe, imagenet)
-    return (
-        network,
-        Preprocessing(),
-        lambda net: SegmentedBackbone(recipe.cut(net), recipe.card.stages),
-    )
-
-
-def _torchvision_network(recipe: _Recipe, pretrained: bool) -> nn.Module:
-    """Build a torchvision network without its classifier."""
-    network: nn.Module = torchvision_models.get_model(recipe.constructor, weights=None)
-    if pretrained:
-        published = torchvision_models.get_model_weights(recipe.constructor).DEFAULT
-        try:
-            tensors = published.get_state_dict(progress=False, check_hash=True, weights_only=True)
-        except OSError as error:
-            raise WeightsNotFoundError(
-                f"the ImageNet weights of {recipe.card.name} cannot be downloaded.",
-                reason=error,
-                looked_for=published.url,
-                or_pass="--student-weights FILE with a copy of that file",
-            ) from error
-        network.load_state_dict(tensors)
-    setattr(network, "fc" if hasattr(network, "fc") else "classifier", nn.Identity())
-    return network
+        network = recipe.build(channels)
+        if weights is None:
+            backbone, decoder = recipe.cut(network)
+        else:
+            backbone, decoder = _loaded(recipe, network, Path(weights))
+    expected = _of_channels(recipe.expected, channels)
+    dimensions = recipe.card.dimensions
+    if decoder is None:
+        return Student(name, backbone, num_classes, expected, dimensions)
+    return SegmentationStudent(name, backbone, decoder, num_classes, expected, dimensions)
 
 
 def list_students() -> list[StudentCard]:
     """Describe every student of the catalogue, without building any of them."""
     return [recipe.card for recipe in _RECIPES.values()]
+
+
+def require_fit(name: str, task: str, dimensions: int) -> None:
+    """Refuse a student that is made for another kind of dataset.
+
+    Args:
+        task: `multiclass`, `multilabel` or `segmentation`.
+        dimensions: 2 for images, 3 for volumes.
+
+    Raises:
+        UnknownNameError: no such student.
+        UsageError: it does not fit; says which one does.
+    """
+    if name.startswith(TIMM):
+        card = StudentCard(name, name, 0, {}, 0)
+    elif name in _RECIPES:
+        card = _RECIPES[name].card
+    else:
+        raise UnknownNameError.of("student", name, [*_RECIPES, f"{TIMM}NAME"])
+    kind = "segmentation" if task == "segmentation" else "classification"
+    if (card.task_kind, card.dimensions) == (kind, dimensions):
+        return
+    fitting = [
+        other.name
+        for other in list_students()
+        if (other.task_kind, other.dimensions) == (kind, dimensions)
+    ]
+    # The same network for the other task, where there is one.
+    near = {f"unet-{name}", name.removeprefix("unet-")} & set(fitting)
+    does = {"classification": "classifies", "segmentation": "segments"}
+    objects = {2: "images", 3: "volumes"}
+    asked = {"classification": "classified", "segmentation": "segmented"}
+    raise UsageError(
+        f"{name} {does[card.task_kind]} {objects[card.dimensions]}, "
+        f"but these {objects[dimensions]} are to be {asked[kind]}.",
+        next=f"--student {min(near) if near else fitting[0]}",
+        possible=", ".join(fitting),
+    )
+
+
+def _recipe(name: str, imagenet: bool) -> StudentRecipe:
+    if name.startswith(TIMM):
+        return _timm_recipe(name, imagenet)
+    if name not in _RECIPES:
+        raise UnknownNameError.of("student", name, [*_RECIPES, f"{TIMM}NAME"])
+    return _RECIPES[name]
+
+
+def _timm_recipe(name: str, imagenet: bool) -> StudentRecipe:
+    """Any timm network that classifies images; what it expects is known once it is built."""
+    create = pretrained_timm if imagenet else untrained_timm
+    network = create(name.removeprefix(TIMM), num_classes=0)
+    preprocessing = timm_preprocessing(network)
+    return StudentRecipe(
+        card=StudentCard(name, name, 0, {}, 0),
+        build=lambda channels: network,
+        pretrained=lambda: network,
+        cut=lambda module: (TimmBackbone(module, preprocessing.size), None),
+        expected=StudentInput(preprocessing.size, preprocessing.mean, preprocessing.std),
+    )
+
+
+def _of_channels(expected: StudentInput, channels: int) -> StudentInput:
+    """What is expected of every channel, where one stands for all."""
+    if len(expected.mean) == channels:
+        return expected
+    return replace(expected, mean=expected.mean * channels, std=expected.std * channels)
+
+
+def _loaded(recipe: StudentRecipe, network: nn.Module, path: Path) -> Parts:
+    """Cut a network that has got the tensors of a file: a library's, or those of a student."""
+    name = recipe.card.name
+    tensors = without_prefix(read_tensors(path), "module.")
+    if not _part(tensors, "backbone."):
+        load_matching(network, recipe.rename(tensors), path, name)
+        return recipe.cut(network)
+    backbone, decoder = recipe.cut(network)
+    load_matching(backbone, _part(tensors, "backbone."), path, name)
+    if decoder is not None and (saved := _part(tensors, "decoder.")):
+        load_matching(decoder, saved, path, name)
+    return backbone, decoder
+
+
+def _part(tensors: Tensors, prefix: str) -> Tensors:
+    return {
+        key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)
+    }

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
 import torch
 from torch import nn
 
+from rdcache.models.compiling import CompiledNetwork
 from rdcache.store.spec import TapKind, TapSpec
 
 KIND_BY_DIMENSIONS: dict[int, TapKind] = {1: "vector", 2: "tokens", 3: "map2d", 4: "map3d"}
@@ -32,9 +33,15 @@ class TapNetwork(nn.Module, ABC):
         """The part whose state dict a weight file is compared with."""
         return self
 
+    def compiled(self) -> Callable[..., dict[str, torch.Tensor]]:
+        """The forward pass as a compiled program; it is made at its first call."""
+        return CompiledNetwork(self)
+
     @abstractmethod
     def taps(self, images: torch.Tensor) -> Iterator[tuple[str, torch.Tensor]]:
-        """Yield (tap name, tensor (B, …)) for images float32 (B, 3, H, W)."""
+        """Yield (tap name, tensor (B, …)) for images float32 (B, 3, H, W), or for volumes float32
+        (B, C, D, H, W) where the network takes these.
+        """
 
     def forward(
         self, images: torch.Tensor, names: Collection[str] | None = None
@@ -72,17 +79,23 @@ def default_tap(shapes: Mapping[str, tuple[int, ...]]) -> str:
     return (maps or others or list(shapes))[-1]
 
 
-def measure_shapes(network: nn.Module, size: int) -> dict[str, tuple[int, ...]]:
+def measure_shapes(
+    network: nn.Module, size: int | Sequence[int], channels: int = 3
+) -> dict[str, tuple[int, ...]]:
     """Find the shape of every tap for one sample, without computing any number where possible.
 
     A network that does not run on tensors without data (some ask for values on the way) is run
     once on a blank image instead.
+
+    Args:
+        size: side of a square image in pixels, or the sides of a volume in voxels: (D, H, W).
     """
+    sides = (size, size) if isinstance(size, int) else tuple(size)
     with torch.no_grad():
         try:
-            outputs = _without_data(network)(torch.empty(1, 3, size, size, device="meta"))
+            outputs = _without_data(network)(torch.empty(1, channels, *sides, device="meta"))
         except (RuntimeError, NotImplementedError):
-            outputs = network(torch.zeros(1, 3, size, size))
+            outputs = network(torch.zeros(1, channels, *sides))
     return {name: tuple(value.shape[1:]) for name, value in outputs.items()}
 
 

@@ -11,13 +11,13 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-from torch import nn
 
 from rdcache.errors import UnknownNameError, UsageError
-from rdcache.models.compiling import CompiledNetwork, memory_format_of
+from rdcache.models.compiling import memory_format_of
 from rdcache.models.devices import choose_device
 from rdcache.models.preprocessing import Preprocessing
-from rdcache.models.taps import default_tap, tap_specs
+from rdcache.models.taps import TapNetwork, default_tap, tap_specs
+from rdcache.models.volume_preprocessing import VolumePreprocessing
 
 RANDOM = "random"
 
@@ -79,7 +79,7 @@ class Teacher:
         architecture: identifies the computation, apart from the weights.
         taps: every tap with the shape of one sample at the teacher's input size.
         default_tap: the tap that reprogramming starts from: the last map.
-        preprocessing: how its input is made from RGB images.
+        preprocessing: how its input is made, from RGB images or from volumes.
         weights: where its numbers come from.
         adaptation: what it was adapted to, if it was: its `logits` are of those classes then.
         memory_format: how its maps lie in memory, inside.
@@ -90,9 +90,9 @@ class Teacher:
         self,
         name: str,
         architecture: str,
-        network: nn.Module,
+        network: TapNetwork,
         shapes: Mapping[str, tuple[int, ...]],
-        preprocessing: Preprocessing,
+        preprocessing: Preprocessing | VolumePreprocessing,
         weights: WeightsInfo,
         adaptation: Adaptation | None = None,
     ) -> None:
@@ -113,6 +113,38 @@ class Teacher:
 
     def __repr__(self) -> str:
         return f"Teacher({self.name!r}, weights={self.weights.source!r}, device={self.device})"
+
+    @property
+    def dimensions(self) -> int:
+        """Of what it looks at: 2 for images, 3 for volumes."""
+        return self.preprocessing.dimensions
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Of one sample at its input: (3, S, S), or (C, D, H, W)."""
+        return self.preprocessing.input_shape
+
+    @property
+    def of_images(self) -> Preprocessing:
+        """How its input is made, where only images will do.
+
+        Raises:
+            UsageError: it looks at volumes.
+        """
+        if isinstance(self.preprocessing, Preprocessing):
+            return self.preprocessing
+        raise UsageError(f"{self.name} looks at volumes; this needs a teacher of images.")
+
+    @property
+    def of_volumes(self) -> VolumePreprocessing:
+        """How its input is made, where only volumes will do.
+
+        Raises:
+            UsageError: it looks at images.
+        """
+        if isinstance(self.preprocessing, VolumePreprocessing):
+            return self.preprocessing
+        raise UsageError(f"{self.name} looks at images; this needs a teacher of volumes.")
 
     def to(self, device: torch.device | str) -> Teacher:
         """Move the network to a device, in place.
@@ -135,7 +167,7 @@ class Teacher:
                 f"{self.name} is an exported program, which PyTorch cannot compile.",
                 next="leave out --compile",
             )
-        self._forward = CompiledNetwork(self.network)
+        self._forward = self.network.compiled()
         self.compiled = True
         return self
 
@@ -150,7 +182,7 @@ class Teacher:
         """Compute the taps asked for in one forward pass, and nothing beyond them.
 
         Args:
-            images: float32 (B, 3, S, S), normalised by `preprocessing`, on `device`.
+            images: float32 (B, *input_shape), normalised by `preprocessing`, on `device`.
             names: tap names, each at most once.
 
         Returns:
@@ -162,6 +194,8 @@ class Teacher:
         for name in names:
             if name not in self.taps:
                 raise UnknownNameError.of(f"tap of {self.name}", name, self.taps)
-        images = images.contiguous(memory_format=self.memory_format)
+        images = images.contiguous(
+            memory_format=self.memory_format if images.ndim == 4 else torch.contiguous_format
+        )
         outputs = self._forward(images, tuple(names))
         return {name: value.contiguous() for name, value in outputs.items()}

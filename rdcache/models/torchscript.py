@@ -14,8 +14,10 @@ from rdcache.models.blackboxes import (
     named_outputs,
     require_own_weights,
 )
+from rdcache.models.preprocessing import Preprocessing
 from rdcache.models.taps import TapNetwork
 from rdcache.models.teacher import Teacher
+from rdcache.models.volume_preprocessing import VolumePreprocessing
 
 
 class TorchScriptTaps(TapNetwork):
@@ -37,7 +39,9 @@ def load_torchscript_teacher(file: str, weights: str | None) -> Teacher:
 
     The file is a program and runs with the user's rights: load only what you trust. The input is
     RGB with ImageNet's normalisation, 224 px wide unless the module has an integer attribute
-    `input_size`.
+    `input_size`. Of a network of volumes, `input_size` is three integers, the voxels along z, y
+    and x; its input is in 0…1 by the dataset's intensity rule, of one channel unless the module
+    has an integer attribute `input_channels`.
 
     Raises:
         WeightsNotFoundError: there is no such file.
@@ -56,7 +60,20 @@ def load_torchscript_teacher(file: str, weights: str | None) -> Teacher:
             file=path,
             expected="what torch.jit.trace(model, example).save(FILE) writes",
         ) from error
+    return blackbox_teacher("torchscript", path, TorchScriptTaps(module), _input(module))
+
+
+def _input(module: torch.jit.ScriptModule) -> Preprocessing | VolumePreprocessing:
     size = getattr(module, "input_size", DEFAULT_SIZE)
-    if not isinstance(size, int) or size < 1:
-        raise UsageError("input_size of this module is not a side in pixels.", input_size=size)
-    return blackbox_teacher("torchscript", path, TorchScriptTaps(module), size)
+    sides = size if isinstance(size, list | tuple) else [size]
+    channels = getattr(module, "input_channels", 1)
+    numbers = [*sides, channels]
+    if len(sides) not in (1, 3) or not all(isinstance(n, int) and n > 0 for n in numbers):
+        raise UsageError(
+            "input_size of this module is neither a side in pixels nor three sides in voxels.",
+            input_size=size,
+            input_channels=channels,
+        )
+    if len(sides) == 1:
+        return Preprocessing(size=sides[0])
+    return VolumePreprocessing((sides[0], sides[1], sides[2]), channels)

@@ -13,10 +13,12 @@ from rdcache.report.latencies import Latency
 from rdcache.report.tables import MISSING, Entry, Heading, Table
 
 MEGA, GIGA = 1e6, 1e9
+SIDES = {2: " px", 3: "³ voxels"}
 MEANING = (
-    "Parameters: without a classifier; then with one linear layer on the pooled features.",
-    "MACs and FLOPs: of one image; convolutions and matrix products, attention among them. One MAC "
-    "is two FLOPs.",
+    "Parameters: without a classifier; then with one linear layer on the pooled features, or the "
+    "last convolution of a student that segments.",
+    "MACs and FLOPs: of one image or volume; convolutions and matrix products, attention among "
+    "them. One MAC is two FLOPs.",
     "Times: a whole batch, median (90th percentile); float32, evaluation mode.",
     "File: students as safetensors; teachers the bytes of their tensors, black boxes of their "
     "files.",
@@ -56,7 +58,7 @@ def _line(cost: Cost, timed: Sequence[tuple[str, int]]) -> tuple[Entry, ...]:
     return (
         Entry(cost.name),
         Entry(cost.kind),
-        Entry(f"{cost.input_size} px", cost.input_size),
+        Entry(f"{cost.input_size}{SIDES[cost.dimensions]}", cost.input_size),
         _scaled(cost.parameters, MEGA, "M"),
         _scaled(cost.with_classifier, MEGA, "M"),
         _scaled(cost.macs, GIGA, "G"),

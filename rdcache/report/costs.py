@@ -34,6 +34,7 @@ from rdcache.report.latencies import (
 )
 from rdcache.report.operations import Operations, count_operations
 
+SEGMENTED = 2  # classes, where no number of them is given
 RANDOM_NOTE = "its weights are not here: measured with random ones, which cost the same"
 
 
@@ -47,14 +48,15 @@ class CostConfig(BaseModel):
     image_size: int | None = Field(
         default=None,
         ge=16,
-        description="Side of the students' input in pixels (default: each one's own, mostly 224). "
+        description="Side of the students' input in pixels or voxels (default: each one's own, "
+        "mostly 224; of volumes 64). "
         "Teachers have one of their own.",
     )
     classes: int = Field(
         default=1000,
         gt=0,
         description="Classes of the classifier, of the students and in the second column of "
-        "parameters.",
+        "parameters (default of students that segment: 2).",
     )
     batch: tuple[int, ...] = Field(
         default=(1, 32), description="Batch sizes that are timed, comma-separated."
@@ -78,11 +80,13 @@ class Cost:
     """What one network costs. What cannot be told is None, and a note says why.
 
     Attributes:
-        input_size: side of its square input in pixels.
+        input_size: side of its square input in pixels, or of its cube in voxels.
         parameters: without a classifier.
-        with_classifier: and one linear classifier on the pooled features.
-        macs: multiply–accumulates for one image.
+        with_classifier: and one linear classifier on the pooled features, or the last convolution
+            of a student that segments.
+        macs: multiply–accumulates for one image or volume.
         file_bytes: size of its weights on disk.
+        dimensions: 2 for images, 3 for volumes.
     """
 
     name: str
@@ -94,6 +98,7 @@ class Cost:
     file_bytes: int
     latencies: tuple[Latency, ...]
     notes: tuple[str, ...] = ()
+    dimensions: int = 2
 
     @property
     def flops(self) -> int | None:
@@ -129,31 +134,39 @@ def measure_costs(config: CostConfig, on_progress: Progress = ignore) -> list[Co
 
 def cost_of_student(name: str, config: CostConfig, devices: Sequence[torch.device]) -> Cost:
     """Measure a student as it is deployed: with its classifier, from images to logits."""
+    notes = []
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         student = create_student(name, config.classes).eval()
+        if student.task_kind == "segmentation" and "classes" not in config.model_fields_set:
+            student = create_student(name, SEGMENTED).eval()
+            notes.append(f"measured with {SEGMENTED} classes: background, and what is segmented")
     size = config.image_size or student.input_size
-    student.to(memory_format=torch.channels_last)
+    shape = (student.channels, *[size] * student.dimensions)
+    if student.dimensions == 2:
+        student.to(memory_format=torch.channels_last)
     try:
-        operations = count_operations(lambda: student(random_images(1, size)))
+        operations = count_operations(lambda: student(random_images(1, shape)))
     except (RuntimeError, AssertionError, ValueError) as error:
         raise UsageError(
             f"{name} does not run on such images.", image_size=size, why=reason_of(error)
         ) from error
-    parameters = _count(student.backbone)
-    latencies, notes = measure_latencies(
-        lambda device: student.to(device), size, config.batch, devices, config.seconds
+    last = _count(student.classifier)
+    parameters = _count(student) - last
+    latencies, more = measure_latencies(
+        lambda device: student.to(device), shape, config.batch, devices, config.seconds
     )
     return Cost(
         name=name,
         kind="student",
         input_size=size,
         parameters=parameters,
-        with_classifier=parameters + _count(student.classifier),
+        with_classifier=parameters + last,
         macs=operations.macs,
         file_bytes=_saved_bytes(student),
         latencies=latencies,
-        notes=(*_notes_on(operations), *notes),
+        notes=(*notes, *_notes_on(operations), *more),
+        dimensions=student.dimensions,
     )
 
 
@@ -162,7 +175,7 @@ def cost_of_teacher(name: str, config: CostConfig, devices: Sequence[torch.devic
     that it recommends, or of a black box to all of its outputs.
     """
     teacher, notes = _teacher(name, config.data_dir)
-    size = teacher.preprocessing.size
+    shape = teacher.input_shape
     wanted = ("pooled",) if "pooled" in teacher.taps else tuple(teacher.taps)
     family, _, file = name.partition(":")
     if family == "onnx":
@@ -173,7 +186,8 @@ def cost_of_teacher(name: str, config: CostConfig, devices: Sequence[torch.devic
         notes.append(f"onnxruntime's {teacher.network.provider} runs it, whatever PyTorch does")
     else:
         parameters = _count(teacher.network) - sum(map(_count, _classifiers(teacher.network)))
-        operations = count_operations(lambda: teacher.forward_taps(random_images(1, size), wanted))
+        images = random_images(1, shape)
+        operations = count_operations(lambda: teacher.forward_taps(images, wanted))
         notes += _notes_on(operations)
         file_bytes = Path(file).stat().st_size if family == "torchscript" else _bytes_of(teacher)
     if not parameters:
@@ -185,11 +199,11 @@ def cost_of_teacher(name: str, config: CostConfig, devices: Sequence[torch.devic
         teacher.to(device)
         return lambda images: teacher.forward_taps(images, wanted)
 
-    latencies, more = measure_latencies(on, size, config.batch, devices, config.seconds)
+    latencies, more = measure_latencies(on, shape, config.batch, devices, config.seconds)
     return Cost(
         name=teacher.name,
         kind="teacher",
-        input_size=size,
+        input_size=shape[-1],
         parameters=parameters or None,
         with_classifier=parameters + (width + 1) * config.classes if parameters else None,
         macs=operations.macs,

@@ -36,7 +36,7 @@ class Latency:
 
 def measure_latencies(
     on: Callable[[torch.device], Forward],
-    size: int,
+    shape: Sequence[int],
     batches: Sequence[int],
     devices: Sequence[torch.device],
     seconds: float,
@@ -45,7 +45,7 @@ def measure_latencies(
 
     Args:
         on: moves a network to a device and gives its forward pass there.
-        size: side of its input in pixels.
+        shape: of one image or volume, channels first.
         seconds: to spend on each.
 
     Returns:
@@ -56,7 +56,7 @@ def measure_latencies(
         forward = on(device)
         for batch in batches:
             try:
-                images = random_images(batch, size).to(device)
+                images = random_images(batch, shape).to(device)
                 latencies.append(time_passes(forward, images, seconds))
             except torch.OutOfMemoryError:
                 notes.append(f"a batch of {batch} does not fit into the memory of {device}")
@@ -95,8 +95,12 @@ def timed_on(asked: str) -> list[torch.device]:
     return [chosen]
 
 
-def random_images(batch: int, size: int) -> torch.Tensor:
-    """The same images of noise at every call: float32 (B, 3, size, size), channels last."""
+def random_images(batch: int, shape: Sequence[int]) -> torch.Tensor:
+    """The same noise at every call: float32 (B, *shape), channels last where it is images.
+
+    Args:
+        shape: of one image or volume, channels first.
+    """
     generator = torch.Generator().manual_seed(0)
-    images = torch.randn(batch, 3, size, size, generator=generator)
-    return images.contiguous(memory_format=torch.channels_last)
+    images = torch.randn(batch, *shape, generator=generator)
+    return images.contiguous(memory_format=torch.channels_last) if images.ndim == 4 else images

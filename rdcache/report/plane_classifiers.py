@@ -186,7 +186,7 @@ def _branches(
         )
 
     panels = tuple(panel for panel, _ in members)
-    return Classifiers(panels, tuple(each.teacher.preprocessing for each in live), classify)
+    return Classifiers(panels, tuple(each.teacher.of_images for each in live), classify)
 
 
 def titles(runs: Sequence[Run]) -> list[str]:

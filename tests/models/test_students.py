@@ -64,10 +64,10 @@ def test_stages_are_declared_as_the_method_needs_them() -> None:
     assert CARDS["mobilenet"].stages == mobilenet | {"s4_pre": (320, 32), "s4": (1280, 32)}
 
 
-@pytest.mark.parametrize("name", [*CARDS, "timm:resnet10t", "timm:vit_tiny_patch16_224"])
+@pytest.mark.parametrize("name", [*TORCHVISION, "timm:resnet10t", "timm:vit_tiny_patch16_224"])
 def test_declared_stages_are_those_of_a_forward_pass(name: str) -> None:
     student = create_student(name, 3).eval()
-    size = 224 if "vit" in name else 64
+    size = 224 if "timm:vit" in name else 64
     images = torch.zeros(1, 3, size, size)
     output = student(images, tuple(student.stages))
     assert output.features.shape == (1, student.feature_dim)
@@ -78,13 +78,13 @@ def test_declared_stages_are_those_of_a_forward_pass(name: str) -> None:
     assert student(images).stages == {}
 
 
-@pytest.mark.parametrize("name", CARDS)
+@pytest.mark.parametrize("name", TORCHVISION)
 def test_features_are_the_mean_of_the_last_stage_and_feed_the_classifier(name: str) -> None:
     output = create_student(name, 3).eval()(IMAGES, ("s4",))
     torch.testing.assert_close(output.features, output.stages["s4"].mean((2, 3)))
 
 
-@pytest.mark.parametrize("name", CARDS)
+@pytest.mark.parametrize("name", TORCHVISION)
 def test_a_students_logits_are_torchvisions(name: str, tmp_path: Path) -> None:
     network = torchvision.models.get_model(TORCHVISION[name], num_classes=3).eval()
     torch.save(network.state_dict(), tmp_path / "weights.pth")
@@ -101,7 +101,7 @@ def test_a_student_that_trains_differs_by_batch_norm_only() -> None:
     torch.testing.assert_close(student(IMAGES).logits, student(IMAGES).logits)
 
 
-@pytest.mark.parametrize("name", [*CARDS, "timm:resnet10t"])
+@pytest.mark.parametrize("name", [*TORCHVISION, "timm:resnet10t"])
 def test_a_saved_student_comes_back_the_same(name: str, tmp_path: Path) -> None:
     student = create_student(name, 5)
     student(IMAGES)  # moves the running statistics

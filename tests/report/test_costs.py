@@ -51,6 +51,20 @@ def test_students_cost_what_was_published(name: str) -> None:
     assert numbers < cost.file_bytes < numbers + 64_000  # and the header
 
 
+def test_students_that_segment_and_of_volumes_are_counted_alike() -> None:
+    small = CostConfig(batch=(), image_size=16)
+    cost = cost_of_student("unet3d", small, CPU)
+    card = next(card for card in list_students() if card.name == "unet3d")
+    assert (cost.parameters, cost.with_classifier) == (card.parameters, card.parameters + 2 * 17)
+    assert "2 classes" in cost.notes[0]
+    assert cost.macs is not None
+    assert cost.macs > 16**3 * 27 * (16 + 16 * 16), "of the first two convolutions alone"
+    asked = cost_of_student("unet3d", CostConfig(batch=(), image_size=16, classes=4), CPU)
+    assert asked.with_classifier == card.parameters + 4 * 17
+    (line,) = cost_table([cost], 2, "here").lines
+    assert line[2].text == "16³ voxels"
+
+
 class Tiny(nn.Module):
     """A strided convolution, attention of two heads over its positions, a linear layer."""
 

@@ -1,0 +1,126 @@
+"""`student:FILE` and `student:RUN`: a student that rdcache has trained, as a frozen teacher.
+
+Its stages are the taps, so that a network trained beforehand on the task itself can teach another.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rdcache.errors import UsageError, WeightsMismatchError
+from rdcache.models.preprocessing import Preprocessing
+from rdcache.models.student import Student
+from rdcache.models.student_files import load_student
+from rdcache.models.taps import TapNetwork, measure_shapes
+from rdcache.models.teacher import Adaptation, Teacher, WeightsInfo
+from rdcache.models.volume_preprocessing import VolumePreprocessing
+from rdcache.models.weight_files import is_there, tensors_digest, weight_tensors
+
+FAMILY = "student"
+FILE, RESULT = "student.safetensors", "result.json"
+
+
+class StudentTaps(TapNetwork):
+    """The stages of a student, its features as `pooled`, and its `logits`."""
+
+    def __init__(self, student: Student) -> None:
+        super().__init__()
+        self.student = student
+
+    def taps(self, images: torch.Tensor) -> Iterator[tuple[str, torch.Tensor]]:
+        """See `TapNetwork.taps`."""
+        output = self.student(images, tuple(self.student.stages))
+        # Logits of positions are a map too, but none to start from: the last map is the default.
+        yield "logits", output.logits
+        yield from output.stages.items()
+        yield "pooled", output.features
+
+
+def load_student_teacher(place: str, weights: str | None) -> Teacher:
+    """Build `student:FILE` or `student:RUN`.
+
+    A run says on what images the student was trained, at what size, and which classes its logits
+    are of; a file alone leaves the size to the student's own.
+
+    Raises:
+        UsageError: other weights are asked for.
+        WeightsNotFoundError: there is no such file, or none in the run.
+        WeightsMismatchError: it is not a student that rdcache saved, or the run is damaged.
+    """
+    if weights is not None:
+        raise UsageError("the weights of a student are in its file.", weights=weights)
+    given = Path(place).expanduser()
+    path = given / FILE if given.is_dir() else given
+    student = load_student(path)
+    result = _result(given / RESULT) if given.is_dir() and is_there(given / RESULT) else {}
+    network = StudentTaps(student)
+    preprocessing = _preprocessing(student, result)
+    digest = tensors_digest(weight_tensors(network))
+    return Teacher(
+        name=f"{FAMILY}:{given.name}",
+        architecture=f"{FAMILY}/{student.name}-{student.num_classes}",
+        network=network,
+        shapes=measure_shapes(network, preprocessing.input_shape[1:], preprocessing.input_shape[0]),
+        preprocessing=preprocessing,
+        weights=WeightsInfo(
+            source="file",
+            sha256=digest,
+            licence="as its teacher's and its images'",
+            file=path.name,
+            matched=f"{len(weight_tensors(network))} of {len(weight_tensors(network))}",
+        ),
+        adaptation=_trained_on(result, digest),
+    )
+
+
+def _preprocessing(student: Student, result: dict[str, Any]) -> Preprocessing | VolumePreprocessing:
+    mean, std = tuple(student.mean), tuple(student.std)
+    if student.dimensions == 3:
+        box = result.get("views", {}).get("patch") or [student.input_size] * 3
+        return VolumePreprocessing(
+            (box[0], box[1], box[2]),
+            student.channels,
+            mean=mean,
+            std=std,
+            divisor=student.multiple_of,
+        )
+    size = result.get("image_size") or student.input_size
+    return Preprocessing(int(size), (mean[0], mean[1], mean[2]), (std[0], std[1], std[2]))
+
+
+def _trained_on(result: dict[str, Any], digest: str) -> Adaptation | None:
+    """What the run was trained on: its test images must not become training images."""
+    if not result:
+        return None
+    dataset, teacher = result["dataset"], result["teacher"]
+    return Adaptation(
+        method=FAMILY,
+        options={"student": result["student"], "method": result["method"]},
+        teacher=str(teacher["name"]),
+        teacher_sha256=str(teacher.get("weights", {}).get("sha256", "")),
+        teacher_source=str(teacher.get("weights", {}).get("source", "")),
+        dataset=str(dataset["name"]),
+        dataset_digest=str(dataset["digest"]),
+        classes=tuple(dataset["classes"]),
+    )
+
+
+def _result(path: Path) -> dict[str, Any]:
+    try:
+        result: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        needed = (result["student"], result["method"], result["teacher"]["name"])
+        needed += (result["dataset"]["name"], result["dataset"]["digest"])
+        assert all(isinstance(each, str) for each in needed)
+        assert isinstance(result["dataset"]["classes"], list)
+    except (OSError, ValueError, KeyError, TypeError, AssertionError) as error:
+        raise WeightsMismatchError(
+            "the result of this run cannot be read.",
+            file=path,
+            next=f"student:{path.parent / FILE}, the student alone",
+        ) from error
+    return result
