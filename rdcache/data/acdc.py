@@ -10,9 +10,9 @@ from pathlib import Path
 
 from rdcache.data.listing import Entry, Listing, first_folder
 from rdcache.data.masks import BACKGROUND
-from rdcache.data.msd import volume_listing, volumes_in
 from rdcache.data.registry import register
 from rdcache.data.volume_files import volume_stem
+from rdcache.data.volume_folders import as_volume_files, volumes_in
 
 CLASSES = (BACKGROUND, "right ventricle", "myocardium", "left ventricle")
 DIAGNOSES = ("NOR", "DCM", "HCM", "MINF", "RV")
@@ -49,13 +49,14 @@ def list_frames(folder: Path) -> Listing:
                     continue
                 label = _diagnosis(patient / "Info.cfg")
                 entries.append(Entry(path, name, label, split, patient.name, (mask,)))
-    return volume_listing(
-        entries,
-        CLASSES,
-        {number: number for number in range(len(CLASSES))},
-        None,
-        missing,
-        official={split: place for place, split in SPLITS.items()},
+    return as_volume_files(
+        Listing(
+            tuple(entries),
+            CLASSES,
+            tuple(missing),
+            official={split: place for place, split in SPLITS.items()},
+            task="segmentation",
+        )
     )
 
 

@@ -11,8 +11,9 @@ from pathlib import Path
 
 from rdcache.data.listing import Listing, first_folder
 from rdcache.data.masks import BACKGROUND
-from rdcache.data.msd import ABDOMEN, list_pairs
+from rdcache.data.msd import ABDOMEN, segmented_volumes
 from rdcache.data.registry import register
+from rdcache.data.volume_folders import pairs_of_volumes
 
 ORGANS = (
     "spleen",
@@ -38,9 +39,11 @@ def list_organs(organs: tuple[str, ...], folder: Path) -> Listing:
         number: organs.index(name) + 1 if name in organs else 0
         for number, name in enumerate((BACKGROUND, *ORGANS))
     }
-    return list_pairs(
-        training, "img", "label", (BACKGROUND, *organs), numbers, ABDOMEN, ("img", "label")
+    entries, alone = pairs_of_volumes(
+        folder, training / "img", training / "label", mask_stems=[("img", "label")]
     )
+    listing = Listing(tuple(entries), (BACKGROUND, *organs), tuple(alone))
+    return segmented_volumes(listing, numbers, ABDOMEN)
 
 
 for _name, _title, _organs in (

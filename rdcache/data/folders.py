@@ -37,9 +37,9 @@ def list_folders(folder: Path) -> Listing:
     Raises:
         DatasetError: two folders are there for one split, or class names that are none.
     """
-    by_split = _split_folders(folder)
+    by_split = split_folders(folder)
     pairs: list[tuple[str | None, Path]] = [
-        (split, top) for split, top in (by_split or {None: folder}).items() if _has_masks(top)
+        (split, top) for split, top in (by_split or {None: folder}).items() if has_masks(top)
     ]
     if pairs:
         return _list_pairs(folder, pairs)
@@ -61,7 +61,8 @@ def list_folders(folder: Path) -> Listing:
     return Listing(tuple(entries), classes, missing)
 
 
-def _has_masks(folder: Path) -> bool:
+def has_masks(folder: Path) -> bool:
+    """Whether images lie here beside their masks."""
     return (folder / IMAGES).is_dir() and (folder / MASKS).is_dir()
 
 
@@ -83,7 +84,7 @@ def _list_pairs(folder: Path, tops: list[tuple[str | None, Path]]) -> Listing:
     )
 
 
-def _split_folders(folder: Path) -> dict[str, Path]:
+def split_folders(folder: Path) -> dict[str, Path]:
     """Split → its folder; none without a training folder, as a class may be called `test`."""
     # Names as they are written on disk: where case does not count, `Train` is `train`.
     names = {path.name for path in folder.iterdir() if path.is_dir()}

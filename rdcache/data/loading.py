@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from rdcache.data import folders, msd, tables
+from rdcache.data import folders, msd, tables, volume_folders
 from rdcache.data.leaks import Duplicate, find_duplicates, report_leaks
 from rdcache.data.listing import Entry, Listing
 from rdcache.data.registry import CATALOGUE, DatasetCard, default_data_dir, expanded
@@ -309,7 +309,7 @@ FAMILY_CARDS = (
         "your disk",
         ("",),
         folders.LAYOUT,
-        folders.list_folders,
+        volume_folders.list_images_or_volumes,
         task="yours",
         few=0,
         present=True,
@@ -324,7 +324,7 @@ FAMILY_CARDS = (
         "your disk",
         ("",),
         tables.LAYOUT,
-        tables.list_table,
+        volume_folders.list_table_of_either,
         task="yours",
         few=0,
         present=True,

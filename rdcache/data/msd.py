@@ -7,19 +7,13 @@ splits are drawn here.
 from __future__ import annotations
 
 import json
-from functools import partial
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from rdcache.data.listing import Entry, Listing
+from rdcache.data.listing import Listing
 from rdcache.data.masks import BACKGROUND
-from rdcache.data.volume_files import (
-    is_volume,
-    open_volume,
-    read_volume,
-    stamp_volume,
-    volume_stem,
-)
+from rdcache.data.volume_folders import as_volume_files, pairs_of_volumes
 from rdcache.data.volume_masks import class_numbers, volume_masks
 from rdcache.errors import DatasetError
 
@@ -41,69 +35,21 @@ def list_task(folder: Path) -> Listing:
     numbers = _class_names(facts, about)
     classes = (BACKGROUND, *(name for number, name in sorted(numbers.items()) if number))
     order = {number: place for place, number in enumerate(sorted(numbers))}
-    return list_pairs(folder, "imagesTr", "labelsTr", classes, order, window_of(facts, folder.name))
+    entries, alone = pairs_of_volumes(folder, folder / "imagesTr", folder / "labelsTr")
+    window = window_of(facts, folder.name)
+    return segmented_volumes(Listing(tuple(entries), classes, tuple(alone)), order, window)
 
 
-def list_pairs(
-    folder: Path,
-    images: str,
-    masks: str,
-    classes: tuple[str, ...],
-    numbers: dict[int, int],
-    window: tuple[float, float] | None,
-    mask_name: tuple[str, str] = ("", ""),
+def segmented_volumes(
+    listing: Listing, numbers: dict[int, int], window: tuple[float, float] | None
 ) -> Listing:
-    """Volumes of one folder with masks of another.
-
-    Args:
-        numbers: in the files → class number.
-        mask_name: what of an image's name is replaced in that of its mask, and by what.
-    """
-    by_stem = {volume_stem(path): path for path in volumes_in(folder / masks)}
-    entries, missing = [], []
-    for path in volumes_in(folder / images):
-        name = path.relative_to(folder).as_posix()
-        mask = by_stem.get(volume_stem(path).replace(*mask_name))
-        if mask is None:
-            missing.append((name, f"it has no mask in {masks}"))
-        else:
-            entries.append(Entry(path, name, 0, masks=(mask,)))
-    return volume_listing(entries, classes, numbers, window, missing)
-
-
-def volume_listing(
-    entries: list[Entry],
-    classes: tuple[str, ...],
-    numbers: dict[int, int],
-    window: tuple[float, float] | None,
-    missing: list[tuple[str, str]],
-    **official: Any,
-) -> Listing:
-    """A listing of volumes with masks.
+    """The same listing, of volumes with masks.
 
     Args:
         numbers: in the mask files → class number.
     """
-    return Listing(
-        tuple(entries),
-        classes,
-        tuple(missing),
-        open=lambda entry: open_volume(entry.path, window),
-        read=partial(read_volume, window=window),
-        stamp=stamp_volume,
-        task="segmentation",
-        dimensions=3,
-        read_mask=volume_masks(class_numbers(numbers)),
-        window=window,
-        **official,
-    )
-
-
-def volumes_in(folder: Path) -> list[Path]:
-    """Volumes directly in a folder, sorted; macOS's `._*` left out."""
-    if not folder.is_dir():
-        return []
-    return sorted(path for path in folder.iterdir() if is_volume(path))
+    volumes = as_volume_files(replace(listing, task="segmentation"), window)
+    return replace(volumes, read_mask=volume_masks(class_numbers(numbers)))
 
 
 def window_of(facts: dict[str, Any], name: str) -> tuple[float, float] | None:
