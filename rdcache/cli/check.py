@@ -8,7 +8,13 @@ import click
 
 from rdcache.cli import options
 from rdcache.cli.output import json_option, print_facts, print_json, progress
-from rdcache.data import DatasetSpec, describe_masks, describe_problems, load_dataset
+from rdcache.data import (
+    DatasetSpec,
+    describe_masks,
+    describe_problems,
+    describe_volumes,
+    load_dataset,
+)
 
 
 @click.command(epilog="Example:  rdcache check btc")
@@ -23,6 +29,7 @@ def command(dataset: str, data_dir: Path | None, seed: int, as_json: bool) -> No
     with progress("Scanning") as bar:
         loaded = load_dataset(DatasetSpec(name=dataset, seed=seed), data_dir, on_progress=bar)
     problems, masks = describe_problems(loaded), describe_masks(loaded)
+    volumes = describe_volumes(loaded)
     if as_json:
         print_json(
             {
@@ -32,6 +39,7 @@ def command(dataset: str, data_dir: Path | None, seed: int, as_json: bool) -> No
                 "counts": loaded.counts(),
                 "skipped": [{"path": str(s.path), "reason": s.reason} for s in loaded.skipped],
                 "leaks": loaded.leaks.to_dict(),
+                **({"volumes": volumes} if volumes else {}),
                 **({"masks": masks} if masks else {}),
                 "problems": problems,
             }
@@ -42,9 +50,11 @@ def command(dataset: str, data_dir: Path | None, seed: int, as_json: bool) -> No
         + ", ".join(f"{name} {count}" for name, count in by_class.items())
         for split, by_class in loaded.counts().items()
     ]
+    what = "volumes" if loaded.dimensions == 3 else "images"
     print_facts(
-        f"{loaded.title}: {len(loaded)} images, {len(loaded.classes)} classes.",
+        f"{loaded.title}: {len(loaded)} {what}, {len(loaded.classes)} classes.",
         {
+            **({"volumes": "\n".join(volumes)} if volumes else {}),
             "splits": "\n".join(counts),
             **({"masks": "\n".join(masks)} if masks else {}),
             "problems": "\n".join(problems) or "none found",

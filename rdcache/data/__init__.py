@@ -3,13 +3,29 @@
 Knows no teacher. Adding a dataset is adding one adapter file; see `docs/datasets.md`.
 """
 
-from rdcache.data import btc, busi, chestxray, covid, isic, phantom, phantom_volumes  # noqa: F401  (they register)
+from rdcache.data import (  # noqa: F401  (they register)
+    acdc,
+    btc,
+    btcv,
+    busi,
+    chestxray,
+    covid,
+    fives,
+    isic,
+    isic_masks,
+    kvasir,
+    medmnist,
+    medmnist_volumes,
+    msd,
+    phantom,
+    phantom_volumes,
+)
 from rdcache.data.decoding import UnreadableImageError, decode_image
 from rdcache.data.device_inputs import DeviceInputs, inputs_for
 from rdcache.data.leaks import LeakReport
-from rdcache.data.loading import list_datasets, load_dataset
+from rdcache.data.loading import dataset_names, list_datasets, load_dataset
 from rdcache.data.photometry import Jitter
-from rdcache.data.problems import describe_masks, describe_problems
+from rdcache.data.problems import describe_masks, describe_problems, describe_volumes
 from rdcache.data.registry import DatasetCard, default_data_dir
 from rdcache.data.salting import salt_as_recorded, salt_of_environment
 from rdcache.data.samples import (
@@ -32,9 +48,12 @@ from rdcache.data.views import (
     view_parameters,
 )
 from rdcache.data.volume_dataset import VolumeDataset, as_volumes
+from rdcache.data.volume_inputs import VolumeInputs
 from rdcache.data.volume_resampling import labels_at_original_spacing
 from rdcache.data.volume_views import VOLUME_VIEW_COLUMNS, cut_volume, cut_volume_mask
+from rdcache.data.volume_writing import write_on_original_grid
 from rdcache.data.volumes import Grid, Volume, unit_range
+from rdcache.data.working_volumes import WorkingVolumes
 
 __all__ = [
     "CLEAN_VIEW",
@@ -55,15 +74,19 @@ __all__ = [
     "ViewSpec",
     "Volume",
     "VolumeDataset",
+    "VolumeInputs",
+    "WorkingVolumes",
     "as_volumes",
     "cut_mask",
     "cut_view",
     "cut_volume",
     "cut_volume_mask",
+    "dataset_names",
     "decode_image",
     "default_data_dir",
     "describe_masks",
     "describe_problems",
+    "describe_volumes",
     "inputs_for",
     "labels_at_original_spacing",
     "list_datasets",
@@ -75,4 +98,5 @@ __all__ = [
     "unit_range",
     "view_columns",
     "view_parameters",
+    "write_on_original_grid",
 ]

@@ -13,13 +13,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 import torch
 
 from rdcache.data.photometry import WHITE
 from rdcache.data.student_inputs import StudentInputs
+from rdcache.data.volume_inputs import VolumeInputs
 from rdcache.memory import available_device_memory
 
 DEVICE_SHARE = 0.25  # of the device's free memory; the rest is for training
@@ -198,8 +199,24 @@ class DeviceInputs(StudentInputs):
             self._pixels[start : start + len(flat)] = flat.to(self.device)
 
 
-def inputs_for(device: torch.device) -> Callable[..., StudentInputs]:
-    """What makes the student's inputs fastest for a device, called as `StudentInputs` is."""
+@overload
+def inputs_for(device: torch.device) -> Callable[..., StudentInputs]: ...
+
+
+@overload
+def inputs_for(
+    device: torch.device, dimensions: int
+) -> Callable[..., StudentInputs | VolumeInputs]: ...
+
+
+def inputs_for(
+    device: torch.device, dimensions: int = 2
+) -> Callable[..., StudentInputs | VolumeInputs]:
+    """What makes the student's inputs fastest for a device, called as `StudentInputs` is; for
+    volumes as `VolumeInputs`, which takes the same arguments.
+    """
+    if dimensions == 3:
+        return partial(VolumeInputs, device=device)
     if device.type == "cuda":
         return partial(DeviceInputs, device=device)
     return StudentInputs

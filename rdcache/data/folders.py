@@ -1,4 +1,6 @@
-"""`folder:PATH`: any tree with one folder a class, with or without split folders above them."""
+"""`folder:PATH`: any tree with one folder a class, with or without split folders above them; or a
+folder of images beside a folder of their masks.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from rdcache.data.listing import Entry, Listing, entries_of_folders, image_files
+from rdcache.data.masks import declared_classes, masks_of
+from rdcache.data.pairs import paired
 from rdcache.errors import DatasetError
 
 SPLIT_FOLDERS = {
@@ -17,18 +21,28 @@ SPLIT_FOLDERS = {
 HIDDEN = (".", "__")
 BESIDE = "beside the class folders, in none of them"
 BELOW = "in a subfolder that is no class"
-LAYOUT = "CLASS/*.png, or train/CLASS/*.png, test/CLASS/*.png (and val/CLASS/*.png)"
+IMAGES, MASKS = "images", "masks"
+LAYOUT = (
+    "CLASS/*.png, or train/CLASS/*.png, test/CLASS/*.png (and val/CLASS/*.png); with masks: "
+    "images/*.png, masks/*.png, or train/images/*.png, train/masks/*.png, … (and classes.txt)"
+)
 
 
 def list_folders(folder: Path) -> Listing:
     """Classes are the names of the folders that hold images, sorted.
 
-    Images elsewhere below the folder have no class; they are listed as missing.
+    Images elsewhere below the folder have no class; they are listed as missing. Where a folder
+    `masks` lies beside a folder `images`, these are to be segmented.
 
     Raises:
-        DatasetError: two folders are there for one split.
+        DatasetError: two folders are there for one split, or class names that are none.
     """
-    by_split = _split_folders(folder)
+    by_split = split_folders(folder)
+    pairs: list[tuple[str | None, Path]] = [
+        (split, top) for split, top in (by_split or {None: folder}).items() if has_masks(top)
+    ]
+    if pairs:
+        return _list_pairs(folder, pairs)
     tops = list(by_split.values()) or [folder]
     classes = tuple(
         sorted({sub.name for top in tops for sub in top.iterdir() if _is_class_folder(sub)})
@@ -47,7 +61,30 @@ def list_folders(folder: Path) -> Listing:
     return Listing(tuple(entries), classes, missing)
 
 
-def _split_folders(folder: Path) -> dict[str, Path]:
+def has_masks(folder: Path) -> bool:
+    """Whether images lie here beside their masks."""
+    return (folder / IMAGES).is_dir() and (folder / MASKS).is_dir()
+
+
+def _list_pairs(folder: Path, tops: list[tuple[str | None, Path]]) -> Listing:
+    """Images with masks; the classes are those of `classes.txt`."""
+    classes = declared_classes(folder)
+    entries: list[Entry] = []
+    missing: list[tuple[str, str]] = []
+    for split, top in tops:
+        found, alone = paired(folder, top / IMAGES, top / MASKS, split)
+        entries += found
+        missing += alone
+    return Listing(
+        tuple(entries),
+        classes,
+        tuple(missing),
+        task="segmentation",
+        read_mask=masks_of(len(classes)),
+    )
+
+
+def split_folders(folder: Path) -> dict[str, Path]:
     """Split → its folder; none without a training folder, as a class may be called `test`."""
     # Names as they are written on disk: where case does not count, `Train` is `train`.
     names = {path.name for path in folder.iterdir() if path.is_dir()}

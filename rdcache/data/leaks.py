@@ -15,12 +15,14 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
+Label = int | tuple[int, ...]  # a class number; of several findings, 0 or 1 for each class
+
 CLOSE_BITS = 8
 NEAR = 0.993
 SIMILAR = 0.98
 FLAT = 1.0  # grey levels of standard deviation below which a thumbnail tells nothing
 LISTED_PAIRS = 1000
-BLOCK = 512
+BLOCK, BLOCK_PAIRS = 512, 2**24  # pictures, and pairs of them, that are compared at once
 
 
 class Duplicate(NamedTuple):
@@ -37,7 +39,7 @@ class Pair:
 
     uids: tuple[str, str]
     splits: tuple[str, str]
-    labels: tuple[int, int]
+    labels: tuple[Label, Label]
     kind: Literal["exact", "near"]
 
     @property
@@ -137,7 +139,7 @@ def find_duplicates(
 def report_leaks(
     duplicates: Sequence[Duplicate],
     uids: Sequence[str],
-    labels: Sequence[int],
+    labels: Sequence[Label],
     splits: Sequence[str],
     groups: Sequence[str | None],
     pixels: Sequence[bytes],
@@ -194,8 +196,9 @@ def _alike(
     spread = standard.std(axis=1, keepdims=True)
     standard /= np.maximum(spread, FLAT)
     standard[spread[:, 0] < FLAT] = 0  # correlates with nothing
-    for begin in range(0, len(perceptual), BLOCK):
-        block = perceptual[begin : begin + BLOCK, None]
+    step = max(1, min(BLOCK, BLOCK_PAIRS // max(1, len(perceptual))))
+    for begin in range(0, len(perceptual), step):
+        block = perceptual[begin : begin + step, None]
         distance = np.bitwise_count(block ^ perceptual[None, begin:])
         for row in range(len(block)):
             # Only later pictures: each pair is seen once.

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from rdcache.data.decoding import decode_image
-from rdcache.data.samples import Label, Masked, Task
+from rdcache.data.leaks import Label
+from rdcache.data.samples import Masked, Task
 
 IMAGE_SUFFIXES = frozenset(
     {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".pgm", ".ppm"}

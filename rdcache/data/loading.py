@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from rdcache.data import folders, tables
+from rdcache.data import folders, msd, tables, volume_folders
 from rdcache.data.leaks import Duplicate, find_duplicates, report_leaks
 from rdcache.data.listing import Entry, Listing
 from rdcache.data.registry import CATALOGUE, DatasetCard, default_data_dir, expanded
@@ -24,7 +24,7 @@ from rdcache.errors import DatasetError, DatasetNotFoundError, RdcacheError, Unk
 from rdcache.progress import Progress, ignore
 from rdcache.store import SPLITS
 
-FAMILIES = ("folder", "table")
+FAMILIES = ("folder", "table", "msd")
 
 
 def load_dataset(
@@ -71,14 +71,23 @@ def load_dataset(
 
 
 def list_datasets(data_dir: Path | None = None) -> list[DatasetCard]:
-    """Describe every dataset of the catalogue and the two families, without scanning any."""
+    """Describe every dataset of the catalogue and the two families, without scanning any.
+
+    Of sets in several sizes only the smallest is listed; see `dataset_names`.
+    """
     folder = default_data_dir(data_dir)
     with _looking_into_folders():
         cards = [
             replace(card, present=not card.folders or _existing(card, folder) is not None)
             for card in CATALOGUE.values()
+            if not card.variant_of
         ]
     return [*cards, *FAMILY_CARDS]
+
+
+def dataset_names() -> list[str]:
+    """Every name of the catalogue, other sizes of a set included."""
+    return list(CATALOGUE)
 
 
 @contextmanager
@@ -101,14 +110,14 @@ def _find(name: str, data_dir: Path) -> tuple[Path, Listing, DatasetCard]:
     """Folder, listing and card of a dataset."""
     family, separator, path = name.partition(":")
     if separator and path and family in FAMILIES:
-        is_kind = Path.is_dir if family == "folder" else Path.is_file
-        here = expanded(path)
-        place = here if is_kind(here) else data_dir / path
+        is_kind = Path.is_file if family == "table" else Path.is_dir
         card = FAMILY_CARDS[FAMILIES.index(family)]
+        places = [expanded(path), *(data_dir / under / path for under in card.folders)]
+        place = next(filter(is_kind, places), places[-1])
         if not is_kind(place):
             raise DatasetNotFoundError(
-                f"the {family} of this dataset is not there.",
-                looked_for=f"{path}, and {data_dir / path}",
+                f"the {'table' if family == 'table' else 'folder'} of this dataset is not there.",
+                looked_for=", and ".join(map(str, places)),
                 expected=card.layout,
                 next=f"pass --dataset {family}:PATH with the path it has on this machine",
             )
@@ -119,10 +128,10 @@ def _find(name: str, data_dir: Path) -> tuple[Path, Listing, DatasetCard]:
             raise _not_found(card, data_dir, "is not there")
         place = found
     else:
-        known = [*CATALOGUE, "folder:PATH", "table:FILE"]
+        known = [*CATALOGUE, *(card.name for card in FAMILY_CARDS)]
         raise UnknownNameError.of("dataset", name, known)
     # Unpacking often adds a folder: busi/archive/Dataset_BUSI_with_GT/…
-    nested = sorted(path for path in place.glob("*/") if name in CATALOGUE)
+    nested = sorted(path for path in place.glob("*/") if name in CATALOGUE or family == "msd")
     for folder in (place, *nested):
         if (listing := card.list_files(folder)).entries:
             return folder, listing, card
@@ -130,13 +139,18 @@ def _find(name: str, data_dir: Path) -> tuple[Path, Listing, DatasetCard]:
 
 
 def _existing(card: DatasetCard, data_dir: Path) -> Path | None:
-    return next((data_dir / n for n in card.folders if (data_dir / n).is_dir()), None)
+    places = (data_dir / expanded(name) for name in card.folders)
+    return next((it for it in places if it.is_dir() or (it.suffix and it.is_file())), None)
 
 
 def _not_found(
     card: DatasetCard, data_dir: Path, what: str, place: Path | None = None
 ) -> DatasetNotFoundError:
-    looked = str(place) if place else " or ".join(str(data_dir / name) for name in card.folders)
+    looked = (
+        str(place)
+        if place
+        else " or ".join(str(data_dir / expanded(name)) for name in card.folders)
+    )
     return DatasetNotFoundError(
         f"the dataset {card.name} {what}.",
         looked_in=looked,
@@ -293,9 +307,9 @@ FAMILY_CARDS = (
         "hflip",
         "yours",
         "your disk",
-        (),
+        ("",),
         folders.LAYOUT,
-        folders.list_folders,
+        volume_folders.list_images_or_volumes,
         task="yours",
         few=0,
         present=True,
@@ -308,10 +322,26 @@ FAMILY_CARDS = (
         "hflip",
         "yours",
         "your disk",
-        (),
+        ("",),
         tables.LAYOUT,
-        tables.list_table,
+        volume_folders.list_table_of_either,
         task="yours",
+        few=0,
+        present=True,
+    ),
+    DatasetCard(
+        "msd:TASK",
+        "a task of the Medical Segmentation Decathlon, as in msd:Task09_Spleen",
+        (),
+        "none official: 4:1",
+        "hflip",
+        "CC BY-SA 4.0",
+        "medicaldecathlon.com",
+        ("msd", "MSD", ""),
+        msd.LAYOUT,
+        msd.list_task,
+        task="segmentation",
+        dimensions=3,
         few=0,
         present=True,
     ),

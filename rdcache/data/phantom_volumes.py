@@ -27,12 +27,10 @@ VERSION = 1
 SPACING = (2.0, 1.0, 1.0)  # mm along z, y, x
 DEPTHS, SIDES = (18, 23), (28, 33)
 FAT, NOISE = -90.0, 28.0  # Hounsfield units
-ABOUT = {
-    "split": "none official: 4:1",
-    "licence": "Apache-2.0",
-    "source": "drawn by rdcache itself",
-    "layout": "nothing to download",
-}
+SPLIT = "none official: 4:1"
+LICENCE = "Apache-2.0"
+SOURCE = "drawn by rdcache itself"
+LAYOUT = "nothing to download"
 
 
 @dataclass(frozen=True)
@@ -50,7 +48,10 @@ class Drawing:
     symmetry="hflip",
     folders=(),
     dimensions=3,
-    **ABOUT,
+    split=SPLIT,
+    licence=LICENCE,
+    source=SOURCE,
+    layout=LAYOUT,
 )
 def list_lesions(folder: Path) -> Listing:
     """Forty-five volumes of each class."""
@@ -68,7 +69,10 @@ def list_lesions(folder: Path) -> Listing:
     folders=(),
     task="segmentation",
     dimensions=3,
-    **ABOUT,
+    split=SPLIT,
+    licence=LICENCE,
+    source=SOURCE,
+    layout=LAYOUT,
 )
 def list_parts(folder: Path) -> Listing:
     """The same volumes with their masks; splits are balanced by the lesion's kind."""

@@ -93,7 +93,7 @@ def open_pixel_file(
     path = private / f"{_key(dataset_digest, reduction, sizes)}.pixels"
     try:
         private.mkdir(mode=0o700, parents=True, exist_ok=True)
-        _require_own(private)
+        require_own(private)
         with _locked(path.with_suffix(".lock")):
             try:
                 return PixelFile(path, sizes)
@@ -161,7 +161,7 @@ def _locked(path: Path) -> Iterator[None]:
         os.close(file)
 
 
-def _require_own(folder: Path) -> None:
+def require_own(folder: Path) -> None:
     """Whoever could write here could have students trained on other images."""
     status = folder.stat()
     if status.st_uid != os.getuid() or status.st_mode & 0o077:

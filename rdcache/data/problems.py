@@ -19,12 +19,9 @@ def describe_problems(dataset: ImageDataset) -> list[str]:
     leaks = dataset.leaks
     if leaks.pairs or leaks.straddling_groups:
         problems += leaks.summary()
+    where = "in any mask of" if dataset.task == "segmentation" else "images in"
     for split, counts in dataset.counts().items():
-        problems += [
-            f"no {_of_class(dataset, name)} in {split}"
-            for name, count in counts.items()
-            if not count
-        ]
+        problems += [f"no {name} {where} {split}" for name, count in counts.items() if not count]
     return problems
 
 
@@ -44,5 +41,21 @@ def describe_masks(dataset: ImageDataset) -> list[str]:
     return [*lines, f"{empty} of {len(counts)} masks are empty" if empty else "no mask is empty"]
 
 
-def _of_class(dataset: ImageDataset, name: str) -> str:
-    return f"{name} in any mask" if dataset.task == "segmentation" else f"{name} images"
+def describe_volumes(dataset: ImageDataset) -> list[str]:
+    """How large volumes are and how far apart their voxels, a line each; nothing of images."""
+    if dataset.dimensions != 3:
+        return []
+    sizes = np.array([sample.size for sample in dataset.samples])
+    spacings = np.array([sample.spacing for sample in dataset.samples], float)
+    channels = f"{dataset.channels} channel" + ("s" if dataset.channels > 1 else "")
+    return [
+        f"{_ranges(sizes)} voxels along z, y, x; {channels}",
+        f"{_ranges(spacings)} mm from voxel to voxel in the files",
+    ]
+
+
+def _ranges(rows: np.ndarray) -> str:
+    """The smallest and the largest number of each column."""
+    ends = zip(rows.min(axis=0).tolist(), rows.max(axis=0).tolist(), strict=True)
+    columns = [(f"{low:.3g}", f"{high:.3g}") for low, high in ends]
+    return " × ".join(low if low == high else f"{low}–{high}" for low, high in columns)

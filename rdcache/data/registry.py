@@ -21,12 +21,14 @@ class DatasetCard:
         classes: class names in label order; empty where the user's files decide.
         split: what is official, in words.
         source: where a user gets it.
-        folders: names under the data folder that it is looked for, in this order.
+        folders: names under the data folder that it is looked for, in this order; of a set that is
+            one file, names of files.
         layout: what the folder must hold, shown when it does not.
         list_files: the adapter: finds entries in the folder; an empty listing if it finds none.
         task: what its labels ask for; in words where the user's files decide.
         dimensions: 2, or 3 for volumes.
         few: an official validation split of fewer samples gets some of train in addition.
+        variant_of: the set of which this is another size; such variants are not listed.
         present: whether the folder is there, filled in by `list_datasets`.
     """
 
@@ -43,6 +45,7 @@ class DatasetCard:
     task: str = "multiclass"
     dimensions: int = 2
     few: int = FEW
+    variant_of: str = ""
     present: bool = False
 
 
@@ -62,6 +65,8 @@ def register(
     layout: str,
     task: Task = "multiclass",
     dimensions: int = 2,
+    few: int = FEW,
+    variant_of: str = "",
 ) -> Callable[[Callable[[Path], Listing]], Callable[[Path], Listing]]:
     """Enter an adapter in the catalogue; it is called with the dataset's folder."""
 
@@ -79,6 +84,8 @@ def register(
             list_files,
             task,
             dimensions,
+            few,
+            variant_of,
         )
         return list_files
 

@@ -15,7 +15,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 
 from rdcache.data.decoding import UnreadableImageError
-from rdcache.data.leaks import LeakReport
+from rdcache.data.leaks import Label, LeakReport
 from rdcache.data.salting import CHECK
 from rdcache.data.volumes import Spacing
 from rdcache.errors import DatasetError, UsageError
@@ -23,7 +23,6 @@ from rdcache.store import SPLITS
 
 Symmetry = Literal["none", "hflip", "d4"]
 Task = Literal["multiclass", "multilabel", "segmentation"]
-Label = int | tuple[int, ...]  # a class number; for several findings 0 or 1 for each class
 
 
 @dataclass(frozen=True)

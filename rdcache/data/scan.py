@@ -141,7 +141,7 @@ def _of_volume(stamps: Stamps, content: bytes, volume: Volume) -> Scan:
     """Volumes are compared voxel by voxel alone: their hash is far from every other one."""
     shape = f"{volume.values.shape} {volume.values.dtype}".encode()
     hasher = hashlib.blake2b(shape, digest_size=16)
-    hasher.update(np.ascontiguousarray(volume.values))
+    hasher.update(np.ascontiguousarray(volume.values).data)
     return Scan(
         stamp=stamps.image,
         content=hashlib.blake2b(content, digest_size=16).digest(),

@@ -1,19 +1,28 @@
-"""`table:FILE`: a CSV or Parquet table with the columns path, label and, if known, split, group."""
+"""`table:FILE`: a CSV or Parquet table with the columns path, label and, if known, split, group;
+with labels for images of several findings, and with mask for images that are to be segmented.
+"""
 
 from __future__ import annotations
 
 import csv
 import re
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from rdcache.data.leaks import Label
 from rdcache.data.listing import Entry, Listing
+from rdcache.data.masks import declared_classes, masks_of
 from rdcache.errors import DatasetError
 
-LAYOUT = "columns path (relative to the table), label, and optionally split and group"
+LAYOUT = (
+    "columns path (relative to the table), label (or labels: several, separated by ;, or mask: "
+    "files relative to the table), and optionally split and group"
+)
+SEPARATOR = ";"
 Row = dict[Any, Any]
 SPLIT_WORDS = {
     "train": "train",
@@ -27,13 +36,41 @@ SPLIT_WORDS = {
 
 
 def list_table(file: Path) -> Listing:
-    """Classes are the label column's values, sorted; numbers as numbers.
+    """Classes are the label column's values, sorted; numbers as numbers. A column `labels` names
+    any number of findings, a column `mask` the files of a mask.
 
     Raises:
         DatasetError: unreadable, a column is missing, or a cell makes no sense; with its line.
     """
     columns, rows = _read(file)
-    for column in ("path", "label"):
+    kind = _kind(columns, file)
+    filled = [(line, row) for line, row in rows if any(_text(cell) for cell in row.values())]
+    if kind == "labels":
+        return _findings(file, filled)
+    classes = _classes(values.get("label") for _, values in filled)
+    numbers = {name: label for label, name in enumerate(classes)}
+    entries: list[Entry] = []
+    for line, values in filled:
+        name, label = _text(values["path"]), _text(values.get("label"))
+        if not name or (kind == "label" and not label):
+            raise DatasetError("a row of the table lacks its path or label.", file=file, line=line)
+        masks = _listed(values.get("mask"))
+        if kind == "mask" and not masks:
+            raise DatasetError("a row of the table lacks its mask.", file=file, line=line)
+        entry = _entry(file, line, values, numbers.get(label, 0))
+        entries.append(replace(entry, masks=tuple(file.parent / each for each in masks)))
+    if kind == "label":
+        return Listing(tuple(entries), classes)
+    segmented = declared_classes(file.parent)
+    return Listing(
+        tuple(entries), segmented, task="segmentation", read_mask=masks_of(len(segmented))
+    )
+
+
+def _kind(columns: list[str], file: Path) -> str:
+    """The column that says what is to be learnt: `mask`, else `labels`, else `label`."""
+    kind = next((name for name in ("mask", "labels") if name in columns), "label")
+    for column in ("path", kind):
         if column not in columns:
             raise DatasetError(
                 f"the table has no column {column!r}.",
@@ -41,26 +78,36 @@ def list_table(file: Path) -> Listing:
                 has=", ".join(columns),
                 expected=LAYOUT,
             )
-    classes = _classes(values["label"] for _, values in rows)
-    numbers = {name: label for label, name in enumerate(classes)}
+    return kind
+
+
+def _findings(file: Path, rows: list[tuple[int, Row]]) -> Listing:
+    """Images of any number of findings each; a cell without any is a finding-free image."""
+    classes = _classes(name for _, values in rows for name in _listed(values["labels"]))
     entries: list[Entry] = []
     for line, values in rows:
-        if not any(_text(cell) for cell in values.values()):
-            continue
-        name = _text(values["path"])
-        label = _text(values["label"])
-        if not name or not label:
-            raise DatasetError("a row of the table lacks its path or label.", file=file, line=line)
-        entries.append(
-            Entry(
-                path=file.parent / name,
-                name=name,
-                label=numbers[label],
-                split=_split(_text(values.get("split")), file, line),
-                group=_text(values.get("group")) or None,
-            )
-        )
-    return Listing(tuple(entries), classes)
+        own = set(_listed(values["labels"]))
+        if not _text(values["path"]):
+            raise DatasetError("a row of the table lacks its path.", file=file, line=line)
+        label = tuple(int(name in own) for name in classes)
+        entries.append(_entry(file, line, values, label))
+    return Listing(tuple(entries), classes, task="multilabel")
+
+
+def _entry(file: Path, line: int, values: Row, label: Label) -> Entry:
+    name = _text(values["path"])
+    return Entry(
+        path=file.parent / name,
+        name=name,
+        label=label,
+        split=_split(_text(values.get("split")), file, line),
+        group=_text(values.get("group")) or None,
+    )
+
+
+def _listed(cell: object) -> list[str]:
+    """The parts of a cell that holds several."""
+    return [part.strip() for part in _text(cell).split(SEPARATOR) if part.strip()]
 
 
 def _read(file: Path) -> tuple[list[str], list[tuple[int, Row]]]:

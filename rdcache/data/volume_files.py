@@ -206,11 +206,11 @@ def _of_nifti(data: bytes) -> Content:
 def _of_arrays(data: bytes) -> Content:
     try:
         held = np.load(BytesIO(data), allow_pickle=False)
-        spacing = (1.0, 1.0, 1.0)
+        spacing = [1.0, 1.0, 1.0]
         if not isinstance(held, np.ndarray):
             names = held.files
             if "spacing" in names:
-                spacing = tuple(np.asarray(held["spacing"], np.float64).reshape(3).tolist())
+                spacing = np.asarray(held["spacing"], np.float64).reshape(3).tolist()
             known = [name for name in NAMES_IN_NPZ if name in names] or names[:1]
             held = held[known[0]]
     except (

@@ -26,8 +26,7 @@ def volume_masks(relabel: Relabel) -> Callable[[Masked], np.ndarray]:
     def read(sample: Masked) -> np.ndarray:
         masks = [read_class_numbers(path, sample.path, relabel) for path in sample.masks]
         if not masks:
-            grid = grid_of(sample.path)
-            return np.zeros([grid.shape[axis] for axis in grid.order()[0]], np.uint8)
+            return np.zeros(grid_of(sample.path).turned[0], np.uint8)
         return np.asarray(np.maximum.reduce(masks))
 
     return read

@@ -92,9 +92,7 @@ def labels_at_original_spacing(scores: np.ndarray, volume: Volume) -> np.ndarray
     Returns:
         uint8 (D', H', W'), along z, y, x as ever, with the voxels of `volume.grid`.
     """
-    axes = volume.grid.order()[0]
-    shape = tuple(volume.grid.shape[axis] for axis in axes)
-    spacing = tuple(volume.grid.spacing[axis] for axis in axes)
+    shape, spacing = volume.grid.turned
     places = (
         None
         if volume.original is None or spacing == volume.spacing

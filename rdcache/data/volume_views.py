@@ -47,12 +47,15 @@ def one_volume_view(
     """
     drawn = spec.kind == "random" and view > 0
     if spec.patch is not None:
-        corner = (
+        corner: tuple[int, ...] = (
             _drawn_corner(random, shape, spec.patch, spec.stride)
             if drawn
             else _central_corner(shape, spec.patch, spec.stride)
         )
-        box = (*corner, *(c + p for c, p in zip(corner, spec.patch, strict=True)))
+        box: tuple[float, ...] = (
+            *corner,
+            *(c + p for c, p in zip(corner, spec.patch, strict=True)),
+        )
     else:
         box = _drawn_box(random, spec, shape) if drawn else (0, 0, 0, *shape)
     if view == 0:
@@ -165,7 +168,7 @@ def _before_turns(size: Shape, turns: int) -> Shape:
 
 
 def _turned(cut: np.ndarray, mirrors: list[int], turns: int) -> np.ndarray:
-    mirrored = np.flip(cut, [axis + cut.ndim - 3 for axis in mirrors])
+    mirrored = np.flip(cut, tuple(axis + cut.ndim - 3 for axis in mirrors))
     return np.rot90(mirrored, turns, (-2, -1))
 
 

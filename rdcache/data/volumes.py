@@ -40,6 +40,13 @@ class Grid:
         i, j, k = np.linalg.norm(self.affine[:3, :3], axis=0).tolist()
         return i, j, k
 
+    @property
+    def turned(self) -> tuple[Shape, Spacing]:
+        """Voxels, and millimetres from voxel to voxel, along z, y, x."""
+        z, y, x = self.order()[0]
+        shape, spacing = self.shape, self.spacing
+        return (shape[z], shape[y], shape[x]), (spacing[z], spacing[y], spacing[x])
+
     def order(self) -> tuple[tuple[int, int, int], tuple[bool, bool, bool]]:
         """Which of the file's axes is the nearest to z, y and x, and whether it runs backwards."""
         left, _, right = np.linalg.svd(self.affine[:3, :3] / np.array(self.spacing))
@@ -113,7 +120,7 @@ def oriented(array: np.ndarray, grid: Grid) -> tuple[np.ndarray, np.ndarray]:
     """
     axes, backwards = grid.order()
     rest = range(3, array.ndim)
-    turned = np.flip(array.transpose(*axes, *rest), np.flatnonzero(backwards).tolist())
+    turned = np.flip(array.transpose(*axes, *rest), _flipped(backwards))
     affine = np.eye(4)
     affine[:3, 3] = grid.affine[:3, 3]
     for column, (axis, reverse) in enumerate(zip(axes[::-1], backwards[::-1], strict=True)):
@@ -127,7 +134,11 @@ def oriented(array: np.ndarray, grid: Grid) -> tuple[np.ndarray, np.ndarray]:
 def back_on_file_axes(array: np.ndarray, grid: Grid) -> np.ndarray:
     """Undo what `oriented` does with an array: (D, H, W) → (I, J, K)."""
     axes, backwards = grid.order()
-    return np.flip(array, np.flatnonzero(backwards).tolist()).transpose(np.argsort(axes))
+    return np.flip(array, _flipped(backwards)).transpose(np.argsort(axes).tolist())
+
+
+def _flipped(backwards: tuple[bool, bool, bool]) -> tuple[int, ...]:
+    return tuple(axis for axis, reverse in enumerate(backwards) if reverse)
 
 
 def make_volume(
@@ -145,8 +156,8 @@ def make_volume(
     low, high = (
         _percentiles(channels) if window is None else tuple(np.float32(each) for each in window)
     )
-    i, j, k = (grid.spacing[axis] for axis in grid.order()[0])
-    return Volume(channels, (i, j, k), affine, np.asarray(low), np.asarray(high), grid)
+    spacing = grid.turned[1]
+    return Volume(channels, spacing, affine, np.asarray(low), np.asarray(high), grid)
 
 
 def _percentiles(channels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -8,7 +8,7 @@ import yaml
 from pydantic import ValidationError
 
 import rdcache
-from rdcache.data import list_datasets
+from rdcache.data import dataset_names
 from rdcache.errors import UnknownNameError, UsageError
 from rdcache.methods import find_method, list_methods
 from rdcache.models import list_students, list_teachers
@@ -91,7 +91,7 @@ def _require_known(recipe: Recipe) -> None:
     grid = [recipe.variant(entry).method for entry in recipe.methods]
     for known, names, kind in (
         ([card.name for card in list_teachers()], recipe.single_teachers, "teacher"),
-        ([card.name for card in list_datasets()], recipe.datasets, "dataset"),
+        (dataset_names(), recipe.datasets, "dataset"),
         ([card.name for card in list_students()], recipe.students, "student"),
         (recipe.datasets, recipe.per_dataset, "dataset in this recipe"),
         (of_teachers, recipe.per_teacher, "teacher in this recipe"),
