@@ -211,7 +211,7 @@ class Trainer:
         if not self.method.has_teacher_branch or not len(samples):
             return None
         labels = np.asarray(self.source.store.labels)[samples]
-        taps = self.source.clean_taps(samples, self.method.taps)
+        taps = self.source.clean_taps(samples, self.method.branch_taps)
         with self._watched():
             return predict_by_teacher(self.method, taps, samples, labels)
 
