@@ -146,13 +146,15 @@ def _students() -> list[dict[str, object]]:
 
 
 def _methods() -> list[dict[str, object]]:
-    from rdcache.methods import list_methods
+    from rdcache.methods import TASKS, list_methods
 
     return [
         {
             "method": card.name,
             "what": card.title,
             "needs": card.needs,
+            "for": ", ".join(task for task in TASKS if task in card.method.tasks),
+            "dimensions": ", ".join(f"{it}D" for it in sorted(card.method.dimensions)),
             "source": card.paper,
             "year": card.year or "–",
         }

@@ -42,7 +42,7 @@ def save_teacher_branch(method: Method, path: Path) -> None:
         if isinstance(value, torch.Tensor)
     }
     # Not `save_file`, which makes files that only their owner may read.
-    data = save(tensors, {METADATA_KEY: json.dumps({"taps": list(method.taps)})})
+    data = save(tensors, {METADATA_KEY: json.dumps({"taps": list(method.branch_taps)})})
     write_bytes(path, data)
 
 

@@ -208,7 +208,7 @@ class Trainer:
         samples = samples[self.source.store.available(samples.tolist(), 0)]
         if not self.method.has_teacher_branch or not len(samples):
             return None
-        taps = self.source.clean_taps(samples, self.method.taps)
+        taps = self.source.clean_taps(samples, self.method.branch_taps)
         with self._watched():
             outputs = outputs_of_teacher(self.method, taps)
             predicted: Predicted = self.evaluator.of_outputs(outputs, samples)

@@ -12,6 +12,7 @@ All is computed in float32 at least, also under autocast; see `similarity.py` fo
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch.nn import functional as F
@@ -101,10 +102,10 @@ def common_grid(x: torch.Tensor, y: torch.Tensor, most: int) -> tuple[int, ...]:
 
 def touched_cells(foreground: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
     """Which cells of a coarser grid have any foreground in them: bool (B, *size)."""
-    maps = foreground.unsqueeze(1).float()
-    if maps.ndim == 5:
-        return F.adaptive_max_pool3d(maps, list(size)).squeeze(1) > 0
-    return F.adaptive_max_pool2d(maps, list(size)).squeeze(1) > 0
+    maps, sides = foreground.unsqueeze(1).float(), list(size)
+    pooled: Any = F.adaptive_max_pool3d if maps.ndim == 5 else F.adaptive_max_pool2d
+    cells: torch.Tensor = pooled(maps, sides).squeeze(1) > 0
+    return cells
 
 
 def draw_positions(
@@ -124,17 +125,20 @@ def draw_positions(
     return order[turn.argsort(stable=True)[:count]]
 
 
+def average_pooled(maps: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
+    """Average (B, C, *positions) to so many along each axis; as they are where they have them."""
+    sides: Any = tuple(size)
+    if tuple(maps.shape[2:]) == sides:
+        return maps
+    if maps.ndim == 5:
+        return F.adaptive_avg_pool3d(maps, sides)
+    return F.adaptive_avg_pool2d(maps, sides)
+
+
 def _rows(maps: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
     """Average (B, C, *positions) to a grid, a row for each cell: (B·cells, C)."""
     maps = maps.to(torch.promote_types(maps.dtype, torch.float32))
-    if tuple(maps.shape[2:]) != tuple(size):
-        if max(size) == 1:
-            maps = maps.flatten(2).mean(dim=2)
-        elif maps.ndim == 5:
-            maps = F.adaptive_avg_pool3d(maps, list(size))
-        else:
-            maps = F.adaptive_avg_pool2d(maps, list(size))
-    return maps.movedim(1, -1).flatten(0, -2)
+    return average_pooled(maps, size).movedim(1, -1).flatten(0, -2)
 
 
 def _require_maps(x: torch.Tensor, y: torch.Tensor) -> None:

@@ -6,6 +6,7 @@ below; nothing else has to change.
 
 from rdcache.methods.at import AttentionTransfer
 from rdcache.methods.base import (
+    TASKS,
     CachedBatch,
     ChannelStatistics,
     Method,
@@ -61,6 +62,7 @@ from rdcache.methods.vid import VariationalInformationDistillation
 from rdcache.methods.vkd import OrthogonalProjectionDistillation
 
 __all__ = [
+    "TASKS",
     "AttentionTransfer",
     "CachedBatch",
     "ChannelStatistics",

@@ -22,8 +22,9 @@ from rdcache.store import TapSpec
 Terms = dict[str, torch.Tensor]
 StageName = Literal["teacher", "student"]
 
-CLASSIFICATION = frozenset({"multiclass", "multilabel"})
-EVERY_TASK = CLASSIFICATION | {"segmentation"}
+TASKS = ("multiclass", "multilabel", "segmentation")
+CLASSIFICATION = frozenset(TASKS[:2])
+EVERY_TASK = frozenset(TASKS)
 IMAGES_AND_VOLUMES = frozenset({2, 3})
 
 
@@ -260,6 +261,11 @@ class Method(nn.Module):
     def has_teacher_branch(self) -> bool:
         """Whether `teacher_branch` can classify."""
         return False
+
+    @property
+    def branch_taps(self) -> tuple[str, ...]:
+        """The taps that `teacher_branch` reads, where there is one."""
+        return self.taps
 
     def teacher_state(self) -> dict[str, Any]:
         """The part of the state dict that `teacher_branch` depends on."""

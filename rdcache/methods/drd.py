@@ -153,6 +153,11 @@ class DeepReprogrammingDistillation(Method):
         """Whether RD's branch is there, which needs nothing but taps."""
         return self.rd is not None
 
+    @property
+    def branch_taps(self) -> tuple[str, ...]:
+        """RD's: the maps of shallower stages are large, and play no part in its branch."""
+        return () if self.rd is None else self.rd.taps
+
     def teacher_state(self) -> dict[str, Any]:
         """RD's part of the state dict."""
         return {name: it for name, it in self.state_dict().items() if name.startswith("rd.")}

@@ -17,7 +17,7 @@ import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -97,9 +97,8 @@ class HybridPasses(nn.Module):
     ) -> torch.Tensor:
         parts = maps.split(batch)
         if self.mode == "split":
-            parts = tuple(
-                norms[number](part) for norms, part in zip(self.own_norms, parts, strict=False)
-            )
+            own: Sequence[Any] = list(self.own_norms)
+            parts = tuple(norms[number](part) for norms, part in zip(own, parts, strict=False))
         else:
             parts = tuple(shared(part) for part in parts)
         return parts[0] if len(parts) == 1 else torch.cat(parts)

@@ -13,8 +13,9 @@ import torch
 from torch import nn
 
 from rdcache.errors import UsageError
+from rdcache.losses.map_similarity import average_pooled
 from rdcache.methods.base import MethodContext
-from rdcache.methods.layers import average_pooled, batch_norm, convolution, resized
+from rdcache.methods.layers import batch_norm, convolution, resized
 from rdcache.methods.stage_pairs import StagePair, maps_of, stage_pair
 from rdcache.methods.teacher_maps import map_shape
 from rdcache.store import TapSpec

@@ -8,6 +8,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from rdcache.losses.map_similarity import average_pooled
+
 
 def convolution(dimensions: int, inputs: int, outputs: int, kernel: int) -> nn.Module:
     """A convolution without bias that keeps the positions; the kernel is odd."""
@@ -23,15 +25,6 @@ def batch_norm(dimensions: int, channels: int) -> nn.Module:
 def positions_of(maps: torch.Tensor) -> tuple[int, ...]:
     """The axes of positions: (2, 3), or (2, 3, 4)."""
     return tuple(range(2, maps.ndim))
-
-
-def average_pooled(maps: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
-    """Average maps to so many positions along each axis; as they are where they have them."""
-    if tuple(maps.shape[2:]) == tuple(size):
-        return maps
-    if maps.ndim == 5:
-        return F.adaptive_avg_pool3d(maps, list(size))
-    return F.adaptive_avg_pool2d(maps, list(size))
 
 
 def resized(maps: torch.Tensor, size: Sequence[int]) -> torch.Tensor:

@@ -144,11 +144,13 @@ class ManyToOneMatching(MapBaseline):
         first, second = (_affine(each) for each in layers.children())
         matrix = second[0] @ first[0]
         offset = second[0] @ first[1] + second[1]
-        weight, bias = student.classifier.weight.double(), student.classifier.bias.double()
-        scale = SPREAD / self.spread.double() if self.spread > 0 else 1.0
         whole = copy.deepcopy(student)
-        whole.classifier.weight.copy_(scale * (weight + weight @ matrix))
-        whole.classifier.bias.copy_(scale * (bias + weight @ offset))
+        classifier = whole.classifier
+        assert isinstance(classifier, nn.Linear)  # of samples, which this method is for alone
+        weight, bias = classifier.weight.double(), classifier.bias.double()
+        scale = SPREAD / self.spread.double() if self.spread > 0 else 1.0
+        classifier.weight.copy_(scale * (weight + weight @ matrix))
+        classifier.bias.copy_(scale * (bias + weight @ offset))
         return whole
 
     def _normed(self, logits: torch.Tensor) -> torch.Tensor:

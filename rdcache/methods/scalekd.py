@@ -135,9 +135,8 @@ class ScaleKD(StagesBaseline):
 
     def __init__(self, config: ScaleKDConfig, context: MethodContext) -> None:
         super().__init__(config, context)
-        self.sides = [
-            tuple(min(side, config.grid) for side in pair.teacher_sides) for pair in self.pairs
-        ]
+        grids = [[min(side, config.grid) for side in pair.teacher_sides] for pair in self.pairs]
+        self.sides = [(height, width) for height, width in grids]
         self.spatial, self.frequency = (
             nn.ModuleList(
                 AttentionProjector(

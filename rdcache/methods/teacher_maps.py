@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from rdcache.errors import UsageError
+from rdcache.losses.map_similarity import average_pooled
 from rdcache.methods.base import ChannelStatistics
-from rdcache.methods.layers import average_pooled
 from rdcache.store import TapSpec
 from rdcache.store.tap_axes import as_maps, as_volumes
 from rdcache.transferability.standardising import divisors

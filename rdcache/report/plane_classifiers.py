@@ -131,7 +131,7 @@ def branches_of(
                 here.weights,
                 here.data_dir,
                 device,
-                names={tap for _, method in members for tap in method.taps},
+                names={tap for _, method in members for tap in method.branch_taps},
             )
         except RdcacheError as error:
             on_note(left_out([panel for panel, _ in members], error))
@@ -174,7 +174,7 @@ def _still_there(places: Sequence[str]) -> list[Store]:
 def _branches(
     live: Sequence[LiveTaps], members: Sequence[tuple[Panel, Method]], device: torch.device
 ) -> Classifiers:
-    names = list(dict.fromkeys(tap for _, method in members for tap in method.taps))
+    names = list(dict.fromkeys(tap for _, method in members for tap in method.branch_taps))
 
     @torch.no_grad()
     def classify(images: Sequence[torch.Tensor]) -> torch.Tensor:

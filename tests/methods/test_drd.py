@@ -290,6 +290,8 @@ def test_nothing_of_the_student_becomes_the_methods_but_the_shared_classifier() 
     names = {name.split(".")[0] for name in method.state_dict()}
     assert names == {"rd", "projectors", "hybrids"}
     assert {name.split(".")[0] for name in method.teacher_state()} == {"rd"}
+    assert method.branch_taps == ("s3",)
+    assert method.taps == ("s3", "s1", "s2")
     student: Any = case.student
     assert method.deployed(student) is student
 
