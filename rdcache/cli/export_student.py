@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -31,7 +32,7 @@ def command(run: Path, file: Path, overwrite: bool, as_json: bool) -> None:
         export_onnx(student, file, sides)
     else:
         save_student(student, file)
-    facts = {
+    facts: dict[str, Any] = {
         "file": str(file),
         "student": student.name,
         "classes": list(loaded.result["dataset"]["classes"]),

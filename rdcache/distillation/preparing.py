@@ -161,6 +161,13 @@ def _require_trainable(store: Store, config: DistillConfig, training: TrainingSa
     training.batches(config.batch_size, 0)  # refuses a batch that is too large
     if config.batch_size < LEAST_BATCH:
         raise UsageError("batch norm needs batches of at least 2.", given=config.batch_size)
+    task = task_of(store.manifest["dataset"])
+    if task == ("segmentation", 3) and not store.manifest["views"].get("patch"):
+        raise UsageError(
+            "volumes are segmented patch by patch, and the views of this store are whole volumes.",
+            store=store.where,
+            next="rdcache extract … --patch 96,96,96, or another size in voxels along z,y,x",
+        )
     if not (store.splits == "test").any():
         raise UsageError(
             "there are no test images to evaluate on.",

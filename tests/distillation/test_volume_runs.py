@@ -110,6 +110,15 @@ def test_a_student_of_images_is_refused_for_volumes(organ: Tiny, quick: Options)
         distill(organ.store, method="none", **quick(student="unet-resnet18"))
 
 
+def test_whole_volumes_are_no_patches_to_segment_by(
+    organ: Tiny, quick: Options, tmp_path: Path
+) -> None:
+    store = write_store(tmp_path / "store", organ.dataset, taps=TAPS)
+    with pytest.raises(UsageError, match="patch by patch") as refused:
+        distill(store, method="none", **quick())
+    assert "--patch" in str(refused.value)
+
+
 class Pointwise(nn.Module):
     """Logits of each voxel from that voxel alone, so that no window can matter."""
 
