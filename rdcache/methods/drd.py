@@ -67,6 +67,7 @@ class DeepReprogrammingDistillation(Method):
 
     Attributes:
         rd: the deepest stage of a classifier; None where there are masks.
+        deepest_maps: folds RD's tap where CKA is of its positions.
         projectors: of the injected stages, shallow to deep.
         hybrids: the student's passes from them; None where nothing is injected.
     """
@@ -90,15 +91,15 @@ class DeepReprogrammingDistillation(Method):
                 "CKA compares the samples of a batch (options cka_mode=positions, cka_min_batch)",
             )
         self.grid = config.cka_grid or GRIDS[context.dimensions]
-        self.rd = None if self.has_masks else self._deepest_branch(context)
-        self.deepest_maps = self._deepest_maps(context)
-        count = config.stages
-        pairs = injected_pairs(
-            config.pairs,
-            count - 1 if self.rd is not None and count is not None else count,
-            None if self.rd is None else self.rd.tap,
-            context,
-        )
+        self.rd: ReprogrammingDistillation | None = None
+        self.deepest_maps: nn.Module | None = None
+        if self.has_masks:
+            _refuse_options_of_a_branch(config)
+            pairs = injected_pairs(config.pairs, config.stages, None, context)
+        else:
+            self.rd = self._deepest_branch(context)
+            count = None if config.stages is None else config.stages - 1
+            pairs = injected_pairs(config.pairs, count, self.rd.tap, context)
         self.projectors = nn.ModuleList(
             Projector(pair, config.projector_width, config.feature_norm, context) for pair in pairs
         )
@@ -121,27 +122,23 @@ class DeepReprogrammingDistillation(Method):
         self.taps = tuple(dict.fromkeys([*(() if self.rd is None else self.rd.taps), *taps]))
 
     def _deepest_branch(self, context: MethodContext) -> ReprogrammingDistillation:
-        """RD; its CKA of a batch is left out where positions or patches are compared."""
+        """RD. Where CKA is of positions or patches, its own of a batch is left out, and what folds
+        its tap is kept for ours.
+        """
         config = self.config
-        if self.cka_mode != "pooled":
-            config = config.model_copy(update={"cka_weight": 0.0})
-        return ReprogrammingDistillation(config, context)
-
-    def _deepest_maps(self, context: MethodContext) -> nn.Module | None:
-        """What folds RD's tap where CKA is of its positions."""
-        if self.rd is None:
-            _refuse_options_of_a_branch(self.config)
-        if self.rd is None or self.cka_mode == "pooled" or self.config.cka_weight == 0:
-            return None
-        if self.config.cka_target != "teacher":
+        if self.cka_mode == "pooled" or config.cka_weight == 0:
+            return ReprogrammingDistillation(config, context)
+        if config.cka_target != "teacher":
             raise UsageError(
                 "the branch in front of the classifier has no positions of its own.",
                 cka_mode=self.cka_mode,
                 next="--set cka_target=teacher, or --set cka_mode=pooled",
             )
+        rd = ReprogrammingDistillation(config.model_copy(update={"cka_weight": 0.0}), context)
         self.deepest_stage = list(context.student_stages)[-1]
-        pair = stage_pair(self.rd.tap, self.deepest_stage, context)
-        return maps_of(pair, self.config.feature_norm, context)
+        pair = stage_pair(rd.tap, self.deepest_stage, context)
+        self.deepest_maps = maps_of(pair, config.feature_norm, context)
+        return rd
 
     @property
     def teacher_epochs(self) -> int:
