@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -139,18 +139,21 @@ def _find(name: str, data_dir: Path) -> tuple[Path, Listing, DatasetCard]:
 
 
 def _existing(card: DatasetCard, data_dir: Path) -> Path | None:
-    places = (data_dir / expanded(name) for name in card.folders)
+    places = _places(card, data_dir)
     return next((it for it in places if it.is_dir() or (it.suffix and it.is_file())), None)
+
+
+def _places(card: DatasetCard, data_dir: Path) -> Iterator[Path]:
+    """Where a dataset of the catalogue is looked for, in this order."""
+    for name in card.folders:
+        with suppress(RuntimeError):  # `~`, where nobody has a home
+            yield data_dir / Path(name).expanduser()
 
 
 def _not_found(
     card: DatasetCard, data_dir: Path, what: str, place: Path | None = None
 ) -> DatasetNotFoundError:
-    looked = (
-        str(place)
-        if place
-        else " or ".join(str(data_dir / expanded(name)) for name in card.folders)
-    )
+    looked = str(place) if place else " or ".join(map(str, _places(card, data_dir)))
     return DatasetNotFoundError(
         f"the dataset {card.name} {what}.",
         looked_in=looked,

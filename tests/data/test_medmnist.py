@@ -110,6 +110,21 @@ def test_files_are_found_where_medmnist_puts_them(
     assert card.present
 
 
+def test_without_a_home_only_the_data_folder_is_looked_into(
+    write: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def nobody(path: Path) -> Path:
+        if path.parts[:1] == ("~",):
+            raise RuntimeError("Could not determine home directory.")
+        return path
+
+    monkeypatch.setattr(Path, "expanduser", nobody)
+    write("retinamnist", 5)
+    present = {card.name for card in list_datasets() if card.present}
+    assert "retinamnist" in present
+    assert "bloodmnist" not in present
+
+
 def test_other_sizes_are_names_but_not_listed(tmp_path: Path) -> None:
     listed = {card.name for card in list_datasets()}
     assert {it.name for it in SETS} <= listed
