@@ -221,6 +221,7 @@ def _print_extraction(plan: ExtractionPlan, extraction: Extraction) -> None:
         "size": in_bytes(store.nbytes),
         "time": f"{extraction.seconds:.1f} s",
         "leaks": "\n".join(plan.dataset.leaks.summary()),
+        "licence": f"{plan.teacher.weights.licence} (the teacher's weights)",
         **box_facts(plan),
     }
     if plan.why_precision:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 BATCHES_AHEAD = 3
 DECODING_THREADS = min(16, max(4, usable_cores()))
+VOLUME_THREADS = min(4, usable_cores())  # each holds a whole volume, of half a gigabyte perhaps
 
 Key = TypeVar("Key")
 CutImages = list[Future[np.ndarray]]
@@ -105,7 +106,8 @@ class TeacherForward:
     ) -> Generator[tuple[Key, CutImages], None, None]:
         """Batches of images that are being decoded, some ahead of what is asked for."""
         ahead: deque[tuple[Key, CutImages]] = deque()
-        pool = ThreadPoolExecutor(DECODING_THREADS, thread_name_prefix="decode")
+        threads = DECODING_THREADS if self.dataset.dimensions == 2 else VOLUME_THREADS
+        pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
         try:
             for key, view, samples in requests:
                 if not len(samples) and not ahead:

@@ -17,12 +17,12 @@ from pydantic import BaseModel, ConfigDict, Field
 
 import rdcache
 from rdcache.data import (
-    VIEW_COLUMNS,
     DatasetSpec,
     ImageDataset,
     ViewSpec,
     load_dataset,
     salt_of_environment,
+    view_columns,
     view_parameters,
 )
 from rdcache.errors import DatasetError, FeatureFileError, StoreFormatError, UsageError
@@ -303,6 +303,6 @@ def _content(source: FeatureSource, dataset: ImageDataset, config: ImportConfig)
             dataset.group_codes,
         ),
         view_parameters(views, dataset.uids, sizes),
-        VIEW_COLUMNS,
+        view_columns(dataset.dimensions),
         facts,
     )

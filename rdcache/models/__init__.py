@@ -9,6 +9,7 @@ from rdcache.models.devices import choose_device
 from rdcache.models.preprocessing import Preprocessing
 from rdcache.models.slices import for_volumes
 from rdcache.models.student import Student, StudentCard, StudentOutput
+from rdcache.models.student_export import export_onnx
 from rdcache.models.student_files import load_student, save_student
 from rdcache.models.students import create_student, list_students, require_fit
 from rdcache.models.teacher import Teacher, WeightsInfo
@@ -26,6 +27,7 @@ __all__ = [
     "choose_device",
     "corpus_overlap",
     "create_student",
+    "export_onnx",
     "for_volumes",
     "list_students",
     "list_teachers",

@@ -6,21 +6,20 @@ MONAI takes long to import and is imported when a network is built.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from importlib import import_module
 from typing import Any
 
 import torch
 from torch import nn
 
-from rdcache.errors import UsageError
 from rdcache.models.volume_networks import LevelTaps
+from rdcache.models.volume_students import monai_networks
 
 
 class SegResEncoderTaps(LevelTaps):
     """MONAI's SegResEncoder: residual blocks, then a convolution with stride 2, five times."""
 
     def __init__(self, filters: int = 32, blocks: tuple[int, ...] = (1, 2, 2, 4, 4)) -> None:
-        nets = require_monai("monai.networks.nets.segresnet_ds")
+        nets = monai_networks("segresnet_ds")
         model = nets.SegResEncoder(spatial_dims=3, init_filters=filters, blocks_down=blocks)
         super().__init__(model, [2**level for level in range(len(blocks))])
 
@@ -40,7 +39,7 @@ class SegResNetTaps(LevelTaps):
     def __init__(
         self, filters: int = 16, channels: int = 1, blocks: tuple[int, ...] = (1, 2, 2, 4)
     ) -> None:
-        nets = require_monai("monai.networks.nets")
+        nets = monai_networks("segresnet")
         whole = nets.SegResNet(
             init_filters=filters, in_channels=channels, blocks_down=blocks, dropout_prob=0.0
         )
@@ -64,7 +63,7 @@ class SwinTaps(LevelTaps):
     """
 
     def __init__(self, width: int = 48, channels: int = 1, *, duplicates: bool = False) -> None:
-        nets = require_monai("monai.networks.nets.swin_unetr")
+        nets = monai_networks("swin_unetr")
         model = nets.SwinTransformer(
             in_chans=channels,
             embed_dim=width,
@@ -78,7 +77,7 @@ class SwinTaps(LevelTaps):
 
     @property
     def _nets(self) -> Any:
-        return require_monai("monai.networks.nets.swin_unetr")
+        return monai_networks("swin_unetr")
 
     def levels(self, volumes: torch.Tensor) -> Iterator[torch.Tensor]:
         """See `LevelTaps.levels`; each level is normalised without parameters, as it is used.
@@ -107,20 +106,6 @@ class SwinTaps(LevelTaps):
 def _normalised(x: torch.Tensor) -> torch.Tensor:
     """(B, D, H, W, C), the channels of each position normalised, as (B, C, D, H, W)."""
     return nn.functional.layer_norm(x, x.shape[-1:]).movedim(-1, 1)
-
-
-def require_monai(module: str) -> Any:
-    """A module of MONAI.
-
-    Raises:
-        UsageError: MONAI is not installed.
-    """
-    try:
-        return import_module(module)
-    except ModuleNotFoundError as error:
-        raise UsageError(
-            "this teacher needs the package monai.", next="pip install 'rdcache[volumes]'"
-        ) from error
 
 
 def _merging_with_duplicates(nets: Any) -> Any:

@@ -157,6 +157,23 @@ def test_memory_is_bounded_however_many_slices_there_are() -> None:
     assert SliceWise(network, Preprocessing(size=1024), 1).at_once == 1
 
 
+def test_a_compiled_network_sees_chunks_of_one_size_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = TwoStages()
+    sizes = []
+
+    def compiled(images: torch.Tensor, names: object) -> dict[str, torch.Tensor]:
+        sizes.append(len(images))
+        return network(images)
+
+    monkeypatch.setattr(network, "compiled", lambda: compiled)
+    wise = SliceWise(network, Preprocessing(size=SIZE), 1)
+    wise.at_once = 4
+    volumes = boxes(2, 1, 7, SIZE, SIZE)
+    found = wise.compiled()(volumes, None)
+    assert sizes == [4, 4, 4, 4]
+    torch.testing.assert_close(found["s4"], wise(volumes)["s4"])
+
+
 def test_darkest_and_brightest_of_each_slice_become_0_and_1() -> None:
     flat = Preprocessing(SIZE, (0.0,) * 3, (1.0,) * 3, scaling="minmax")
     images = boxes(2, 3, SIZE, SIZE) * 0.2 + 0.3

@@ -10,8 +10,7 @@ import pytest
 import torch
 
 from rdcache.errors import UsageError
-from rdcache.models import create_student
-from rdcache.models.student_export import export_onnx
+from rdcache.models import create_student, export_onnx
 
 
 @pytest.mark.parametrize("name", ["vit-tiny", "unet-shufflenet-x0.5", "unet3d"])

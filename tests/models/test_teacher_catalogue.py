@@ -21,11 +21,34 @@ NAMES = (
     "efficientnet-lite1",
     "efficientnet-lite2",
 )
+NEWER = (
+    "medsam",
+    "sam-med2d",
+    "biomedclip",
+    "rad-dino",
+    "uni2",
+    "virchow2",
+    "retfound",
+    "dinov3",
+    "ct-fm",
+    "suprem-unet",
+    "suprem-swinunetr",
+    "suprem-segresnet",
+    "merlin",
+    "sam-med3d",
+)
 CARDS = {card.name: card for card in list_teachers(Path("data"))}
 
 
 def test_the_catalogue_holds_the_papers_teachers_and_the_offline_ones() -> None:
-    assert tuple(CARDS) == NAMES
+    assert tuple(CARDS) == (*NAMES, *NEWER)  # what the newer ones give: test_published_teachers.py
+
+
+def test_a_card_tells_images_from_volumes() -> None:
+    assert (CARDS["lvm-med"].dimensions, CARDS["lvm-med"].input_shape) == (2, (3, 224, 224))
+    assert (CARDS["ct-fm"].dimensions, CARDS["ct-fm"].input_shape) == (3, (1, 32, 128, 128))
+    assert CARDS["sam-med3d"].default_tap == "neck"
+    assert CARDS["merlin"].default_tap == "s4"
 
 
 @pytest.mark.parametrize("name", NAMES)
