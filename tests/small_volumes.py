@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from rdcache.data import DatasetSpec, ImageDataset, Sample, Volume
+from rdcache.data import DatasetSpec, ImageDataset, Sample, Volume, VolumeDataset
 from rdcache.data.leaks import LeakReport
 
 COUNT = 12
@@ -69,7 +69,7 @@ def drawn_dataset(
         )
         for number, (path, volume) in enumerate(volumes.items())
     )
-    return ImageDataset(
+    return VolumeDataset(
         spec=spec or DatasetSpec("balls"),
         title="balls",
         classes=("background", "ball") if task == "segmentation" else ("dim", "bright"),

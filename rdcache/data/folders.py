@@ -38,10 +38,8 @@ def list_folders(folder: Path) -> Listing:
         DatasetError: two folders are there for one split, or class names that are none.
     """
     by_split = split_folders(folder)
-    pairs: list[tuple[str | None, Path]] = [
-        (split, top) for split, top in (by_split or {None: folder}).items() if has_masks(top)
-    ]
-    if pairs:
+    places: list[tuple[str | None, Path]] = list(by_split.items()) or [(None, folder)]
+    if pairs := [(split, top) for split, top in places if has_masks(top)]:
         return _list_pairs(folder, pairs)
     tops = list(by_split.values()) or [folder]
     classes = tuple(

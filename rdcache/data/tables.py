@@ -68,8 +68,8 @@ def list_table(file: Path) -> Listing:
 
 
 def _kind(columns: list[str], file: Path) -> str:
-    """The column that says what is to be learnt: `mask`, else `labels`, else `label`."""
-    kind = next((name for name in ("mask", "labels") if name in columns), "label")
+    """The column that says what is to be learnt: `mask`, else `label`, else `labels`."""
+    kind = next((name for name in ("mask", "label", "labels") if name in columns), "label")
     for column in ("path", kind):
         if column not in columns:
             raise DatasetError(

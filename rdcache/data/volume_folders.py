@@ -27,6 +27,7 @@ from rdcache.data.volume_masks import class_numbers, volume_masks
 from rdcache.errors import DatasetError
 
 WHITE = 255  # what masks of two classes have for 1
+AT_THE_END = tuple(("", ending) for ending in ENDINGS)
 
 
 def list_images_or_volumes(folder: Path) -> Listing:
@@ -95,7 +96,7 @@ def pairs_of_volumes(
     images: Path,
     masks: Path,
     split: str | None = None,
-    mask_stems: Sequence[tuple[str, str]] = tuple(("", ending) for ending in ENDINGS),
+    mask_stems: Sequence[tuple[str, str]] = AT_THE_END,
 ) -> tuple[list[Entry], list[tuple[str, str]]]:
     """Every volume with the mask of its name, and what has none.
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 import torch
 
-from rdcache.data import ImageDataset, cut_view, cut_volume
+from rdcache.data import ImageDataset, WorkingVolumes, as_volumes, cut_view, cut_volume
 from rdcache.errors import DeviceMemoryError
 from rdcache.extraction.reduction import pooled
 from rdcache.models import Teacher
@@ -58,6 +58,8 @@ class TeacherForward:
     ) -> None:
         self.teacher = teacher
         self.dataset = dataset
+        # Unpacking a volume takes longer than looking at a patch of it, and each has many views.
+        self._volumes = WorkingVolumes(as_volumes(dataset)) if dataset.dimensions == 3 else None
         self.view_parameters = view_parameters
         self.taps = tuple(taps)
         self.batch_size = batch_size
@@ -138,7 +140,8 @@ class TeacherForward:
         )
 
     def _cut_volume(self, sample: int, parameters: np.ndarray) -> np.ndarray:
-        volume, preprocessing = self.dataset.decode(sample), self.teacher.of_volumes
+        assert self._volumes is not None
+        volume, preprocessing = self._volumes[sample], self.teacher.of_volumes
         box = cut_volume(volume.values, parameters, preprocessing.patch, volume.low)
         return preprocessing.scaled(box, volume.low, volume.high)
 

@@ -60,6 +60,13 @@ def test_the_digest_tells_findings_apart(table: Path) -> None:
     assert set(after.uids) == set(before.uids)
 
 
+def test_a_table_with_one_label_each_stays_one_of_classes(table: Path) -> None:
+    rows = [f"{number}.png,{'xy'[number % 2]},a;b" for number in range(12)]
+    table.write_text("\n".join(["path,label,labels", *rows]))
+    dataset = load(table)
+    assert (dataset.task, dataset.classes) == ("multiclass", ("x", "y"))
+
+
 def test_no_finding_at_all_is_nothing_to_learn(table: Path) -> None:
     table.write_text("path,labels\n0.png,\n1.png,\n")
     with pytest.raises(DatasetError, match="nothing to find"):
