@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from rdcache.data import DatasetSpec, ImageDataset, Sample, Volume, VolumeDataset
+from rdcache.data import DatasetSpec, Sample, Volume, VolumeDataset
 from rdcache.data.leaks import LeakReport
 
 COUNT = 12
@@ -52,7 +52,7 @@ def drawn_volume(number: int, channels: int = 1) -> Volume:
 
 def drawn_dataset(
     task: str = "multiclass", channels: int = 1, spec: DatasetSpec | None = None
-) -> ImageDataset:
+) -> VolumeDataset:
     """Twelve volumes: eight to train on, two to validate, two to test."""
     volumes = {Path(f"{number}"): drawn_volume(number, channels) for number in range(COUNT)}
     splits = ["train"] * 8 + ["val"] * 2 + ["test"] * 2
@@ -90,7 +90,7 @@ def use_drawn_volumes(
 ) -> None:
     """Have every extraction find the drawn dataset, under whatever name."""
 
-    def load(spec: DatasetSpec, *args: object, **options: object) -> ImageDataset:
+    def load(spec: DatasetSpec, *args: object, **options: object) -> VolumeDataset:
         return drawn_dataset(task, channels, replace(spec, name="balls"))
 
     monkeypatch.setattr("rdcache.extraction.plan.load_dataset", load)

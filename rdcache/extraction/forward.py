@@ -17,7 +17,14 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 import torch
 
-from rdcache.data import ImageDataset, WorkingVolumes, as_volumes, cut_view, cut_volume
+from rdcache.data import (
+    ImageDataset,
+    Volume,
+    VolumeDataset,
+    WorkingVolumes,
+    cut_view,
+    cut_volume,
+)
 from rdcache.errors import DeviceMemoryError
 from rdcache.extraction.reduction import pooled
 from rdcache.models import Teacher
@@ -58,13 +65,13 @@ class TeacherForward:
     ) -> None:
         self.teacher = teacher
         self.dataset = dataset
-        # Unpacking a volume takes longer than looking at a patch of it, and each has many views.
-        self._volumes = WorkingVolumes(as_volumes(dataset)) if dataset.dimensions == 3 else None
         self.view_parameters = view_parameters
         self.taps = tuple(taps)
         self.batch_size = batch_size
         self.precision = precision
         self.pools = dict(pools or {})
+        # What memory holds of them is decoded once, not for every view.
+        self._volumes = WorkingVolumes(dataset) if isinstance(dataset, VolumeDataset) else None
 
     def batches(self, view: int, samples: Sequence[int]) -> Iterator[dict[str, torch.Tensor]]:
         """Float32 tensors of samples of one view, on the CPU, in the order asked for."""
@@ -129,8 +136,8 @@ class TeacherForward:
         (C, *patch) in 0…1.
         """
         parameters = self.view_parameters[view, sample]
-        if self.teacher.dimensions == 3:
-            return self._cut_volume(sample, parameters)
+        if self._volumes is not None:
+            return self._cut_volume(self._volumes[sample], parameters)
         preprocessing = self.teacher.of_images
         return cut_view(
             self.dataset.decode(sample),
@@ -139,9 +146,8 @@ class TeacherForward:
             preprocessing.interpolation,
         )
 
-    def _cut_volume(self, sample: int, parameters: np.ndarray) -> np.ndarray:
-        assert self._volumes is not None
-        volume, preprocessing = self._volumes[sample], self.teacher.of_volumes
+    def _cut_volume(self, volume: Volume, parameters: np.ndarray) -> np.ndarray:
+        preprocessing = self.teacher.of_volumes
         box = cut_volume(volume.values, parameters, preprocessing.patch, volume.low)
         return preprocessing.scaled(box, volume.low, volume.high)
 
