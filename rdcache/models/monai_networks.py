@@ -109,14 +109,15 @@ def _normalised(x: torch.Tensor) -> torch.Tensor:
 
 
 def _merging_with_duplicates(nets: Any) -> Any:
-    class Merging(nets.PatchMergingV2):  # type: ignore[misc]
+    class Merging(nets.PatchMergingV2):
         """Patch merging of eight neighbours, of which (0, 1, 0) and (0, 0, 1) count twice."""
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             """(B, D, H, W, C) → (B, D/2, H/2, W/2, 2C)."""
-            corners = ((0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1))
-            corners += ((1, 0, 1), (0, 1, 0), (0, 0, 1), (1, 1, 1))
-            parts = [x[:, d::2, h::2, w::2] for d, h, w in corners]
-            return self.reduction(self.norm(torch.cat(parts, -1)))  # type: ignore[no-any-return]
+            first = ((0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1))
+            second = ((1, 0, 1), (0, 1, 0), (0, 0, 1), (1, 1, 1))
+            parts = [x[:, d::2, h::2, w::2] for d, h, w in (*first, *second)]
+            merged: torch.Tensor = self.reduction(self.norm(torch.cat(parts, -1)))
+            return merged
 
     return Merging

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator
+from typing import Any
 
 import timm
 import torch
@@ -87,7 +88,7 @@ def build_medsam() -> TapNetwork:
 
 def build_sam_med2d() -> TapNetwork:
     """The same for 256 px, with an adapter in every block."""
-    model = timm.create_model("samvit_base_patch16", num_classes=0, img_size=256)
+    model: Any = timm.create_model("samvit_base_patch16", num_classes=0, img_size=256)
     for block in model.blocks:
         block.mlp = MlpWithAdapter(block.mlp, model.embed_dim)
     return SamTaps(model)

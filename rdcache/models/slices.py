@@ -192,7 +192,7 @@ def _slice_wise(
     image = teacher.of_images
     sides = _sides(patch) if patch is not None else (WHOLE_DEPTH, image.size, image.size)
     count = len(slice_numbers(sides[0], every))
-    shapes = {}
+    shapes: dict[str, tuple[int, ...]] = {}
     for name, tap in teacher.taps.items():
         if len(tap.shape) == 3:
             shapes[name] = (tap.shape[0], count, *tap.shape[1:])

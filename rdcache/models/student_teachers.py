@@ -113,10 +113,11 @@ def _trained_on(result: dict[str, Any], digest: str) -> Adaptation | None:
 def _result(path: Path) -> dict[str, Any]:
     try:
         result: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        needed = (result["student"], result["method"], result["teacher"]["name"])
-        needed += (result["dataset"]["name"], result["dataset"]["digest"])
+        dataset = result["dataset"]
+        names = (result["student"], result["method"], result["teacher"]["name"])
+        needed = (*names, dataset["name"], dataset["digest"])
         assert all(isinstance(each, str) for each in needed)
-        assert isinstance(result["dataset"]["classes"], list)
+        assert isinstance(dataset["classes"], list)
     except (OSError, ValueError, KeyError, TypeError, AssertionError) as error:
         raise WeightsMismatchError(
             "the result of this run cannot be read.",
