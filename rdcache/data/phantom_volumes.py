@@ -23,10 +23,10 @@ from rdcache.data.volumes import Grid, Volume, make_volume
 CLASSES = ("benign", "malignant")
 PARTS = ("background", "organ", "lesion")
 PER_CLASS = 45
-VERSION = 1
+VERSION = 2
 SPACING = (2.0, 1.0, 1.0)  # mm along z, y, x
 DEPTHS, SIDES = (18, 23), (28, 33)
-FAT, NOISE = -90.0, 28.0  # Hounsfield units
+FAT, NOISE = -90.0, 22.0  # Hounsfield units
 SPLIT = "none official: 4:1"
 LICENCE = "Apache-2.0"
 SOURCE = "drawn by rdcache itself"
@@ -133,8 +133,8 @@ def draw(name: str) -> Drawing:
     organ_centre = middle + random.uniform(-2, 2, 3)
     organ = _blob(random, places, organ_centre, random.uniform(0.62, 0.8) * middle, 0.10)
     malignant = kind == "malignant"
-    radius = random.uniform(3.5, 6.5)
-    roughness = random.uniform(0.10, 0.32) if malignant else random.uniform(0.0, 0.16)
+    radius = random.uniform(4.0, 7.0)
+    roughness = random.uniform(0.14, 0.36) if malignant else random.uniform(0.0, 0.18)
     flatness = random.uniform(0.75, 1.25, 3) if malignant else random.uniform(0.88, 1.12, 3)
     lesion_centre = organ_centre + random.uniform(-0.4, 0.4, 3) * middle
     lesion = _blob(random, places, lesion_centre, radius * flatness, roughness, smoothness=1.2)
@@ -148,7 +148,7 @@ def draw(name: str) -> Drawing:
     values[lesion] += random.uniform(-75, -35)
     if malignant:
         core = _blob(random, places, lesion_centre, 0.5 * radius * flatness, 0.1) & lesion
-        values[core] += random.uniform(-35, 10)
+        values[core] += random.uniform(-75, -5)
     blurred = gaussian_filter(values, (0.4, 0.7, 0.7))
     values = blurred + NOISE * random.standard_normal(organ.shape)
     return Drawing(values.astype(np.float32), organ.astype(np.uint8) + lesion.astype(np.uint8))
