@@ -31,8 +31,8 @@ def make_slow_and_small() -> None:
     """Shards of a single sample, and a teacher that takes its time."""
     planned, forward = StoreLayout.plan, TeacherForward._forward
 
-    def small(taps: Any, extents: Any) -> StoreLayout:
-        return replace(planned(taps, extents), shard_samples=1)
+    def small(taps: Any, extents: Any, **others: Any) -> StoreLayout:
+        return replace(planned(taps, extents, **others), shard_samples=1)
 
     def slow(self: TeacherForward, images: Any) -> dict[str, torch.Tensor]:
         time.sleep(SECONDS_A_BATCH)
