@@ -41,7 +41,7 @@ def phantom(tmp_path_factory: pytest.TempPathFactory) -> Store:
 
 @pytest.fixture(scope="module")
 def runs(phantom: Store, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Run]:
-    """One epoch over a third of the images by each method, side by side."""
+    """One epoch over a sixth of the images by each method, side by side."""
     each = {name: (name, OPTIONS.get(name, {})) for name in METHODS}
     each[ONE_STAGE] = ("drd", {**OPTIONS["rd"], "stages": 1})
     configs = [
@@ -50,7 +50,7 @@ def runs(phantom: Store, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
             method=name,
             method_options=options,
             epochs=1,
-            train_fraction=0.33,
+            train_fraction=0.17,
             image_size=32,
             batch_size=32,
             lr=1e-3,

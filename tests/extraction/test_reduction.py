@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import json
-import os
-import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from forked import Forked
 from small_inputs import LargeOnBright, NanOnDark, Pooling, save_image
 from torch import nn
 
@@ -338,48 +335,29 @@ def test_similarity_is_that_of_the_formulas() -> None:
     )
 
 
-KILLED_EXTRACTION = """
-import sys
-from pathlib import Path
-from dataclasses import replace
-from rdcache.extraction import ExtractConfig, plan_extraction, run_extraction
-teacher, folder, root, options = sys.argv[1:]
-import json
-config = ExtractConfig(
-    teacher=teacher, dataset=f"folder:{folder}", views="6", root=Path(root), batch_size=2,
-    taps=("out0", "out1"), **json.loads(options),
-)
-plan = plan_extraction(config)
-plan = replace(plan, layout=replace(plan.layout, shard_samples=8))
-print("extracting", flush=True)
-run_extraction(plan)
-"""
+def extract_in_small_shards(teacher: str, folder: Path, root: Path) -> None:
+    """An extraction of six views, in many shards."""
+    plan = plan_extraction(
+        config(teacher, folder, views="6", root=root, batch_size=2, **EVERYTHING)
+    )
+    run_extraction(replace(plan, layout=replace(plan.layout, shard_samples=8)))
 
 
 def test_a_killed_extraction_of_compressed_shards_resumes_to_the_same_bytes(
     teacher: str, folder: Path, tmp_path: Path
 ) -> None:
-    def run(root: str, kill: bool) -> Path:
-        arguments = (teacher, str(folder), str(tmp_path / root), json.dumps(EVERYTHING))
-        process = subprocess.Popen(
-            [sys.executable, "-c", KILLED_EXTRACTION, *arguments],
-            stdout=subprocess.PIPE,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-        )
-        assert process.stdout is not None
-        process.stdout.readline()
-        deadline = time.monotonic() + 60
-        while kill and len(list((tmp_path / root).glob("*/*/*/receipt/c/*/*/*/*"))) < 3:
-            time.sleep(0.001)
-            assert time.monotonic() < deadline
-        if kill:
-            process.send_signal(signal.SIGKILL)
-        process.wait()
-        process.stdout.close()
-        (location,) = (path.parent for path in (tmp_path / root).glob("*/*/*/zarr.json"))
-        return location
+    def location(root: str) -> Path:
+        (found,) = (path.parent for path in (tmp_path / root).glob("*/*/*/zarr.json"))
+        return found
 
-    assert not open_store(run("killed", kill=True), allow_incomplete=True).complete
-    resumed, undisturbed = run("killed", kill=False), run("undisturbed", kill=False)
-    assert open_store(resumed).complete
-    assert files(resumed) == files(undisturbed)
+    process = Forked(extract_in_small_shards, teacher, folder, tmp_path / "killed")
+    deadline = time.monotonic() + 60
+    while len(list((tmp_path / "killed").glob("*/*/*/receipt/c/*/*/*/*"))) < 3:
+        time.sleep(0.001)
+        assert time.monotonic() < deadline, process.stderr
+    process.kill()
+    assert not open_store(location("killed"), allow_incomplete=True).complete
+    for root in ("killed", "undisturbed"):
+        extract_in_small_shards(teacher, folder, tmp_path / root)
+    assert open_store(location("killed")).complete
+    assert files(location("killed")) == files(location("undisturbed"))
