@@ -140,9 +140,9 @@ def test_windows_that_slide_over_a_volume_say_what_one_look_at_all_of_it_says(
     assert torch.allclose(logits, torch.cat([seen, 1 - seen]), atol=1e-4)
 
 
-def balls(task: str) -> VolumeDataset:
+def balls(task: str, channels: int = 1) -> VolumeDataset:
     """Drawn volumes with a class each, or with two findings."""
-    drawn = drawn_dataset()
+    drawn = drawn_dataset(channels=channels)
     samples = tuple(
         replace(
             sample,
@@ -155,11 +155,13 @@ def balls(task: str) -> VolumeDataset:
     return VolumeDataset(**{**same, "samples": samples, "task": task})
 
 
-@pytest.mark.parametrize(("task", "method"), [("multiclass", "rd"), ("multilabel", "hint")])
+@pytest.mark.parametrize(
+    ("task", "method", "channels"), [("multiclass", "rd", 1), ("multilabel", "hint", 2)]
+)
 def test_volumes_are_classified_whole(
-    tmp_path: Path, quick: Options, task: str, method: str
+    tmp_path: Path, quick: Options, task: str, method: str, channels: int
 ) -> None:
-    dataset = balls(task)
+    dataset = balls(task, channels)
     store = write_store(tmp_path / "store", dataset, taps=TAPS)
     own = {"width": 8} if method == "rd" else {}
     given = quick(student="resnet3d-18", batch_size=8, image_size=16, select="last", **own)
@@ -172,4 +174,9 @@ def test_volumes_are_classified_whole(
     assert run.task == (task, 3)
     assert run.metric == {"multiclass": "accuracy", "multilabel": "auroc"}[task]
     assert np.isfinite(run.history[-1]["loss"])
-    assert run.student(torch.zeros(1, 1, 16, 16, 16)).logits.shape == (1, len(dataset.classes))
+    (test,) = np.flatnonzero(dataset.splits == "test")[:1].tolist()
+    file = tmp_path / "volume.npy"
+    np.save(file, dataset.decode(test).values)
+    (said,) = predict_files(run, [file], device="cpu")
+    assert list(said.probabilities) == list(dataset.classes)
+    assert all(0 <= p <= 1 for p in said.probabilities.values())
