@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -307,6 +308,17 @@ def test_several_grids_share_what_they_do_not_say_themselves(
     assert one.as_grids() == [one]
 
 
+def test_a_method_that_is_not_for_a_grids_task_is_found_before_anything_runs(
+    grid: Callable[..., Recipe], places: Places, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = grid(datasets=["phantom-seg"], students=["unet-shufflenet-x0.5"])
+    plan = SimpleNamespace(dataset=SimpleNamespace(task="segmentation", dimensions=2))
+    monkeypatch.setattr("rdcache.recipes.running.plan_extraction", lambda *_: plan)
+    monkeypatch.setattr("rdcache.recipes.running._extracted", lambda *_: pytest.fail("extracted"))
+    with pytest.raises(UsageError, match="rd is not for segmentation of images"):
+        list(run_recipe(recipe, places))
+
+
 @pytest.mark.parametrize(
     ("changes", "complaint"),
     [
@@ -321,6 +333,10 @@ def test_several_grids_share_what_they_do_not_say_themselves(
         (
             "grids: [{datasets: [phantm], teachers: [efficientnet-lite0], students: [shufflenet]}]",
             "no dataset named 'phantm'",
+        ),
+        (
+            "teachers: [x]\nstudents: [y]\ngrids: [{datasets: [p, q]}, {datasets: [q]}]",
+            "two grids have x, q, y, none",
         ),
     ],
 )
