@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import fields, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,6 +23,7 @@ from rdcache.distillation import Run, distill, evaluate_run, predict_files
 from rdcache.distillation.config import config_from_options
 from rdcache.distillation.preparing import Job
 from rdcache.distillation.run_folders import train_runs
+from rdcache.distillation.segmentation_evaluator import VolumeSegmentationEvaluator
 from rdcache.distillation.shared_sources import Sources
 from rdcache.distillation.whole_images import volume_logits
 from rdcache.errors import UsageError
@@ -138,6 +140,38 @@ def test_windows_that_slide_over_a_volume_say_what_one_look_at_all_of_it_says(
     seen = (torch.from_numpy(volume.unit()) - 0.5) / 0.25
     assert logits.shape == (2, *shape)
     assert torch.allclose(logits, torch.cat([seen, 1 - seen]), atol=1e-4)
+
+
+class Patches:
+    """Two patches of each of three volumes; only the second ones show anything of the organ."""
+
+    inputs = SimpleNamespace(parameters=np.zeros((2, 3, 10)))
+
+    def images(self, samples: np.ndarray, view: int) -> list[torch.Tensor]:
+        return [torch.full((len(samples), 1, 4, 4, 4), float(view))]
+
+    def masks(self, samples: np.ndarray, view: int) -> list[torch.Tensor]:
+        masks = torch.zeros((len(samples), 4, 4, 4), dtype=torch.int64)
+        masks[:, :2] = view
+        return [masks]
+
+
+def test_patches_that_show_nothing_do_not_select_a_student_that_finds_nothing() -> None:
+    dataset = drawn_dataset("segmentation")
+    evaluator = VolumeSegmentationEvaluator(dataset, dataset.classes)
+
+    def validated(logit: float) -> dict[str, float]:
+        """Of a student that takes what is brighter for the organ."""
+        blind = nn.Module()
+        blind.forward = lambda volumes: SimpleNamespace(  # type: ignore[method-assign]
+            logits=torch.cat([volumes * 0, volumes - logit], dim=1)
+        )
+        numbers, _ = evaluator.validate(blind, np.arange(3), Patches(), nullcontext())  # type: ignore[arg-type]
+        return numbers
+
+    assert validated(2.0) == {"dice": 0, "iou": 0}
+    assert validated(0.5)["dice"] == pytest.approx(2 / 3)  # half of the second patches
+    assert validated(0.5)["iou"] == pytest.approx(1 / 2)
 
 
 def balls(task: str, channels: int = 1) -> VolumeDataset:
