@@ -169,9 +169,9 @@ def test_every_store_of_a_grid_is_planned_before_anything_is_trained(
     assert not seen
 
 
-def finished_with(folder: Path, val: float, test: float) -> Run:
+def finished_with(folder: Path, val: float | None, test: float, metric: str = "accuracy") -> Run:
     folder.mkdir(parents=True, exist_ok=True)
-    metrics = {"val": {"accuracy": val}, "test": {"accuracy": test}}
+    metrics = {"val": {metric: val}, "test": {metric: test}}
     text = json.dumps({"schema": 1, "seed": 0, "dataset": {}, **metrics})
     (folder / "result.json").write_text(text)
     return Run(folder)
@@ -189,6 +189,13 @@ def test_better_values_on_the_test_images_change_no_choice(tmp_path: Path) -> No
         return tuned_by(config, factors, outcomes, 100).factor
 
     assert factor_where((0.9, 0.5, 0.1)) == factor_where((0.1, 0.5, 0.9)) == 10.0
+
+
+def test_validation_images_too_few_for_a_metric_leave_the_reference(tmp_path: Path) -> None:
+    config = DistillConfig(method="rd")
+    outcomes = [finished_with(tmp_path / str(it), None, 0.9, "auroc") for it in range(2)]
+    tuned = tuned_by(config, (1.0, 10.0), outcomes, 3, "auroc")
+    assert (tuned.factor, tuned.metric) == (1.0, "auroc")
 
 
 def test_options_of_a_method_are_merged_one_by_one(grid: Callable[..., Recipe]) -> None:
