@@ -121,6 +121,13 @@ def test_whole_volumes_are_no_patches_to_segment_by(
     assert "--patch" in str(refused.value)
 
 
+def test_patches_with_one_deepest_position_are_refused_by_what_compares_positions(
+    organ: Tiny, quick: Options
+) -> None:
+    with pytest.raises(UsageError, match=r"at s4 a batch has 2 of them[\s\S]*--patch"):
+        distill(organ.store, method="drd", **quick())
+
+
 class Pointwise(nn.Module):
     """Logits of each voxel from that voxel alone, so that no window can matter."""
 
@@ -163,7 +170,7 @@ def test_patches_that_show_nothing_do_not_select_a_student_that_finds_nothing() 
     def validated(logit: float) -> dict[str, float]:
         """Of a student that takes what is brighter for the organ."""
         blind = nn.Module()
-        blind.forward = lambda volumes: SimpleNamespace(  # type: ignore[method-assign]
+        blind.forward = lambda volumes: SimpleNamespace(
             logits=torch.cat([volumes * 0, volumes - logit], dim=1)
         )
         numbers, _ = evaluator.validate(blind, np.arange(3), Patches(), nullcontext())  # type: ignore[arg-type]
