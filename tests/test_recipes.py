@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -168,9 +169,9 @@ def test_every_store_of_a_grid_is_planned_before_anything_is_trained(
     assert not seen
 
 
-def finished_with(folder: Path, val: float, test: float) -> Run:
+def finished_with(folder: Path, val: float | None, test: float, metric: str = "accuracy") -> Run:
     folder.mkdir(parents=True, exist_ok=True)
-    metrics = {"val": {"accuracy": val}, "test": {"accuracy": test}}
+    metrics = {"val": {metric: val}, "test": {metric: test}}
     text = json.dumps({"schema": 1, "seed": 0, "dataset": {}, **metrics})
     (folder / "result.json").write_text(text)
     return Run(folder)
@@ -188,6 +189,13 @@ def test_better_values_on_the_test_images_change_no_choice(tmp_path: Path) -> No
         return tuned_by(config, factors, outcomes, 100).factor
 
     assert factor_where((0.9, 0.5, 0.1)) == factor_where((0.1, 0.5, 0.9)) == 10.0
+
+
+def test_validation_images_too_few_for_a_metric_leave_the_reference(tmp_path: Path) -> None:
+    config = DistillConfig(method="rd")
+    outcomes = [finished_with(tmp_path / str(it), None, 0.9, "auroc") for it in range(2)]
+    tuned = tuned_by(config, (1.0, 10.0), outcomes, 3, "auroc")
+    assert (tuned.factor, tuned.metric) == (1.0, "auroc")
 
 
 def test_options_of_a_method_are_merged_one_by_one(grid: Callable[..., Recipe]) -> None:
@@ -307,6 +315,17 @@ def test_several_grids_share_what_they_do_not_say_themselves(
     assert one.as_grids() == [one]
 
 
+def test_a_method_that_is_not_for_a_grids_task_is_found_before_anything_runs(
+    grid: Callable[..., Recipe], places: Places, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = grid(datasets=["phantom-seg"], students=["unet-shufflenet-x0.5"])
+    plan = SimpleNamespace(dataset=SimpleNamespace(task="segmentation", dimensions=2))
+    monkeypatch.setattr("rdcache.recipes.running.plan_extraction", lambda *_: plan)
+    monkeypatch.setattr("rdcache.recipes.running._extracted", lambda *_: pytest.fail("extracted"))
+    with pytest.raises(UsageError, match="rd is not for segmentation of images"):
+        list(run_recipe(recipe, places))
+
+
 @pytest.mark.parametrize(
     ("changes", "complaint"),
     [
@@ -321,6 +340,10 @@ def test_several_grids_share_what_they_do_not_say_themselves(
         (
             "grids: [{datasets: [phantm], teachers: [efficientnet-lite0], students: [shufflenet]}]",
             "no dataset named 'phantm'",
+        ),
+        (
+            "teachers: [x]\nstudents: [y]\ngrids: [{datasets: [p, q]}, {datasets: [q]}]",
+            "two grids have x, q, y, none",
         ),
     ],
 )

@@ -11,6 +11,7 @@ import click
 
 from rdcache.cli.output import json_option, print_json, print_table
 from rdcache.distillation import FilePrediction, load_run, predict_files
+from rdcache.errors import UsageError
 from rdcache.files import write_text
 
 TABLE = "predictions.csv"
@@ -38,6 +39,12 @@ def command(
     Masks of images are PNG files in the image's own size, those of volumes NIfTI files on the
     volume's own grid.
     """
+    if out is not None and out.resolve() == run.resolve():
+        raise UsageError(
+            "the run keeps what it says of its test images there.",
+            given=f"--out {out}",
+            next="--out with a folder of its own",
+        )
     found = predict_files(load_run(run), files, out, device)
     if out is not None and found[0].mask is None:
         out.mkdir(parents=True, exist_ok=True)

@@ -109,20 +109,20 @@ class CleanViews:
             for start in range(0, len(samples), self._at_once)
         ]
 
-    def images(self, samples: np.ndarray) -> Iterator[torch.Tensor]:
-        """Images as the student wants them, on the device."""
+    def images(self, samples: np.ndarray, view: int = CLEAN_VIEW) -> Iterator[torch.Tensor]:
+        """Images as the student wants them, on the device; in another view where one is named."""
         parts = self.parts(samples)
 
         def make(number: int) -> torch.Tensor:
-            return laid_out(self.inputs.batch(parts[number], CLEAN_VIEW))
+            return laid_out(self.inputs.batch(parts[number], view))
 
         for images in made_ahead(make, len(parts)):
             yield images.to(self.device, non_blocking=True)
 
-    def masks(self, samples: np.ndarray) -> Iterator[torch.Tensor]:
+    def masks(self, samples: np.ndarray, view: int = CLEAN_VIEW) -> Iterator[torch.Tensor]:
         """The masks of the same, int64 (B, *spatial), on the CPU."""
         for part in self.parts(samples):
-            yield self.inputs.masks(part, CLEAN_VIEW).cpu()
+            yield self.inputs.masks(part, view).cpu()
 
 
 class BatchSource:

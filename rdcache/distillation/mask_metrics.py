@@ -122,9 +122,19 @@ def overlaps(
     """Dice and IoU of every foreground class of one case: float64 (classes − 1,) each. Without
     surfaces it takes one pass over the masks, which every epoch can afford.
     """
+    return overlaps_of(confusion(predicted, truth, classes))
+
+
+def confusion(predicted: np.ndarray, truth: np.ndarray, classes: int) -> np.ndarray:
+    """How often each class is taken for each: int64 (classes, classes), rows being the truth."""
     pairs = np.bincount(
         truth.ravel().astype(np.int64) * classes + predicted.ravel(), minlength=classes**2
-    ).reshape(classes, classes)
+    )
+    return pairs.reshape(classes, classes)
+
+
+def overlaps_of(pairs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Dice and IoU of every foreground class from `confusion`, or from a sum of several."""
     both = np.diag(pairs)[1:].astype(np.float64)
     total = (pairs.sum(axis=0) + pairs.sum(axis=1))[1:]
     dice = np.divide(2 * both, total, out=np.ones_like(both), where=total > 0)

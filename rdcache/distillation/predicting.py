@@ -27,7 +27,7 @@ from rdcache.data.volume_files import VOLUME_SUFFIXES, read_volume, stamp_volume
 from rdcache.data.volume_resampling import resampled_shape
 from rdcache.data.volumes import Spacing
 from rdcache.distillation.batches import CleanViews
-from rdcache.distillation.evaluation import Predictions, predict
+from rdcache.distillation.evaluation import Predictions, predict, require_finite
 from rdcache.distillation.hardware import autocast_for, on_device
 from rdcache.distillation.reevaluation import clean_inputs
 from rdcache.distillation.run import Run
@@ -124,7 +124,9 @@ def _segmented_image(
     images = next(clean.images(np.array([number])))
     width, height = clean.dataset.samples[number].size
     box = clean.inputs.parameters[CLEAN_VIEW, number]
-    logits = image_logits(student(images).logits[0].float(), box, (height, width))
+    logits = student(images).logits[0].float()
+    require_finite(logits)
+    logits = image_logits(logits, box, (height, width))
     mask = logits.argmax(dim=0).to(torch.uint8).cpu().numpy()
     picture = Image.fromarray(mask * 255 if classes == 2 else mask)
     if classes > 2:
@@ -138,7 +140,7 @@ def _segmented_image(
 def _segmented_volume(
     student: Student, clean: CleanViews, number: int, path: Path, classes: int
 ) -> np.ndarray:
-    """Segment one volume and write its mask: class numbers, uint8 along z, y, x."""
+    """Segment one volume and write its mask: class numbers, uint8 along the file's own axes."""
     volume: Volume = clean.dataset.decode(number)  # type: ignore[assignment]
     logits = volume_logits(student, volume, clean.patch, clean.device)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -206,7 +208,8 @@ def _dataset_of(run: Run, files: Sequence[Path]) -> ImageDataset:
         "stamp": stamp,
     }
     if volumes:
-        return VolumeDataset(**facts, dimensions=3, window=bounds)
+        channels = len(run.student.mean)
+        return VolumeDataset(**facts, dimensions=3, channels=channels, window=bounds)
     return ImageDataset(**facts)
 
 

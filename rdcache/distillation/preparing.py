@@ -19,6 +19,7 @@ from rdcache.distillation.hardware import autocast_for, on_device
 from rdcache.distillation.randomness import counted_seed
 from rdcache.distillation.sampling import LEAST_BATCH, Shuffle, TrainingSamples
 from rdcache.distillation.shared_sources import Sources
+from rdcache.distillation.student_views import seen_size
 from rdcache.distillation.training import Trainer
 from rdcache.errors import UsageError
 from rdcache.methods import Method, MethodContext, create_method, task_loss
@@ -115,6 +116,7 @@ def build_untrained(sources: Sources, job: Job) -> tuple[Student, Method, Traini
         student=student,
         task=task,
         dimensions=dimensions,
+        sides=_sides(store, sources.dataset, config),
         statistics=lambda tap: sources.statistics(tap, subset),
         probe=lambda tap: sources.probe(tap, subset),
         folds=lambda count: torch.from_numpy(training_folds(store, training.rows, count, seed)),
@@ -140,6 +142,12 @@ def class_counts(dataset: ImageDataset, rows: np.ndarray) -> list[int]:
         counts = np.array([dataset.samples[row].mask_counts for row in rows.tolist()], np.int64)
         return [int(count) for count in counts.sum(axis=0)]
     return [int(count) for count in dataset.occurrence[rows].sum(axis=0)]
+
+
+def _sides(store: Store, dataset: ImageDataset, config: DistillConfig) -> tuple[int, ...]:
+    """Of what a student sees, in pixels or voxels."""
+    seen = seen_size(store.manifest["views"], dataset, config.image_size)
+    return seen if isinstance(seen, tuple) else (seen, seen)
 
 
 def _student(dataset: ImageDataset, config: DistillConfig, classes: int) -> Student:

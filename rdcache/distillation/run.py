@@ -167,7 +167,9 @@ def summarise(runs: Sequence[FinishedRun]) -> dict[str, dict[str, float]]:
     Returns:
         Metric name → `mean`, `std` (0 for a single run) and `n`, the number of runs that have it.
     """
-    names = [name for name, value in runs[0].metrics.items() if isinstance(value, float)]
+    names = dict.fromkeys(
+        name for run in runs for name, value in run.metrics.items() if isinstance(value, float)
+    )
     summary = {}
     for name in names:
         values = [run.metrics[name] for run in runs if isinstance(run.metrics.get(name), float)]

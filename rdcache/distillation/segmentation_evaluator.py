@@ -2,7 +2,8 @@
 
 An image is looked at through its clean view, and the student's logits are resized to the pixels
 that the view covers. A volume is looked at through a window of the student's size that slides over
-all of it. Every epoch only what the clean view shows is compared, at the student's own size.
+all of it. Every epoch only what the clean view shows is compared, at the student's own size; of
+volumes a few patches.
 """
 
 from __future__ import annotations
@@ -22,11 +23,18 @@ from rdcache.data import CLEAN_VIEW, ImageDataset, as_volumes
 from rdcache.distillation.batches import CleanViews
 from rdcache.distillation.evaluation import require_finite
 from rdcache.distillation.evaluators import Evaluator, Outputs
-from rdcache.distillation.mask_metrics import MaskScores, case_scores, overlaps
+from rdcache.distillation.mask_metrics import (
+    MaskScores,
+    case_scores,
+    confusion,
+    overlaps,
+    overlaps_of,
+)
 from rdcache.distillation.segmentation_metrics import segmentation_metrics
 from rdcache.distillation.whole_images import image_logits, volume_labels
 from rdcache.models import Student
 
+VALIDATED_VIEWS = 4  # of a volume, the central patch among them
 SCORES = ("dice", "iou", "hd95", "nsd", "volume_error")
 
 
@@ -91,7 +99,6 @@ class SegmentationEvaluator(Evaluator):
                 present.append(np.bincount(truth.ravel(), minlength=count)[1:] > 0)
         return ScoredCases(samples, tuple(scores), np.stack(present))
 
-    @torch.no_grad()
     def validate(
         self,
         student: Student,
@@ -100,19 +107,31 @@ class SegmentationEvaluator(Evaluator):
         autocast: AbstractContextManager[object],
     ) -> tuple[dict[str, float], None]:
         """Overlaps of what the clean view shows, over cases and classes."""
-        student.eval()
-        each: list[tuple[np.ndarray, np.ndarray]] = []
-        with autocast:
-            for images, masks in zip(clean.images(samples), clean.masks(samples), strict=True):
-                logits = student(images).logits
-                require_finite(logits)
-                predicted = logits.argmax(dim=1).cpu().numpy()
-                each += [
-                    overlaps(own, truth, len(self.classes))
-                    for own, truth in zip(predicted, masks.numpy(), strict=True)
-                ]
+        each = [
+            overlaps(own, truth, len(self.classes))
+            for pair in self._shown(student, samples, clean, autocast)
+            for own, truth in zip(*pair, strict=True)
+        ]
         dice, iou = (float(np.mean([pair[which] for pair in each])) for which in (0, 1))
         return {"dice": dice, "iou": iou}, None
+
+    @torch.no_grad()
+    def _shown(
+        self,
+        student: Student,
+        samples: np.ndarray,
+        clean: CleanViews,
+        autocast: AbstractContextManager[object],
+        view: int = CLEAN_VIEW,
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Predicted and true class numbers of what a view shows, (B, *spatial), in batches."""
+        student.eval()
+        batches = zip(clean.images(samples, view), clean.masks(samples, view), strict=True)
+        with autocast:
+            for images, masks in batches:
+                logits = student(images).logits
+                require_finite(logits)
+                yield logits.argmax(dim=1).cpu().numpy(), masks.numpy()
 
     def of_outputs(self, outputs: Outputs, samples: np.ndarray) -> ScoredCases:
         """Refuse: methods classify by their teacher branch, if they have one."""
@@ -171,6 +190,24 @@ class VolumeSegmentationEvaluator(SegmentationEvaluator):
     unit = "mm"
     default_tolerance = 1.0
 
+    def validate(
+        self,
+        student: Student,
+        samples: np.ndarray,
+        clean: CleanViews,
+        autocast: AbstractContextManager[object],
+    ) -> tuple[dict[str, float], None]:
+        """Overlaps of some patches of each case, of the voxels of all of them together. Most show
+        nothing of a small organ; by itself such a patch is right where nothing is predicted.
+        """
+        count = len(self.classes)
+        pairs = np.zeros((count, count), np.int64)
+        for view in range(min(len(clean.inputs.parameters), VALIDATED_VIEWS)):
+            for predicted, truth in self._shown(student, samples, clean, autocast, view):
+                pairs += confusion(predicted, truth, count)
+        dice, iou = (float(each.mean()) for each in overlaps_of(pairs))
+        return {"dice": dice, "iou": iou}, None
+
     def _cases(
         self, student: Student, samples: np.ndarray, clean: CleanViews
     ) -> Iterator[tuple[np.ndarray, np.ndarray, tuple[float, ...]]]:
@@ -178,6 +215,4 @@ class VolumeSegmentationEvaluator(SegmentationEvaluator):
         for sample in samples.tolist():
             volume = dataset.decode(sample)
             predicted = volume_labels(student, volume, clean.patch, clean.device)
-            grid = volume.grid
-            spacing = tuple(grid.spacing[axis] for axis in grid.order()[0])
-            yield predicted, dataset.mask_at_original_spacing(sample), spacing
+            yield predicted, dataset.mask_at_original_spacing(sample), volume.grid.turned[1]

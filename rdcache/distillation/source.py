@@ -26,7 +26,7 @@ from rdcache.errors import (
 )
 from rdcache.models.adapters import name_of_run
 from rdcache.store import SPLITS, JointStore, Location, Store, newest_store, open_store
-from rdcache.tasks import task_of
+from rdcache.tasks import HEADLINES, task_of
 
 SHOWN_UIDS = 3
 MOST_VOXELS = 2**20  # from the corner of a volume
@@ -145,10 +145,14 @@ def _require_described(store: Store) -> None:
         texts = [spec.name, *(dataset[name] for name in ("name", "digest", "task"))]
         texts += [*dataset["classes"], teacher["name"], teacher["default_tap"]]
         dictionaries = [teacher["weights"], store.manifest["views"], dataset.get("leaks", {})]
-        fitting = all(isinstance(text, str) for text in texts) and all(
-            isinstance(each, dict) for each in dictionaries
+        task, dimensions = task_of(dataset)
+        fitting = (
+            all(isinstance(text, str) for text in texts)
+            and all(isinstance(each, dict) for each in dictionaries)
+            and task in HEADLINES
+            and dimensions in (2, 3)
         )
-    except (KeyError, TypeError, AttributeError):
+    except (KeyError, TypeError, AttributeError, ValueError):
         fitting = False
     if not fitting:
         raise StoreFormatError(
@@ -160,7 +164,6 @@ def _require_described(store: Store) -> None:
             store=store.location,
             names=spec.name,
         )
-    task, dimensions = task_of(dataset)
     if not _cuts(store.view_parameters, store.view_columns, dimensions):
         raise StoreFormatError("a view of this store lies outside its image.", store=store.location)
     if not _of_classes(store.labels, task, len(dataset["classes"])):

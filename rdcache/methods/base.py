@@ -116,6 +116,7 @@ class MethodContext:
         student: the network itself, for methods that run parts of it.
         task: `multiclass`, `multilabel` or `segmentation`.
         dimensions: 2 for images, 3 for volumes.
+        sides: of what the student sees, in pixels or voxels; empty where that is not known.
     """
 
     taps: Mapping[str, TapSpec]
@@ -137,6 +138,7 @@ class MethodContext:
     student: Student | None = None
     task: str = "multiclass"
     dimensions: int = 2
+    sides: tuple[int, ...] = ()
 
     def taps_asked_for(self, names: str | None) -> tuple[str, ...]:
         """Names of taps as an option lists them, with commas; by default that of each teacher.

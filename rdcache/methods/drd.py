@@ -17,7 +17,8 @@ deployed student is the plain one: nothing of φ_i survives.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from typing import Any, ClassVar
 
@@ -48,7 +49,7 @@ from rdcache.methods.rd import (
     with_gradients_to,
 )
 from rdcache.methods.registry import add_preset, find_method, register
-from rdcache.methods.stage_pairs import maps_of, stage_pair
+from rdcache.methods.stage_pairs import StagePair, maps_of, stage_pair
 from rdcache.models import StudentOutput
 
 GRIDS = {2: 16, 3: 8}  # positions along an axis that CKA draws from
@@ -100,6 +101,8 @@ class DeepReprogrammingDistillation(Method):
             self.rd = self._deepest_branch(context)
             count = None if config.stages is None else config.stages - 1
             pairs = injected_pairs(config.pairs, count, self.rd.tap, context)
+        for pair in pairs:
+            self._require_positions(pair, context)
         self.projectors = nn.ModuleList(
             Projector(pair, config.projector_width, config.feature_norm, context) for pair in pairs
         )
@@ -137,8 +140,38 @@ class DeepReprogrammingDistillation(Method):
         rd = ReprogrammingDistillation(config.model_copy(update={"cka_weight": 0.0}), context)
         self.deepest_stage = list(context.student_stages)[-1]
         pair = stage_pair(rd.tap, self.deepest_stage, context)
+        self._require_positions(pair, context)
         self.deepest_maps = maps_of(pair, config.feature_norm, context)
         return rd
+
+    def _require_positions(self, pair: StagePair, context: MethodContext) -> None:
+        """Refuse maps that have too few positions, or cells, in a batch for CKA to be of anything.
+
+        Raises:
+            UsageError: saying what to change.
+        """
+        if self.cka_mode == "pooled" or self.config.cka_weight == 0:
+            return
+        stride = context.student_stages[pair.stage][1]
+        own = tuple(-(-side // stride) for side in context.sides)
+        if not own:
+            return
+        most = self.grid if self.cka_mode == "positions" else self.config.cka_patches
+        each = math.prod(min(*sides, most) for sides in zip(own, pair.teacher_sides, strict=True))
+        count = context.batch_size * each
+        if count < losses.MIN_SAMPLES:
+            larger = "larger patches (rdcache extract … --patch)"
+            if context.dimensions == 2:
+                larger = "a larger --image-size"
+            raise UsageError(
+                f"CKA compares positions, and at {pair.stage} a batch has {count} of them.",
+                needs=f"at least {losses.MIN_SAMPLES}",
+                student=f"{_times(own)} at {pair.stage}, of {_times(context.sides)} that it sees",
+                tap=f"{_times(pair.teacher_sides)} of {pair.tap.name}",
+                batch=context.batch_size,
+                next=f"{larger}, a larger --batch-size, shallower stages (--set "
+                "pairs=TAP:STAGE,…), or --set cka_weight=0",
+            )
 
     @property
     def teacher_epochs(self) -> int:
@@ -269,6 +302,10 @@ class DeepReprogrammingDistillation(Method):
 
     def _projectors(self) -> list[Projector]:
         return [it for it in self.projectors if isinstance(it, Projector)]
+
+
+def _times(sides: Iterable[int]) -> str:
+    return "×".join(map(str, sides))
 
 
 def _refuse_options_of_a_branch(config: DRDConfig) -> None:

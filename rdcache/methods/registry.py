@@ -49,6 +49,18 @@ class MethodCard:
         """Whether the method is for a task on images (2 dimensions) or volumes (3)."""
         return task in self.method.tasks and dimensions in self.method.dimensions
 
+    def require_fit(self, task: str, dimensions: int) -> None:
+        """Refuse a task or dimensions that the method is not for.
+
+        Raises:
+            UsageError: naming methods that are for them.
+        """
+        if self.fits(task, dimensions):
+            return
+        what = "images" if dimensions == 2 else "volumes"
+        fitting = [it.name for it in list_methods() if it.fits(task, dimensions)]
+        raise UsageError(f"{self.name} is not for {task} of {what}.", fitting=", ".join(fitting))
+
     def require_read(self, given: Mapping[str, Any]) -> None:
         """Refuse options that nothing would read. Those that are at their defaults may be given:
         so they are where all options of a method are listed.
@@ -153,21 +165,10 @@ def create_method(name: str, options: Mapping[str, Any], context: MethodContext)
     """
     card = find_method(name)
     config, method = card.config(options), card.method
-    _require_fit(card, context)
+    card.require_fit(context.task, context.dimensions)
     taps = context.taps_asked_for(getattr(config, "tap", None))
     if len(taps) > 1:
         if method not in _FOR_SEVERAL_TAPS:
             raise one_tap_only(taps, "tap" if "tap" in type(config).model_fields else None)
         return _FOR_SEVERAL_TAPS[method](config, context)
     return method(config, context.of_teacher_of(taps[0]))
-
-
-def _require_fit(card: MethodCard, context: MethodContext) -> None:
-    """Refuse a task or dimensions that a method is not for."""
-    if card.fits(context.task, context.dimensions):
-        return
-    what = "images" if context.dimensions == 2 else "volumes"
-    fitting = [it.name for it in list_methods() if it.fits(context.task, context.dimensions)]
-    raise UsageError(
-        f"{card.name} is not for {context.task} of {what}.", fitting=", ".join(fitting)
-    )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from itertools import product
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -137,13 +139,22 @@ class Recipe(BaseModel):
     def _grids_are_whole(self) -> Recipe:
         if self.grids and self.datasets:
             raise ValueError("datasets are listed by each of the grids, not beside them")
+        cells: Counter[tuple[str, ...]] = Counter()
         for grid in self.grids or (self,):
+            lists = []
             for name in ("teachers", "datasets", "students", "methods"):
                 them = getattr(grid, name) or getattr(self, name)
                 if not them:
                     raise ValueError(f"{name} are missing")
                 if len(set(them)) < len(them):
                     raise ValueError(f"an entry of {name} is listed twice")
+                lists.append(them)
+            cells.update(product(*lists))
+        if twice := [cell for cell, count in cells.items() if count > 1]:
+            # Their rows would have one name, and tables show one of them.
+            raise ValueError(
+                f"two grids have {', '.join(twice[0])}; what differs in options alone is a variant"
+            )
         return self
 
     @model_validator(mode="after")

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from rdcache.distillation import DistillConfig, Diverged, Run, choose_store, distill_each
 from rdcache.distillation.session import once_each, silently
 from rdcache.extraction import plan_extraction, run_extraction
+from rdcache.methods import find_method
 from rdcache.models import require_fit
 from rdcache.progress import Progress, ignore
 from rdcache.recipes.places import Places
@@ -90,11 +91,12 @@ def _run_grid(recipe: Recipe, places: Places, on_progress: Progress, tell: Note)
 
 
 def _require_possible(recipe: Recipe, places: Places, on_progress: Progress) -> None:
-    """Plan every store of a grid of several, and look whether there is something to tune on. What a
-    plan holds in memory, the teacher above all, is let go of before the next one.
+    """Plan every store of a grid of several, and look whether students and methods are for its task
+    and whether there is something to tune on. What a plan holds in memory, the teacher above all,
+    is let go of before the next one.
 
     Raises:
-        RdcacheError: see `plan_extraction` and `require_validation`.
+        RdcacheError: see `plan_extraction`, `require_fit` and `require_validation`.
     """
     for dataset in recipe.datasets:
         for teacher in recipe.single_teachers:
@@ -105,8 +107,11 @@ def _require_possible(recipe: Recipe, places: Places, on_progress: Progress) -> 
                 on_progress(done, total, f"{at} {note}")
 
             plan = plan_extraction(recipe.extract_config(teacher, dataset, places), report)
+            task = plan.dataset.task, plan.dataset.dimensions
             for student in recipe.students:
-                require_fit(student, plan.dataset.task, plan.dataset.dimensions)
+                require_fit(student, *task)
+            for entry in recipe.methods:
+                find_method(recipe.variant(entry).method).require_fit(*task)
             if recipe.tune is not None:
                 images = int((plan.dataset.splits == "val").sum())
                 require_validation(images, dataset=dataset, teacher=teacher)

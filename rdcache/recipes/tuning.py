@@ -30,7 +30,8 @@ class Trial:
 
     Attributes:
         factor: what the reference weights were multiplied with.
-        values: seed → validation metric, of the weights that are tested; None where it diverged.
+        values: seed → validation metric, of the weights that are tested; None where it diverged, or
+            the validation images are too few for the metric.
     """
 
     factor: float
@@ -38,7 +39,7 @@ class Trial:
 
     @property
     def mean(self) -> float | None:
-        """The validation metric over the seeds; None if one of them diverged."""
+        """The validation metric over the seeds; None if one of them has none."""
         known = [value for value in self.values.values() if value is not None]
         return fmean(known) if len(known) == len(self.values) else None
 
@@ -152,7 +153,8 @@ def about_few(images: int) -> str | None:
 
 
 def _on_validation(outcome: Run | Diverged, metric: str) -> float | None:
-    return None if isinstance(outcome, Diverged) else float(outcome.result["val"][metric])
+    value = None if isinstance(outcome, Diverged) else outcome.result["val"][metric]
+    return None if value is None else float(value)
 
 
 def _numbers(value: Any) -> np.ndarray:

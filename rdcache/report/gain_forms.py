@@ -53,7 +53,7 @@ def gains_table(
         taken.append(entries)
         headings.append(Heading(names[dataset], unit="points"))
         theirs = baseline == PLAIN and set(students) == set(published.STUDENTS)
-        paper = [published.published_gain(dataset, *pair, metric) for pair in lines_of]
+        paper = [published.published_gain(dataset, *pair, here[0].metric) for pair in lines_of]
         if reference and theirs and any(value is not None for value in paper):
             taken.append([published_entry(value, "+.2f") for value in paper])
             headings.append(Heading(f"{names[dataset]}, paper", unit="points"))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from rdcache.report import published
 from rdcache.report.comparison import Comparison
@@ -28,7 +28,8 @@ def methods_table(
 ) -> Table:
     """Teachers in blocks, methods as lines, students of each dataset as columns."""
     cells = {(*item.row.place, item.row.method): item for item in comparisons}
-    metric, names = metric_of(comparisons), dataset_names(comparisons)
+    metrics = {it.row.dataset: it.metric for it in comparisons}
+    names = dataset_names(comparisons)
     columns = distinct(comparisons, lambda it: (it.row.dataset, it.row.student))
     lines_of = distinct(comparisons, lambda it: (it.row.teacher, it.row.method))
     taken: list[list[Entry]] = []
@@ -40,7 +41,10 @@ def methods_table(
             entries += best_of(block, [item.values if item else {} for item in block])
         taken.append(entries)
         headings.append(Heading(student, names[dataset], "%"))
-        paper = [published.published_accuracy(dataset, t, student, m, metric) for t, m in lines_of]
+        paper = [
+            published.published_accuracy(dataset, t, student, m, metrics[dataset])
+            for t, m in lines_of
+        ]
         if reference and any(value is not None for value in paper):
             taken.append([published_entry(value) for value in paper])
             headings.append(Heading(f"{student}, paper", names[dataset], "%"))
@@ -51,11 +55,7 @@ def methods_table(
     notes = (*about_marks(comparisons, baseline), *notes_on(comparisons))
     if reference:
         notes += about_paper(len(headings) > len(columns) + 2)
-        notes += _about_teachers(
-            list(dict.fromkeys(dataset for dataset, _ in columns)),
-            list(dict.fromkeys(teacher for teacher, _ in lines_of)),
-            metric,
-        )
+        notes += _about_teachers(metrics, list(dict.fromkeys(teacher for teacher, _ in lines_of)))
     return Table(title, tuple(headings), lines, block=2, notes=notes)
 
 
@@ -95,15 +95,17 @@ def peft_table(
     return Table(title, tuple(headings), tuple(lines), block=2, notes=notes)
 
 
-def _about_teachers(
-    datasets: Sequence[str], teachers: Sequence[str], metric: str
-) -> tuple[str, ...]:
-    """The paper's accuracies of the teachers themselves."""
+def _about_teachers(metrics: Mapping[str, str], teachers: Sequence[str]) -> tuple[str, ...]:
+    """The paper's accuracies of the teachers themselves.
+
+    Args:
+        metrics: dataset → what it is compared by.
+    """
     notes = []
     for teacher in teachers:
         there = {
             dataset: published.published_fine_tuned(dataset, teacher, metric)
-            for dataset in datasets
+            for dataset, metric in metrics.items()
         }
         told = ", ".join(f"{name} {value:.2f}" for name, value in there.items() if value)
         if told:

@@ -142,6 +142,17 @@ def test_seeds_make_runs_of_their_own_and_a_summary(tiny: Tiny, options: Options
     assert summary["n"] == 2
 
 
+def test_a_metric_that_the_first_seed_lacks_is_summarised_over_the_others(tmp_path: Path) -> None:
+    runs = []
+    for seed, hd95 in enumerate((None, 2.0, 4.0)):
+        (tmp_path / str(seed)).mkdir()
+        test = {"dice": 0.5, "hd95": hd95}
+        result = {"schema": 1, "seed": seed, "dataset": {}, "test": test}
+        (tmp_path / str(seed) / "result.json").write_text(json.dumps(result))
+        runs.append(load_run(tmp_path / str(seed)))
+    assert summarise(runs)["hd95"] == {"mean": 3.0, "std": pytest.approx(2**0.5), "n": 2}
+
+
 def test_methods_of_one_seed_share_initial_weights_batches_and_jitter(
     tiny: Tiny, options: Options
 ) -> None:

@@ -84,8 +84,8 @@ def test_a_shifted_square_by_hand() -> None:
     assert scores.iou == pytest.approx(1 / 3)
     assert scores.hd95 == pytest.approx(1.0)  # two columns of half a millimetre
     assert scores.volume_error == 0
-    # Of each surface of 12 elements the column and the ends of rows that are in reach of the other.
-    assert 0 < scores.nsd < 1
+    # Of each surface of 12 elements: three in either outer row, and the inner column's other two.
+    assert scores.nsd == pytest.approx(8 / 12)
 
 
 def test_the_policy_for_empty_masks() -> None:

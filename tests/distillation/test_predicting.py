@@ -46,6 +46,10 @@ def test_a_file_of_the_test_split_is_told_as_the_run_told_it(
     assert [it["predicted"] for it in written] == [row["predicted"] for row in rows[:2]]
     with pytest.raises(UsageError, match="no file"):
         predict_files(run, [], device="cpu")
+    kept = (run.path / "predictions.csv").read_bytes()
+    assert run_command_line(["predict", str(run.path), str(files[0]), "--out", str(run.path)]) == 2
+    assert "a folder of its own" in capsys.readouterr().err
+    assert (run.path / "predictions.csv").read_bytes() == kept
 
     written_to = tmp_path / "student.safetensors"
     assert run.input_size == (32, 32)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import fields, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,6 +23,7 @@ from rdcache.distillation import Run, distill, evaluate_run, predict_files
 from rdcache.distillation.config import config_from_options
 from rdcache.distillation.preparing import Job
 from rdcache.distillation.run_folders import train_runs
+from rdcache.distillation.segmentation_evaluator import VolumeSegmentationEvaluator
 from rdcache.distillation.shared_sources import Sources
 from rdcache.distillation.whole_images import volume_logits
 from rdcache.errors import UsageError
@@ -119,6 +121,13 @@ def test_whole_volumes_are_no_patches_to_segment_by(
     assert "--patch" in str(refused.value)
 
 
+def test_patches_with_one_deepest_position_are_refused_by_what_compares_positions(
+    organ: Tiny, quick: Options
+) -> None:
+    with pytest.raises(UsageError, match=r"at s4 a batch has 2 of them[\s\S]*--patch"):
+        distill(organ.store, method="drd", **quick())
+
+
 class Pointwise(nn.Module):
     """Logits of each voxel from that voxel alone, so that no window can matter."""
 
@@ -140,9 +149,41 @@ def test_windows_that_slide_over_a_volume_say_what_one_look_at_all_of_it_says(
     assert torch.allclose(logits, torch.cat([seen, 1 - seen]), atol=1e-4)
 
 
-def balls(task: str) -> VolumeDataset:
+class Patches:
+    """Two patches of each of three volumes; only the second ones show anything of the organ."""
+
+    inputs = SimpleNamespace(parameters=np.zeros((2, 3, 10)))
+
+    def images(self, samples: np.ndarray, view: int) -> list[torch.Tensor]:
+        return [torch.full((len(samples), 1, 4, 4, 4), float(view))]
+
+    def masks(self, samples: np.ndarray, view: int) -> list[torch.Tensor]:
+        masks = torch.zeros((len(samples), 4, 4, 4), dtype=torch.int64)
+        masks[:, :2] = view
+        return [masks]
+
+
+def test_patches_that_show_nothing_do_not_select_a_student_that_finds_nothing() -> None:
+    dataset = drawn_dataset("segmentation")
+    evaluator = VolumeSegmentationEvaluator(dataset, dataset.classes)
+
+    def validated(logit: float) -> dict[str, float]:
+        """Of a student that takes what is brighter for the organ."""
+        blind = nn.Module()
+        blind.forward = lambda volumes: SimpleNamespace(
+            logits=torch.cat([volumes * 0, volumes - logit], dim=1)
+        )
+        numbers, _ = evaluator.validate(blind, np.arange(3), Patches(), nullcontext())  # type: ignore[arg-type]
+        return numbers
+
+    assert validated(2.0) == {"dice": 0, "iou": 0}
+    assert validated(0.5)["dice"] == pytest.approx(2 / 3)  # half of the second patches
+    assert validated(0.5)["iou"] == pytest.approx(1 / 2)
+
+
+def balls(task: str, channels: int = 1) -> VolumeDataset:
     """Drawn volumes with a class each, or with two findings."""
-    drawn = drawn_dataset()
+    drawn = drawn_dataset(channels=channels)
     samples = tuple(
         replace(
             sample,
@@ -155,11 +196,13 @@ def balls(task: str) -> VolumeDataset:
     return VolumeDataset(**{**same, "samples": samples, "task": task})
 
 
-@pytest.mark.parametrize(("task", "method"), [("multiclass", "rd"), ("multilabel", "hint")])
+@pytest.mark.parametrize(
+    ("task", "method", "channels"), [("multiclass", "rd", 1), ("multilabel", "hint", 2)]
+)
 def test_volumes_are_classified_whole(
-    tmp_path: Path, quick: Options, task: str, method: str
+    tmp_path: Path, quick: Options, task: str, method: str, channels: int
 ) -> None:
-    dataset = balls(task)
+    dataset = balls(task, channels)
     store = write_store(tmp_path / "store", dataset, taps=TAPS)
     own = {"width": 8} if method == "rd" else {}
     given = quick(student="resnet3d-18", batch_size=8, image_size=16, select="last", **own)
@@ -172,4 +215,9 @@ def test_volumes_are_classified_whole(
     assert run.task == (task, 3)
     assert run.metric == {"multiclass": "accuracy", "multilabel": "auroc"}[task]
     assert np.isfinite(run.history[-1]["loss"])
-    assert run.student(torch.zeros(1, 1, 16, 16, 16)).logits.shape == (1, len(dataset.classes))
+    (test,) = np.flatnonzero(dataset.splits == "test")[:1].tolist()
+    file = tmp_path / "volume.npy"
+    np.save(file, dataset.decode(test).values)
+    (said,) = predict_files(run, [file], device="cpu")
+    assert list(said.probabilities) == list(dataset.classes)
+    assert all(0 <= p <= 1 for p in said.probabilities.values())

@@ -330,6 +330,8 @@ UNUSABLE: dict[str, Harm] = {
     "a specification of something else": lambda at, out: forge(at, dataset_entry(spec={"x": 1})),
     "classes that are numbers": lambda at, out: forge(at, dataset_entry(classes=[1, 2, 3])),
     "leaks that are a word": lambda at, out: forge(at, dataset_entry(leaks="none")),
+    "a task of later versions": lambda at, out: forge(at, dataset_entry(task="detection")),
+    "dimensions that are a word": lambda at, out: forge(at, dataset_entry(dimensions="all")),
 }
 
 

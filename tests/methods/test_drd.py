@@ -395,6 +395,24 @@ def test_masks_come_in_batches_of_two(dimensions: int) -> None:
         case.drd(cka_mode="pooled")
 
 
+@pytest.mark.parametrize(
+    ("sides", "options", "said"),
+    [
+        ((16, 16, 16), {}, r"at s3 a batch has 2 of them[\s\S]*1×1×1 at s3[\s\S]*--patch"),
+        ((32, 32, 32), {"cka_mode": "patch", "cka_patches": 1}, "at s1 a batch has 2"),
+    ],
+)
+def test_patches_too_small_for_cka_are_refused_when_the_method_is_built(
+    sides: tuple[int, ...], options: dict[str, Any], said: str
+) -> None:
+    case = Case("segmentation", 3, batch=2, sides=sides)
+    with pytest.raises(UsageError, match=said):
+        case.drd(**options)
+    case.drd(**{**options, "cka_weight": 0})
+    Case("segmentation", 3, batch=2, sides=(32, 32, 32)).drd()
+    Case("segmentation", 3, batch=4, sides=(16, 16, 16)).drd()
+
+
 def test_classifiers_of_small_batches_compare_positions_too() -> None:
     case = Case(dimensions=3, batch=2)
     with pytest.raises(UsageError, match="too small"):

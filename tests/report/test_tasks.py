@@ -76,6 +76,19 @@ def test_a_form_names_the_metric_of_a_dataset_where_there_are_several(form: str)
     assert not any("busi-seg, dice" in heading.joined for heading in alone.headings)
 
 
+@pytest.mark.parametrize("form", ["methods", "gains"])
+def test_the_papers_numbers_stand_beside_accuracies_where_there_are_other_tasks(form: str) -> None:
+    rows = [
+        Row(dataset, "lvm-med", student, method, {headline: {0: value}}, headline=headline)
+        for dataset, headline in (("isic", "accuracy"), ("busi-seg", "dice"))
+        for student in ("resnet18", "shufflenet", "mobilenet")
+        for method, value in (("none", 0.5), ("rd", 0.6))
+    ]
+    table = FORMS[form]("x", compare(rows), "none", True)
+    assert any("paper" in heading.joined for heading in table.headings)
+    assert not any("busi-seg" in h.joined and "paper" in h.joined for h in table.headings)
+
+
 def test_distances_stand_in_their_own_unit() -> None:
     values = {"dice": {0: 0.5}, "hd95": {0: 3.25}}
     segmented = Row("kits", "t", "s", "none", values, headline="dice", distance_unit="mm")
