@@ -156,8 +156,9 @@ def test_the_attention_of_sam_med3d_equals_the_authors_formula() -> None:
         for kd, kh, kw in places:
             row = q[:, of[d, h, w]]
             score = (row * k[:, of[kd, kh, kw]]).sum(-1) / math.sqrt(width / heads)
-            score = score + row @ offsets["d"][d - kd + side - 1]
-            # Where the authors' broadcasting puts the other two terms.
+            # Where the authors' broadcasting puts the terms: `rel_d[:, :, :, :, None, None]` of
+            # five axes leaves the last one last, `rel_h[:, :, :, None, :, None]` likewise.
+            score = score + row @ offsets["d"][d - kw + side - 1]
             score = score + q[:, of[d, h, kd]] @ offsets["h"][h - kw + side - 1]
             score = score + q[:, of[d, h, kh]] @ offsets["w"][kh - kw + side - 1]
             scores[:, of[d, h, w], of[kd, kh, kw]] = score
