@@ -11,6 +11,7 @@ import torch
 from rdcache.errors import UsageError, WeightsMismatchError, WeightsNotFoundError
 from rdcache.models import create_student, for_volumes, load_teacher, save_student
 from rdcache.models.monai_networks import SegResNetTaps, SwinTaps
+from rdcache.models.student_teachers import StudentTaps
 
 DATASET = {"name": "phantom-3d-seg", "digest": "d1", "classes": ["background", "a", "b"]}
 RESULT = {
@@ -63,6 +64,36 @@ def test_a_run_on_volumes_gives_a_teacher_of_volumes_for_its_patch(run: Path) ->
     )
     other = for_volumes(teacher, 1, (32, 32, 32))
     assert other.taps["logits"].shape == (3, 32, 32, 32)
+
+
+def test_taps_of_a_students_pyramid_are_named_by_stride_as_those_of_any_teacher(run: Path) -> None:
+    teacher = load_teacher(f"student:{run}")  # boxes of 16 × 32 × 32
+    assert {name: tap.shape for name, tap in teacher.taps.items() if name[0] == "s"} == {
+        "stride1": (16, 16, 32, 32),
+        "stride2": (32, 8, 16, 16),
+        "s1": (64, 4, 8, 8),
+        "s2": (128, 2, 4, 4),
+        "s3": (256, 1, 2, 2),
+    }
+    assert teacher.default_tap == "s3"
+
+
+@pytest.mark.parametrize(
+    ("student", "expected"),
+    [
+        ("unet-shufflenet-x0.5", ["stride2", "s1", "s2", "s3", "s4_pre", "s4"]),
+        ("unet-vit-tiny", ["s1", "s2", "s3", "s4"]),
+    ],
+)
+def test_stages_of_images_keep_their_names(student: str, expected: list[str]) -> None:
+    assert list(StudentTaps(create_student(student, 2)).names.values()) == expected
+
+
+def test_a_run_on_whole_volumes_gives_a_teacher_of_the_cube_it_saw(tmp_path: Path) -> None:
+    save_student(create_student("resnet3d-18", 2, channels=1), tmp_path / "student.safetensors")
+    result = {**RESULT, "student": "resnet3d-18", "views": {}, "image_size": 28}
+    (tmp_path / "result.json").write_text(json.dumps(result))
+    assert load_teacher(f"student:{tmp_path}").input_shape == (1, 28, 28, 28)
 
 
 def test_the_same_student_is_the_same_teacher_wherever_it_lies(run: Path, tmp_path: Path) -> None:
