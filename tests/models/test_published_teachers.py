@@ -114,9 +114,10 @@ def test_what_cannot_be_built_is_explained(name: str) -> None:
         load_teacher(name)
 
 
-def test_query_key_and_value_become_one_tensor_in_this_order() -> None:
+@pytest.mark.parametrize("prefix", ["", "model."])
+def test_query_key_and_value_become_one_tensor_in_this_order(prefix: str) -> None:
     parts = {
-        f"encoder.layer.3.attention.attention.{each}.bias": torch.full((2,), float(number))
+        f"{prefix}encoder.layer.3.attention.attention.{each}.bias": torch.full((2,), float(number))
         for number, each in enumerate(("query", "key", "value"))
     }
     assert rename_dinov2(parts)["blocks.3.attn.qkv.bias"].tolist() == [0, 0, 1, 1, 2, 2]
