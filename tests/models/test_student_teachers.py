@@ -123,8 +123,12 @@ def test_an_encoder_of_monai_is_as_wide_and_deep_as_its_file(tmp_path: Path) -> 
     assert teacher.weights.matched == f"{len(tensors)} of {len(tensors)}"
     swin = {f"swinViT.{name}": it for name, it in SwinTaps(12).backbone.state_dict().items()}
     torch.save(swin, tmp_path / "swin.pth")
-    small = load_teacher("monai:swinunetr", tmp_path / "swin.pth")
-    assert small.taps["s4"].shape == (192, 3, 3, 3)
+    small, older = (
+        load_teacher(f"monai:{name}", tmp_path / "swin.pth")
+        for name in ("swinunetr", "swinunetr-duplicates")
+    )
+    assert small.taps["s4"].shape == older.taps["s4"].shape == (192, 3, 3, 3)
+    assert small.architecture != older.architecture, "the same weights, and other numbers"
 
 
 def test_an_encoder_of_monai_asks_for_a_file(tmp_path: Path) -> None:
