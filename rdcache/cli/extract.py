@@ -27,7 +27,7 @@ from rdcache.extraction import (
     plan_extraction,
     run_extraction,
 )
-from rdcache.extraction.volumes import spacing_advice
+from rdcache.extraction.volumes import spacing_advice, window_advice
 from rdcache.store import Store
 from rdcache.store.quantisation import with_scales
 from rdcache.tasks import task_of
@@ -111,7 +111,8 @@ def box_facts(plan: ExtractionPlan) -> dict[str, Any]:
         return {}
     patch = plan.teacher.of_volumes.patch
     cut = "cut without resampling" if plan.view_spec.patch else "resized from whole volumes"
-    advice = spacing_advice(plan.dataset, plan.teacher)
+    told = (advise(plan.dataset, plan.teacher) for advise in (spacing_advice, window_advice))
+    advice = "; ".join(each for each in told if each)
     return {
         "box": f"{'×'.join(map(str, patch))} voxels (z, y, x), {cut}",
         **({"advice": advice} if advice else {}),

@@ -55,6 +55,23 @@ def spacing_advice(dataset: ImageDataset, teacher: Teacher) -> str:
     return f"{teacher.name} was trained at {millimetres} mm (z,y,x): --spacing {millimetres}"
 
 
+def window_advice(dataset: ImageDataset, teacher: Teacher) -> str:
+    """What a user should know who shows a teacher of CT what may be something else.
+
+    A dataset of CT has one window, which begins below water; one of MR has a range for each volume,
+    MedMNIST has bytes.
+    """
+    own = teacher.of_volumes.window if teacher.dimensions == 3 else None
+    shared = getattr(dataset, "window", None)
+    if own is None or (shared is not None and shared[0] < 0):
+        return ""
+    low, high = (f"{bound:g}" for bound in own)
+    return (
+        f"{teacher.name} sees {low} to {high} Hounsfield units, and nothing says that these "
+        "volumes are CT: others turn nearly black, white or grey"
+    )
+
+
 def _require_images(dataset: ImageDataset, config: ExtractConfig, teacher: Teacher) -> None:
     if teacher.dimensions == 3:
         raise UsageError(

@@ -243,17 +243,17 @@ class DeepReprogrammingDistillation(Method):
     def _kl(self, batch: CachedBatch, mine: torch.Tensor, theirs: torch.Tensor) -> torch.Tensor:
         """The task's KL, of the positions that the options ask for where there are masks."""
         config = self.config
-        inside = batch.target > 0 if self.has_masks and config.kl_balanced else None
-        if self.has_masks and config.kl_positions is not None:
-            rows = [logits.movedim(1, -1).flatten(0, -2) for logits in (mine, theirs)]
-            foreground = None if inside is None else inside.flatten()
-            drawn = losses.draw_positions(
-                len(rows[0]), config.kl_positions, foreground, mine.device
-            )
-            return losses.kl(rows[0][drawn], rows[1][drawn], config.temperature)
-        if inside is not None:
-            return losses.position_kl(mine, theirs, config.temperature, inside)
-        return self.task_loss.kl(mine, theirs, config.temperature)
+        if not self.has_masks:
+            return self.task_loss.kl(mine, theirs, config.temperature)
+        inside = batch.target > 0 if config.kl_balanced else None
+        if config.kl_positions is not None:
+            mine, theirs = (it.movedim(1, -1).flatten(0, -2)[..., None] for it in (mine, theirs))
+            inside = None if inside is None else inside.flatten()
+            drawn = losses.draw_positions(len(mine), config.kl_positions, inside, mine.device)
+            mine, theirs = mine[drawn], theirs[drawn]  # (drawn, C, 1)
+            # Those of the foreground may be too few for half of what is drawn: weighed all the same
+            inside = None if inside is None else inside[drawn, None]
+        return losses.position_kl(mine, theirs, config.temperature, inside)
 
     def _missing(
         self, batch: CachedBatch, mine: torch.Tensor, theirs: torch.Tensor

@@ -18,6 +18,8 @@ SAME_IMAGES = {
     "isic2018": "isic",
     "isic2019": "isic",
     "dermamnist": "isic",
+    "breastmnist": "busi",
+    "chestmnist": "nih-cxr",
     "organamnist": "lits",
     "organcmnist": "lits",
     "organsmnist": "lits",

@@ -5,7 +5,7 @@ MONAI takes long to import and is imported when a network is built.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -13,6 +13,12 @@ from torch import nn
 
 from rdcache.models.volume_networks import LevelTaps
 from rdcache.models.volume_students import monai_networks
+
+# Which of eight neighbours are joined, by their places along z, y, x. MONAI changed the second half
+# without another name for it or for the weights: here it does not depend on the MONAI installed.
+FIRST = ((0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1))
+NEIGHBOURS = (*FIRST, (1, 1, 0), (1, 0, 1), (0, 1, 1), (1, 1, 1))
+DUPLICATES = (*FIRST, (1, 0, 1), (0, 1, 0), (0, 0, 1), (1, 1, 1))
 
 
 class SegResEncoderTaps(LevelTaps):
@@ -58,8 +64,8 @@ class SwinTaps(LevelTaps):
     """The Swin transformer of MONAI's Swin UNETR; the convolutions around it are left out.
 
     Args:
-        duplicates: whether neighbours are merged as in MONAI before 0.9, where two of the eight
-            are taken twice and two are left out. Weights that were trained so need it.
+        duplicates: whether neighbours are merged as in MONAI up to 1.4, where two of the eight are
+            taken twice and two are left out. Weights that were trained so need it.
     """
 
     def __init__(self, width: int = 48, channels: int = 1, *, duplicates: bool = False) -> None:
@@ -71,7 +77,7 @@ class SwinTaps(LevelTaps):
             patch_size=(2, 2, 2),
             depths=(2, 2, 2, 2),
             num_heads=(3, 6, 12, 24),
-            downsample=_merging_with_duplicates(nets) if duplicates else nets.PatchMerging,
+            downsample=_merging(nets, DUPLICATES if duplicates else NEIGHBOURS),
         )
         super().__init__(model, (2, 4, 8, 16, 32))
 
@@ -108,15 +114,13 @@ def _normalised(x: torch.Tensor) -> torch.Tensor:
     return nn.functional.layer_norm(x, x.shape[-1:]).movedim(-1, 1)
 
 
-def _merging_with_duplicates(nets: Any) -> Any:
+def _merging(nets: Any, neighbours: Sequence[tuple[int, int, int]]) -> Any:
     class Merging(nets.PatchMergingV2):
-        """Patch merging of eight neighbours, of which (0, 1, 0) and (0, 0, 1) count twice."""
+        """Patch merging of these neighbours, in this order."""
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             """(B, D, H, W, C) → (B, D/2, H/2, W/2, 2C)."""
-            first = ((0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1))
-            second = ((1, 0, 1), (0, 1, 0), (0, 0, 1), (1, 1, 1))
-            parts = [x[:, d::2, h::2, w::2] for d, h, w in (*first, *second)]
+            parts = [x[:, d::2, h::2, w::2] for d, h, w in neighbours]
             merged: torch.Tensor = self.reduction(self.norm(torch.cat(parts, -1)))
             return merged
 

@@ -1,12 +1,14 @@
 """`monai:segresnet` and `monai:swinunetr`: encoders of MONAI's networks with a user's own weights.
 
-Width, channels and depth are read from the file.
+Width, channels and depth are read from the file. What no file says is by which MONAI a Swin UNETR
+was trained: `monai:swinunetr-duplicates` is for weights of MONAI up to 1.4; see `SwinTaps`.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -89,12 +91,13 @@ def _segresnet(tensors: Tensors, file: str) -> Made:
     return SegResNetTaps(first.shape[0], first.shape[1], blocks), first.shape[1], own
 
 
-def _swinunetr(tensors: Tensors, file: str) -> Made:
+def _swinunetr(tensors: Tensors, file: str, duplicates: bool = False) -> Made:
     inside = below(tensors, "swinViT.") or below(tensors)
     if not tensors:
-        return SwinTaps(), 1, inside
+        return SwinTaps(duplicates=duplicates), 1, inside
     first = _first(inside, "patch_embed.proj.weight", file)
-    return SwinTaps(first.shape[0], first.shape[1]), first.shape[1], inside
+    width, channels = first.shape[:2]
+    return SwinTaps(width, channels, duplicates=duplicates), channels, inside
 
 
 def _first(tensors: Tensors, name: str, file: str) -> torch.Tensor:
@@ -113,4 +116,5 @@ def _first(tensors: Tensors, name: str, file: str) -> torch.Tensor:
 NETWORKS: dict[str, tuple[Callable[[Tensors, str], Made], int]] = {
     "segresnet": (_segresnet, 8),
     "swinunetr": (_swinunetr, 32),
+    "swinunetr-duplicates": (partial(_swinunetr, duplicates=True), 32),
 }

@@ -47,10 +47,11 @@ class Attention(nn.Module):
     def _positions(self, q: torch.Tensor, side: int) -> torch.Tensor:
         """What positions add to the scores, as (B·heads, then N for d, h, w of query and of key).
 
-        The authors insert the axes of the last two terms at other places than their names suggest:
-        what a query at w has for row k of the second goes to keys whose d is w and whose w is k, of
-        the third to keys whose h is w and whose w is k, both for all w of the query. The published
-        weights were trained so, and are of use only so.
+        The authors insert the axes of all three terms at other places than their names suggest:
+        what a query has for row k of the first goes to keys whose w is k; what a query at w has for
+        row k of the second goes to keys whose d is w and whose w is k, of the third to keys whose h
+        is w and whose w is k, both for all w of the query. The published weights were trained so,
+        and are of use only so.
         """
         at = torch.arange(side, device=q.device)
         distance = at[:, None] - at[None, :] + side - 1
@@ -61,7 +62,8 @@ class Attention(nn.Module):
         d = torch.einsum("bdhwc,dkc->bdhwk", grid, along_d)
         h = torch.einsum("bdhwc,hkc->bdhwk", grid, along_h)
         w = torch.einsum("bdhwc,wkc->bdhwk", grid, along_w)
-        return d[..., None, None] + h[:, :, :, None, :, None] + w[:, :, :, None, None, :]
+        first = d[:, :, :, :, None, None, :]
+        return first + h[:, :, :, None, :, None] + w[:, :, :, None, None, :]
 
 
 class Block(nn.Module):

@@ -18,6 +18,7 @@ from rdcache.models.student import Student
 from rdcache.models.student_files import load_student
 from rdcache.models.taps import TapNetwork, measure_shapes
 from rdcache.models.teacher import Adaptation, Teacher, WeightsInfo
+from rdcache.models.volume_networks import NAMES
 from rdcache.models.volume_preprocessing import VolumePreprocessing
 from rdcache.models.weight_files import is_there, tensors_digest, weight_tensors
 
@@ -26,18 +27,30 @@ FILE, RESULT = "student.safetensors", "result.json"
 
 
 class StudentTaps(TapNetwork):
-    """The stages of a student, its features as `pooled`, and its `logits`."""
+    """The stages of a student, its features as `pooled`, and its `logits`.
+
+    Attributes:
+        names: stage → tap: by stride, as for every teacher, where the stages are a pyramid. `s1` of
+            a `unet3d` is at stride 2, and would be taken for a map at stride 4.
+    """
 
     def __init__(self, student: Student) -> None:
         super().__init__()
         self.student = student
+        strides = {stage: stride for stage, (_, stride) in student.stages.items()}
+        pyramid = len(set(strides.values())) > 1
+        self.names = {
+            stage: NAMES.get(stride, stage) if pyramid and stage != "s4_pre" else stage
+            for stage, stride in strides.items()
+        }
 
     def taps(self, images: torch.Tensor) -> Iterator[tuple[str, torch.Tensor]]:
         """See `TapNetwork.taps`."""
         output = self.student(images, tuple(self.student.stages))
         # Logits of positions are a map too, but none to start from: the last map is the default.
         yield "logits", output.logits
-        yield from output.stages.items()
+        for stage, maps in output.stages.items():
+            yield self.names[stage], maps
         yield "pooled", output.features
 
 
@@ -81,7 +94,8 @@ def load_student_teacher(place: str, weights: str | None) -> Teacher:
 def _preprocessing(student: Student, result: dict[str, Any]) -> Preprocessing | VolumePreprocessing:
     mean, std = tuple(student.mean), tuple(student.std)
     if student.dimensions == 3:
-        box = result.get("views", {}).get("patch") or [student.input_size] * 3
+        side = result.get("image_size") or student.input_size
+        box = result.get("views", {}).get("patch") or [side] * 3
         return VolumePreprocessing(
             (box[0], box[1], box[2]),
             student.channels,

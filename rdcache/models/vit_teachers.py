@@ -87,7 +87,8 @@ def rename_dinov2(tensors: Tensors) -> Tensors:
         "layer_scale2.lambda1": "ls2.gamma",
     }
     renamed = {}
-    for name, value in without_prefix(tensors, "model.").items():
+    tensors = without_prefix(tensors, "model.")
+    for name, value in tensors.items():
         block = re.fullmatch(r"encoder\.layer\.(\d+)\.(.+)", name)
         if block is None:
             renamed[names.get(name, name)] = value

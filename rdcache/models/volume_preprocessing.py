@@ -53,6 +53,15 @@ class VolumePreprocessing:
         """Of one volume at the network's input: (channels, *patch)."""
         return (self.channels, *self.patch)
 
+    def beyond(self, low: Any) -> Any:
+        """What lies beyond the border of a volume: what becomes 0 by the network's own window. The
+        dataset's may begin at soft tissue, and would frame the volume in grey.
+
+        Args:
+            low: the dataset's intensity rule for this volume; see `scaled`.
+        """
+        return low if self.window is None else self.window[0]
+
     def scaled(self, values: np.ndarray, low: Any, high: Any) -> np.ndarray:
         """Bring a box to 0…1, or to what else `scaling` says.
 

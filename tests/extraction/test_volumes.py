@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -20,7 +21,9 @@ from rdcache.errors import UsageError
 from rdcache.extraction import ExtractConfig, ExtractionPlan, plan_extraction, run_extraction
 from rdcache.extraction.checking import compare_with_teacher, plan_again
 from rdcache.extraction.live_taps import load_live_taps
+from rdcache.extraction.volumes import window_advice
 from rdcache.models import load_teacher
+from rdcache.models.volume_preprocessing import VolumePreprocessing
 from rdcache.store import Store, open_store
 
 
@@ -77,6 +80,24 @@ def test_a_cached_box_is_what_a_teacher_of_images_gives_for_its_slices_live(
     assert store.taps["out0"].shape == (3, 3, 4, 4)
     torch.testing.assert_close(read["out0"][0], outputs["out0"].transpose(0, 1))
     torch.testing.assert_close(read["out1"][0], outputs["out1"].mean(0))
+
+
+@pytest.mark.parametrize(
+    ("own", "datasets", "told"),
+    [
+        ((-1000.0, 1000.0), None, True),
+        ((-1000.0, 1000.0), (0.0, 255.0), True),
+        ((-1000.0, 1000.0), (-175.0, 250.0), False),
+        (None, None, False),
+    ],
+)
+def test_a_window_of_hounsfield_units_is_spoken_of_where_volumes_may_be_no_ct(
+    own: tuple[float, float] | None, datasets: tuple[float, float] | None, told: bool
+) -> None:
+    preprocessing = VolumePreprocessing((8, 8, 8), window=own)
+    teacher = SimpleNamespace(name="merlin", dimensions=3, of_volumes=preprocessing)
+    dataset = SimpleNamespace(window=datasets)
+    assert ("Hounsfield" in window_advice(dataset, teacher)) is told  # type: ignore[arg-type]
 
 
 @pytest.mark.usefixtures("volumes")

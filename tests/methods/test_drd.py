@@ -436,6 +436,18 @@ def test_positions_of_the_kl_are_balanced_or_drawn_where_that_is_asked_for() -> 
     assert drawn == pytest.approx(plain, rel=0.5)
 
 
+def test_a_rare_foreground_is_half_of_a_drawn_kl_too() -> None:
+    case = Case("segmentation")
+    target = torch.zeros_like(case.batch.target)
+    target[0, 0, :5] = 1
+    batch = CachedBatch(case.batch.samples, case.batch.taps, target)
+    mine, theirs = torch.zeros(8, 2, SIDE, SIDE), torch.zeros(8, 2, SIDE, SIDE)
+    theirs[0, 1, 0, :5] = 2.0  # all that differs is in the foreground
+    expected = case.drd(kl_balanced=True)._kl(batch, mine, theirs).item()
+    method = case.drd(kl_balanced=True, kl_positions=100)
+    assert method._kl(batch, mine, theirs).item() == pytest.approx(expected, rel=1e-5)
+
+
 def test_the_kl_of_positions_does_not_depend_on_how_many_there_are() -> None:
     case = Case("segmentation")
     method = case.drd()

@@ -114,9 +114,10 @@ def test_what_cannot_be_built_is_explained(name: str) -> None:
         load_teacher(name)
 
 
-def test_query_key_and_value_become_one_tensor_in_this_order() -> None:
+@pytest.mark.parametrize("prefix", ["", "model."])
+def test_query_key_and_value_become_one_tensor_in_this_order(prefix: str) -> None:
     parts = {
-        f"encoder.layer.3.attention.attention.{each}.bias": torch.full((2,), float(number))
+        f"{prefix}encoder.layer.3.attention.attention.{each}.bias": torch.full((2,), float(number))
         for number, each in enumerate(("query", "key", "value"))
     }
     assert rename_dinov2(parts)["blocks.3.attn.qkv.bias"].tolist() == [0, 0, 1, 1, 2, 2]
@@ -156,8 +157,9 @@ def test_the_attention_of_sam_med3d_equals_the_authors_formula() -> None:
         for kd, kh, kw in places:
             row = q[:, of[d, h, w]]
             score = (row * k[:, of[kd, kh, kw]]).sum(-1) / math.sqrt(width / heads)
-            score = score + row @ offsets["d"][d - kd + side - 1]
-            # Where the authors' broadcasting puts the other two terms.
+            # Where the authors' broadcasting puts the terms: `rel_d[:, :, :, :, None, None]` of
+            # five axes leaves the last one last, `rel_h[:, :, :, None, :, None]` likewise.
+            score = score + row @ offsets["d"][d - kw + side - 1]
             score = score + q[:, of[d, h, kd]] @ offsets["h"][h - kw + side - 1]
             score = score + q[:, of[d, h, kh]] @ offsets["w"][kh - kw + side - 1]
             scores[:, of[d, h, w], of[kd, kh, kw]] = score
@@ -251,11 +253,16 @@ def test_levels_of_the_swin_transformer_halve_and_are_normalised() -> None:
     assert found["s2"].mean(1).abs().max() < 1e-5
 
 
-def test_suprem_merges_two_neighbours_twice_and_leaves_two_out() -> None:
+@pytest.mark.parametrize("duplicates", [True, False])
+def test_which_neighbours_are_merged_is_not_left_to_the_monai_installed(duplicates: bool) -> None:
     torch.manual_seed(0)
-    (layer,) = SwinTaps(width=12, duplicates=True).model.layers1
+    (layer,) = SwinTaps(width=12, duplicates=duplicates).model.layers1
     x = torch.randn(1, 2, 2, 2, 12)
-    order = [(0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1), (1, 0, 1), (0, 1, 0), (0, 0, 1), (1, 1, 1)]
+    order = [(0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1)]
+    if duplicates:  # two twice, and two left out
+        order += [(1, 0, 1), (0, 1, 0), (0, 0, 1), (1, 1, 1)]
+    else:
+        order += [(1, 1, 0), (1, 0, 1), (0, 1, 1), (1, 1, 1)]
     corners = torch.cat([x[0, d, h, w] for d, h, w in order])
     expected = F.linear(F.layer_norm(corners, (96,)), layer.downsample.reduction.weight)
     torch.testing.assert_close(layer.downsample(x)[0, 0, 0, 0], expected)

@@ -11,6 +11,7 @@ import torch
 from rdcache.errors import UsageError, WeightsMismatchError, WeightsNotFoundError
 from rdcache.models import create_student, for_volumes, load_teacher, save_student
 from rdcache.models.monai_networks import SegResNetTaps, SwinTaps
+from rdcache.models.student_teachers import StudentTaps
 
 DATASET = {"name": "phantom-3d-seg", "digest": "d1", "classes": ["background", "a", "b"]}
 RESULT = {
@@ -65,6 +66,36 @@ def test_a_run_on_volumes_gives_a_teacher_of_volumes_for_its_patch(run: Path) ->
     assert other.taps["logits"].shape == (3, 32, 32, 32)
 
 
+def test_taps_of_a_students_pyramid_are_named_by_stride_as_those_of_any_teacher(run: Path) -> None:
+    teacher = load_teacher(f"student:{run}")  # boxes of 16 × 32 × 32
+    assert {name: tap.shape for name, tap in teacher.taps.items() if name[0] == "s"} == {
+        "stride1": (16, 16, 32, 32),
+        "stride2": (32, 8, 16, 16),
+        "s1": (64, 4, 8, 8),
+        "s2": (128, 2, 4, 4),
+        "s3": (256, 1, 2, 2),
+    }
+    assert teacher.default_tap == "s3"
+
+
+@pytest.mark.parametrize(
+    ("student", "expected"),
+    [
+        ("unet-shufflenet-x0.5", ["stride2", "s1", "s2", "s3", "s4_pre", "s4"]),
+        ("unet-vit-tiny", ["s1", "s2", "s3", "s4"]),
+    ],
+)
+def test_stages_of_images_keep_their_names(student: str, expected: list[str]) -> None:
+    assert list(StudentTaps(create_student(student, 2)).names.values()) == expected
+
+
+def test_a_run_on_whole_volumes_gives_a_teacher_of_the_cube_it_saw(tmp_path: Path) -> None:
+    save_student(create_student("resnet3d-18", 2, channels=1), tmp_path / "student.safetensors")
+    result = {**RESULT, "student": "resnet3d-18", "views": {}, "image_size": 28}
+    (tmp_path / "result.json").write_text(json.dumps(result))
+    assert load_teacher(f"student:{tmp_path}").input_shape == (1, 28, 28, 28)
+
+
 def test_the_same_student_is_the_same_teacher_wherever_it_lies(run: Path, tmp_path: Path) -> None:
     copied = tmp_path / "other.safetensors"
     copied.write_bytes((run / "student.safetensors").read_bytes())
@@ -92,8 +123,12 @@ def test_an_encoder_of_monai_is_as_wide_and_deep_as_its_file(tmp_path: Path) -> 
     assert teacher.weights.matched == f"{len(tensors)} of {len(tensors)}"
     swin = {f"swinViT.{name}": it for name, it in SwinTaps(12).backbone.state_dict().items()}
     torch.save(swin, tmp_path / "swin.pth")
-    small = load_teacher("monai:swinunetr", tmp_path / "swin.pth")
-    assert small.taps["s4"].shape == (192, 3, 3, 3)
+    small, older = (
+        load_teacher(f"monai:{name}", tmp_path / "swin.pth")
+        for name in ("swinunetr", "swinunetr-duplicates")
+    )
+    assert small.taps["s4"].shape == older.taps["s4"].shape == (192, 3, 3, 3)
+    assert small.architecture != older.architecture, "the same weights, and other numbers"
 
 
 def test_an_encoder_of_monai_asks_for_a_file(tmp_path: Path) -> None:

@@ -98,6 +98,8 @@ def test_a_card_tells_whether_the_weights_are_there(tmp_path: Path) -> None:
         ("lvm-med", "kvasir-seg", True),
         ("lvm-med", "msd:Task09_Spleen", True),
         ("lvm-med", "medmnist:dermamnist", True),
+        ("medsam", "breastmnist", True),
+        ("rad-dino", "chestmnist", True),
         ("lvm-med", "busi", False),
         ("lvm-med", "covid", False),
         ("lvm-med", "folder:/home/isic/pictures", False),
