@@ -26,6 +26,7 @@ from rdcache.data.decoding import UnreadableImageError
 from rdcache.data.listing import Entry, Listing
 from rdcache.data.samples import mask_stamp
 from rdcache.data.volumes import Volume
+from rdcache.errors import RdcacheError
 from rdcache.files import user_cache
 from rdcache.progress import Progress, ignore
 from rdcache.store.threads import usable_cores
@@ -127,9 +128,15 @@ def scan(
 
 
 def scan_entry(listing: Listing, entry: Entry, stamps: Stamps) -> Scan:
-    """Look at one image and its mask; an unreadable one gives a scan that says why."""
+    """Look at one image and its mask; an unreadable one gives a scan that says why.
+
+    Raises:
+        DatasetError: what reads such files is not installed, or the one that all lie in is damaged.
+    """
     try:
         content, pixels = listing.open(entry)
+    except RdcacheError:
+        raise
     except (OSError, ValueError) as error:
         return _unreadable(stamps, _reason(error))
     of_kind = _of_volume if isinstance(pixels, Volume) else _of_image
@@ -173,6 +180,8 @@ def with_mask(looked_at: Scan, listing: Listing, entry: Entry, stamps: Stamps) -
     assert listing.read_mask is not None
     try:
         mask = listing.read_mask(entry)
+    except RdcacheError:
+        raise
     except (OSError, ValueError) as error:
         return _unreadable(stamps, f"its mask: {_reason(error)}")
     size = mask.shape[::-1] if mask.ndim == 2 else mask.shape
