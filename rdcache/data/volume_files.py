@@ -277,7 +277,8 @@ def _require_same_grid(mask: Grid, image: Grid) -> None:
             f"it has {_times(mask.shape)} voxels, and its image {_times(image.shape)}"
         )
     # All eight: a mask whose axes are exchanged shares two of them with its image.
-    corners = np.array([[*at, 1] for at in product(*((0, side - 1) for side in image.shape))], float)
+    ends = ((0, side - 1) for side in image.shape)
+    corners = np.array([[*corner, 1] for corner in product(*ends)], float)
     apart = np.linalg.norm((corners @ (mask.affine - image.affine).T)[:, :3], axis=1).max()
     if apart > MOST_APART * min(image.spacing):
         raise UnreadableVolumeError(

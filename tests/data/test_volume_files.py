@@ -128,7 +128,8 @@ def save_series(
         data.SeriesInstanceUID, data.Modality, data.InstanceNumber = series, "CT", number + 1
         direction = np.array(image.GetDirection()).reshape(3, 3)
         data.ImageOrientationPatient = [*direction[:, 0].tolist(), *direction[:, 1].tolist()]
-        place = image.TransformIndexToPhysicalPoint((0, 0, number)) + tilt * number * direction[:, 1]
+        place = np.array(image.TransformIndexToPhysicalPoint((0, 0, number)))
+        place += tilt * number * direction[:, 1]
         data.ImagePositionPatient = [round(each, 9) for each in place]
         data.PixelSpacing = [0.9, 0.7]  # between rows, then between columns
         data.Rows, data.Columns = array.shape[1:]
