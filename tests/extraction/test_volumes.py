@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import signal
 from dataclasses import replace
 from pathlib import Path
 
+import nibabel
 import numpy as np
 import pytest
 import torch
@@ -105,6 +107,32 @@ def test_what_decides_the_numbers_of_volumes_decides_the_fingerprint(tmp_path: P
     assert plans[2].teacher.taps["out0"].shape == (1, 3, 3, 3)
 
 
+def test_boxes_of_another_window_are_not_taken_from_another_store(tmp_path: Path) -> None:
+    """The same CT is one thing among lungs and another one in the abdomen."""
+    random = np.random.default_rng(0)
+    for task in ("Abdomen", "Lung"):
+        for folder in ("imagesTr", "labelsTr"):
+            (tmp_path / task / folder).mkdir(parents=True)
+        about = {"modality": {"0": "CT"}, "labels": {"0": "background", "1": "organ"}}
+        (tmp_path / task / "dataset.json").write_text(json.dumps(about))
+    for number in range(10):
+        values = random.normal(-100, 300, (10, 10, 10)).astype(np.float32)
+        for task in ("Abdomen", "Lung"):
+            for folder, array in (("imagesTr", values), ("labelsTr", values > 0)):
+                image = nibabel.Nifti1Image(array.astype(np.int16), np.eye(4))
+                nibabel.save(image, tmp_path / task / folder / f"{number}.nii")
+    name = scripted(PoolingOfVolumes(), tmp_path)
+    stores = []
+    for task in ("Abdomen", "Lung"):
+        config = ExtractConfig(
+            teacher=name, dataset=f"msd:{tmp_path / task}", patch=8, device="cpu", views="clean"
+        )
+        stores.append(run_extraction(plan_extraction(config)).store)
+    abdomen, lung = (store.read([0], 0, ["out0"])["out0"] for store in stores)
+    assert stores[0].uids.tolist() == stores[1].uids.tolist()
+    assert not torch.allclose(abdomen, lung, atol=0.01)
+
+
 @pytest.mark.usefixtures("volumes")
 def test_a_store_of_volumes_is_verified_against_its_teacher_run_again(
     script: object, tmp_path: Path
@@ -118,6 +146,12 @@ def test_a_store_of_volumes_is_verified_against_its_teacher_run_again(
         assert all(it.ok for it in compare_with_teacher(store, again, 3))
         (live,) = load_live_taps(open_store(store.location), [name])
         assert set(live.of(box_of(store, again, 1, 0), store.taps)) == set(store.taps)
+
+
+@pytest.mark.usefixtures("volumes")
+def test_a_stride_without_patches_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="--stride is for patches"):
+        planned(scripted(PoolingOfVolumes(), tmp_path), stride=4)
 
 
 def test_options_of_volumes_are_refused_for_images(script: object, few: Path) -> None:
