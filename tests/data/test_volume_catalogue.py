@@ -278,6 +278,10 @@ def test_check_tells_of_volumes_what_it_tells_of_images(data: Path) -> None:
 def test_phantom_volumes_are_drawn_the_same_every_time_and_differ() -> None:
     lesions, parts = (of_volumes(name, Path()) for name in ("phantom-3d", "phantom-3d-seg"))
     assert len(lesions) == 90
+    lesions.decode(5).values[:] = 0  # theirs who asked for it
+    parts.decode_mask(5)[:] = 0
+    assert lesions.decode(5).values.any()
+    assert parts.decode_mask(5).any()
     assert (lesions.decode(5).values == of_volumes("phantom-3d", Path()).decode(5).values).all()
     assert set(lesions.uids) == set(parts.uids)
     assert lesions.leaks.pairs == ()
