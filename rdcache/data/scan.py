@@ -28,6 +28,7 @@ from rdcache.data.samples import mask_stamp
 from rdcache.data.volumes import Volume
 from rdcache.errors import RdcacheError
 from rdcache.files import user_cache
+from rdcache.memory import available_memory
 from rdcache.progress import Progress, ignore
 from rdcache.store.threads import usable_cores
 
@@ -38,6 +39,7 @@ THUMBNAIL = 32
 HASH_SIDE = 8
 THREADS = max(2, usable_cores())
 VOLUME_THREADS = 8
+VOLUME_BYTES = 2**31  # that a CT of six hundred slices takes while it and its mask are looked at
 
 
 @dataclass(frozen=True)
@@ -111,8 +113,9 @@ def scan(
         or CLOSED in known[entry.name].problem  # may be open by now
     ]
     results: dict[int, Scan] = {}
-    # A CT takes a gigabyte while it is looked at.
-    threads = min(THREADS, VOLUME_THREADS) if listing.dimensions == 3 else THREADS
+    threads = THREADS
+    if listing.dimensions == 3:
+        threads = min(THREADS, VOLUME_THREADS, max(1, available_memory() // VOLUME_BYTES))
     with ThreadPoolExecutor(threads, thread_name_prefix="scan") as pool:
         jobs = pool.map(lambda n: scan_entry(listing, listing.entries[n], stamps[n]), todo)
         for done, (number, result) in enumerate(zip(todo, jobs, strict=True), start=1):
