@@ -231,9 +231,10 @@ def cache_folder() -> Path:
 
 
 def _cache_file(folder: Path, listing: Listing, name: str) -> Path:
-    """Where scans are kept; how a mask is read depends on the classes."""
+    """Where scans are kept; how a mask is read depends on the classes, and on its own rule."""
     classes = listing.classes if listing.task == "segmentation" else ()
-    key = json.dumps([str(folder.absolute()), name, classes]).encode()
+    rule = [listing.mask_rule] if listing.mask_rule else []
+    key = json.dumps([str(folder.absolute()), name, classes, *rule]).encode()
     digest = hashlib.blake2b(key, digest_size=12).hexdigest()
     return cache_folder() / f"{digest}-v{VERSION}.npz"
 

@@ -127,6 +127,20 @@ def test_what_cannot_be_used_is_skipped_with_its_reason(data: Path) -> None:
         assert words in reasons[f"case_00{number}.nii.gz"]
 
 
+def test_other_numbers_for_the_same_classes_are_another_look(data: Path) -> None:
+    folder = make_task(data)
+    for mask in (folder / "labelsTr").iterdir():
+        numbers = np.asarray(nibabel.load(mask).dataobj)
+        save(mask, np.where(numbers == 2, 5, numbers).astype(np.uint8))
+    with pytest.raises(DatasetError, match="nothing to segment"):
+        of_volumes("msd:Task09_Spleen", data)
+    about = folder / "dataset.json"
+    about.write_text(about.read_text().replace('"2"', '"5"'))
+    dataset = of_volumes("msd:Task09_Spleen", data)
+    assert dataset.classes == ("background", "liver", "tumour")
+    assert len(dataset) == 10
+
+
 def test_no_folder_and_no_dataset_json_are_said(data: Path) -> None:
     with pytest.raises(DatasetNotFoundError, match="folder of this dataset is not there"):
         load_dataset("msd:Task09_Spleen", data)
