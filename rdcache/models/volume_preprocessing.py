@@ -53,6 +53,17 @@ class VolumePreprocessing:
         """Of one volume at the network's input: (channels, *patch)."""
         return (self.channels, *self.patch)
 
+    def outside(self, low: np.ndarray) -> np.ndarray | float:
+        """What a box holds beyond the border of a volume, before `scaled`: what becomes 0, or is
+        none of the voxels above 0.
+
+        Args:
+            low: see `scaled`.
+        """
+        if self.scaling == "zscore":
+            return 0.0
+        return low if self.window is None else self.window[0]
+
     def scaled(self, values: np.ndarray, low: Any, high: Any) -> np.ndarray:
         """Bring a box to 0…1, or to what else `scaling` says.
 

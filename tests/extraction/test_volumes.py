@@ -23,6 +23,7 @@ from rdcache.extraction import ExtractConfig, ExtractionPlan, plan_extraction, r
 from rdcache.extraction.checking import compare_with_teacher, plan_again
 from rdcache.extraction.live_taps import load_live_taps
 from rdcache.models import load_teacher
+from rdcache.models.volume_preprocessing import VolumePreprocessing
 from rdcache.store import Store, open_store
 
 
@@ -105,6 +106,29 @@ def test_what_decides_the_numbers_of_volumes_decides_the_fingerprint(tmp_path: P
     ]
     assert len({plan.fingerprint.digest for plan in plans}) == len(plans)
     assert plans[2].teacher.taps["out0"].shape == (1, 3, 3, 3)
+
+
+@pytest.mark.usefixtures("volumes")
+def test_beyond_a_volume_a_teacher_with_a_window_of_its_own_sees_its_lower_end(
+    tmp_path: Path,
+) -> None:
+    plan = planned(scripted(PoolingOfVolumes(), tmp_path), views="clean", patch=32)
+    own = plan.teacher.of_volumes
+    plan.teacher.preprocessing = replace(own, window=(0.0, 100.0))  # the volumes' low is 50
+    corner = run_extraction(plan).store.read([0], 0, ["out0"])["out0"][0, :, 0, 0, 0]
+    assert corner.item() == 0
+
+
+def test_what_lies_beyond_a_volume_does_not_count_in_its_deviation() -> None:
+    volume = drawn_dataset().decode(0)
+    preprocessing = VolumePreprocessing((32, 32, 32), scaling="zscore")
+    box = np.array([-8, -8, -8, 24, 24, 24, 0, 0, 0, 0], np.float64)
+    outside = preprocessing.outside(volume.low)
+    padded = preprocessing.scaled(cut_volume(volume.values, box, (32, 32, 32), outside), 0, 0)
+    alone = preprocessing.scaled(volume.values, 0, 0)
+    depth, height, width = volume.shape
+    inside = padded[:, 8 : 8 + depth, 8 : 8 + height, 8 : 8 + width]
+    np.testing.assert_allclose(inside, alone, atol=1e-5)
 
 
 def test_boxes_of_another_window_are_not_taken_from_another_store(tmp_path: Path) -> None:
