@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from gzip import BadGzipFile, GzipFile
 from io import BytesIO
 from itertools import product
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
@@ -66,7 +66,7 @@ def is_volume(path: Path) -> bool:
     return path.name.lower().endswith(VOLUME_SUFFIXES) or dicom_series.is_series(path)
 
 
-def volume_stem(path: Path) -> str:
+def volume_stem(path: PurePath) -> str:
     """A file's name without its suffix, which may have two parts."""
     lower = path.name.lower()
     suffix = next((suffix for suffix in VOLUME_SUFFIXES[::-1] if lower.endswith(suffix)), "")
