@@ -57,9 +57,11 @@ def read(folder: Path) -> tuple[np.ndarray, Grid]:
     except RuntimeError as error:  # all that ITK ever raises
         raise UnusableSeriesError(f"damaged or not of one size ({_last_line(error)})") from None
     _require_even(np.array(positions))
+    step = np.subtract(positions[-1], positions[0]) / (len(positions) - 1)
     values = sitk.GetArrayViewFromImage(image)  # (k, j, i) or (k, j, i, c)
     values = values if values.ndim == 4 else values[..., None]
     directions = np.array(image.GetDirection()).reshape(3, 3) * np.array(image.GetSpacing())
+    directions[:, 2] = step  # ITK's is upright on the slices, which it is not under a tilted gantry
     affine = np.eye(4)
     affine[:3, :3], affine[:3, 3] = directions, image.GetOrigin()
     width, height, depth = image.GetSize()

@@ -39,8 +39,8 @@ def list_folders(folder: Path) -> Listing:
     """
     by_split = split_folders(folder)
     places: list[tuple[str | None, Path]] = list(by_split.items()) or [(None, folder)]
-    if pairs := [(split, top) for split, top in places if has_masks(top)]:
-        return _list_pairs(folder, pairs)
+    if any(has_masks(top) for _, top in places):
+        return _list_pairs(folder, places)
     tops = list(by_split.values()) or [folder]
     classes = tuple(
         sorted({sub.name for top in tops for sub in top.iterdir() if _is_class_folder(sub)})

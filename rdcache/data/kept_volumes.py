@@ -20,7 +20,7 @@ import numpy as np
 from rdcache.data import volumes
 from rdcache.data.pixel_file import FOLDER, require_own
 from rdcache.data.volumes import Grid, Volume
-from rdcache.errors import CorruptInputsError
+from rdcache.errors import CorruptInputsError, FileWriteError
 from rdcache.files import write_text, write_whole
 
 
@@ -37,7 +37,15 @@ class KeptVolumes:
 
     def __init__(self, folder: Path, dataset_digest: str) -> None:
         private = folder / FOLDER
-        private.mkdir(mode=0o700, parents=True, exist_ok=True)
+        try:
+            private.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise FileWriteError(
+                "volumes cannot be kept here.",
+                folder=private,
+                why=error.strerror or error,
+                next="choose another folder with --inputs-cache, or leave it out",
+            ) from error
         require_own(private)
         key = hashlib.sha256(f"{dataset_digest} {volumes.VERSION}".encode()).hexdigest()[:32]
         self.folder = private / f"volumes-{key}"
@@ -105,19 +113,23 @@ class KeptVolumes:
 
     def _array(self, number: int, name: str, facts: dict[str, Any]) -> np.ndarray:
         path = self._path(number, name)
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
+        try:
+            array = np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
+        except (OSError, ValueError, EOFError) as error:  # gone, or shorter than it says
+            raise _damaged(path) from error
         if path not in self._checked:
-            if (
-                google_crc32c.value(np.asarray(array).reshape(-1).view(np.uint8))
-                != facts["crc32c"][name]
-            ):
-                raise CorruptInputsError(
-                    "a volume that was kept for students is damaged.",
-                    file=path,
-                    next="delete its folder, it is made again; and have an eye on the disk",
-                )
+            if google_crc32c.value(array.reshape(-1).view(np.uint8)) != facts["crc32c"][name]:
+                raise _damaged(path)
             self._checked.add(path)
-        return np.asarray(array)
+        return array
+
+
+def _damaged(path: Path) -> CorruptInputsError:
+    return CorruptInputsError(
+        "a volume that was kept for students is damaged.",
+        file=path,
+        next="delete its folder, it is made again; and have an eye on the disk",
+    )
 
 
 def _save(array: np.ndarray, path: Path) -> None:

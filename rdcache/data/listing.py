@@ -73,6 +73,7 @@ class Listing:
         read_mask: gives the mask of an entry or sample, uint8 (H, W) class numbers; segmentation
             only.
         window: the range of intensities that all volumes share, if they do.
+        mask_rule: what masks are read by, beside the classes: a look by another rule is not kept.
     """
 
     entries: tuple[Entry, ...]
@@ -86,6 +87,7 @@ class Listing:
     dimensions: int = 2
     read_mask: Callable[[Masked], np.ndarray] | None = None
     window: tuple[float, float] | None = None
+    mask_rule: str = ""
 
 
 def image_files(folder: Path) -> list[Path]:

@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from rdcache.data import folders, msd, tables, volume_folders
-from rdcache.data.leaks import Duplicate, find_duplicates, report_leaks
+from rdcache.data.kept_pairs import known_duplicates
+from rdcache.data.leaks import Duplicate, report_leaks
 from rdcache.data.listing import Entry, Listing
 from rdcache.data.registry import CATALOGUE, DatasetCard, default_data_dir, expanded
 from rdcache.data.salting import UidSalt, uid_salt
@@ -179,7 +180,7 @@ def _assemble(
     labels = [entry.label for entry in entries]
     groups = [entry.group for entry in entries]
     pixels = [result.pixels for result in scans]
-    duplicates = find_duplicates(
+    duplicates = known_duplicates(
         pixels,
         np.array([result.perceptual for result in scans], np.uint64),
         np.stack([result.thumbnail for result in scans]),

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import threading
 import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -25,7 +26,7 @@ from rdcache.store import SPLITS
 
 DIGITS = 6
 FILES_IN_MEMORY = 2
-DAMAGED = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
+DAMAGED = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error)
 NEXT = "get the file again: zenodo.org/records/10519652"
 
 
@@ -89,7 +90,8 @@ def read_image(path: Path) -> np.ndarray:
     """One image, by its path: uint8, as it is stored.
 
     Raises:
-        UnreadableImageError: the file is gone, damaged or shorter than it was.
+        UnreadableImageError: the file has fewer images than it had.
+        DatasetError: it is gone or damaged.
     """
     file, split, number = path.parents[1], path.parent.name, int(path.name)
     with _lock:  # or two threads would unpack the same file
@@ -116,7 +118,14 @@ def _unpacked(file: Path, split: str, stamp: tuple[int, int]) -> np.ndarray:
             with archive.open(name) as stream:
                 images = np.lib.format.read_array(stream, allow_pickle=False)
     except DAMAGED as error:
-        raise UnreadableImageError(f"the file it lies in is damaged or gone ({error})") from None
+        # Not the fault of one image: it is said once, and not tried again for each.
+        raise DatasetError(
+            "the images of this file cannot be unpacked.",
+            file=file,
+            array=f"{split}_images",
+            why=error,
+            next=NEXT,
+        ) from None
     return np.asarray(images)
 
 

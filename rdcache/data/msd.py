@@ -49,7 +49,8 @@ def segmented_volumes(
         numbers: in the mask files → class number.
     """
     volumes = as_volume_files(replace(listing, task="segmentation"), window)
-    return replace(volumes, read_mask=volume_masks(class_numbers(numbers)))
+    rule = json.dumps(sorted(numbers.items()))
+    return replace(volumes, read_mask=volume_masks(class_numbers(numbers)), mask_rule=rule)
 
 
 def window_of(facts: dict[str, Any], name: str) -> tuple[float, float] | None:

@@ -90,7 +90,7 @@ def list_parts(folder: Path) -> Listing:
 
 def read(path: Path) -> Volume:
     """Draw the volume of this name."""
-    values = draw(path.as_posix()).values
+    values = draw(path.as_posix()).values.copy()  # a volume that is written to is drawn anew
     depth, height, width = values.shape
     grid = Grid((width, height, depth), np.diag([*SPACING[::-1], 1.0]))
     return make_volume(values.transpose(2, 1, 0)[..., None], grid)
@@ -98,7 +98,7 @@ def read(path: Path) -> Volume:
 
 def read_parts(sample: Masked) -> np.ndarray:
     """The mask of a volume: uint8 (D, H, W)."""
-    return draw(sample.path.as_posix()).parts
+    return draw(sample.path.as_posix()).parts.copy()
 
 
 def _entries() -> list[Entry]:

@@ -26,7 +26,9 @@ from rdcache.data.decoding import UnreadableImageError
 from rdcache.data.listing import Entry, Listing
 from rdcache.data.samples import mask_stamp
 from rdcache.data.volumes import Volume
+from rdcache.errors import RdcacheError
 from rdcache.files import user_cache
+from rdcache.memory import available_memory
 from rdcache.progress import Progress, ignore
 from rdcache.store.threads import usable_cores
 
@@ -37,6 +39,7 @@ THUMBNAIL = 32
 HASH_SIDE = 8
 THREADS = max(2, usable_cores())
 VOLUME_THREADS = 8
+VOLUME_BYTES = 2**31  # that a CT of six hundred slices takes while it and its mask are looked at
 
 
 @dataclass(frozen=True)
@@ -110,8 +113,9 @@ def scan(
         or CLOSED in known[entry.name].problem  # may be open by now
     ]
     results: dict[int, Scan] = {}
-    # A CT takes a gigabyte while it is looked at.
-    threads = min(THREADS, VOLUME_THREADS) if listing.dimensions == 3 else THREADS
+    threads = THREADS
+    if listing.dimensions == 3:
+        threads = min(THREADS, VOLUME_THREADS, max(1, available_memory() // VOLUME_BYTES))
     with ThreadPoolExecutor(threads, thread_name_prefix="scan") as pool:
         jobs = pool.map(lambda n: scan_entry(listing, listing.entries[n], stamps[n]), todo)
         for done, (number, result) in enumerate(zip(todo, jobs, strict=True), start=1):
@@ -127,9 +131,15 @@ def scan(
 
 
 def scan_entry(listing: Listing, entry: Entry, stamps: Stamps) -> Scan:
-    """Look at one image and its mask; an unreadable one gives a scan that says why."""
+    """Look at one image and its mask; an unreadable one gives a scan that says why.
+
+    Raises:
+        DatasetError: what reads such files is not installed, or the one that all lie in is damaged.
+    """
     try:
         content, pixels = listing.open(entry)
+    except RdcacheError:
+        raise
     except (OSError, ValueError) as error:
         return _unreadable(stamps, _reason(error))
     of_kind = _of_volume if isinstance(pixels, Volume) else _of_image
@@ -173,6 +183,8 @@ def with_mask(looked_at: Scan, listing: Listing, entry: Entry, stamps: Stamps) -
     assert listing.read_mask is not None
     try:
         mask = listing.read_mask(entry)
+    except RdcacheError:
+        raise
     except (OSError, ValueError) as error:
         return _unreadable(stamps, f"its mask: {_reason(error)}")
     size = mask.shape[::-1] if mask.ndim == 2 else mask.shape
@@ -219,9 +231,10 @@ def cache_folder() -> Path:
 
 
 def _cache_file(folder: Path, listing: Listing, name: str) -> Path:
-    """Where scans are kept; how a mask is read depends on the classes."""
+    """Where scans are kept; how a mask is read depends on the classes, and on its own rule."""
     classes = listing.classes if listing.task == "segmentation" else ()
-    key = json.dumps([str(folder.absolute()), name, classes]).encode()
+    rule = [listing.mask_rule] if listing.mask_rule else []
+    key = json.dumps([str(folder.absolute()), name, classes, *rule]).encode()
     digest = hashlib.blake2b(key, digest_size=12).hexdigest()
     return cache_folder() / f"{digest}-v{VERSION}.npz"
 

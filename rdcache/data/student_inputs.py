@@ -78,7 +78,7 @@ class StudentInputs:
         )
         segmented = dataset.task == "segmentation"
         each = (4 if segmented else 3) * size**2  # bytes of a cut view, and of its mask
-        self._slots, kept = _slots(dataset, len(parameters), limit // each)
+        self._slots, kept = slots_of_cuts(dataset, len(parameters), limit // each)
         # Memory is taken page by page, as slots are filled. The last slot stays empty.
         self._cuts = np.empty((kept + 1, size, size, 3), np.uint8)
         self._centres = np.empty(kept + 1, np.float32)
@@ -171,7 +171,7 @@ class StudentInputs:
         return pixels, centres
 
 
-def _slots(dataset: ImageDataset, views: int, capacity: int) -> tuple[np.ndarray, int]:
+def slots_of_cuts(dataset: ImageDataset, views: int, capacity: int) -> tuple[np.ndarray, int]:
     """Where each cut view is kept: int64 (views, samples), and the number of places.
 
     What does not fit has the place after the last. First come the clean views of validation and

@@ -19,7 +19,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from gzip import BadGzipFile, GzipFile
 from io import BytesIO
-from pathlib import Path
+from itertools import product
+from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
@@ -34,6 +35,7 @@ NIFTI = (".nii", ".nii.gz")
 ARRAYS = (".npy", ".npz")
 VOLUME_SUFFIXES = (*NIFTI, *ARRAYS)
 MOST_BYTES = 2**32  # of one file, unpacked: a thousand slices of 512×512 in double precision
+PART_BYTES = 2**24  # that are unpacked at once
 HEADER_BYTES = 544  # of NIfTI-2, the longer one
 NAMES_IN_NPZ = ("image", "volume", "data", "arr_0", "label", "mask")
 MOST_APART = 0.5  # voxels by which the corners of a mask may lie beside those of its image
@@ -64,7 +66,7 @@ def is_volume(path: Path) -> bool:
     return path.name.lower().endswith(VOLUME_SUFFIXES) or dicom_series.is_series(path)
 
 
-def volume_stem(path: Path) -> str:
+def volume_stem(path: PurePath) -> str:
     """A file's name without its suffix, which may have two parts."""
     lower = path.name.lower()
     suffix = next((suffix for suffix in VOLUME_SUFFIXES[::-1] if lower.endswith(suffix)), "")
@@ -123,7 +125,8 @@ def read_class_numbers(
     )
     if content.values.shape[3] != 1:
         raise UnreadableVolumeError(f"it has {content.values.shape[3]} channels; a mask has one")
-    _require_same_grid(content.grid, grid_of(image))
+    grid = grid_of(image)
+    _require_same_grid(content.grid, grid)
     numbers = content.values[..., 0]
     if numbers.dtype.kind == "f":
         whole = np.rint(numbers)
@@ -131,7 +134,8 @@ def read_class_numbers(
             raise UnreadableVolumeError("its numbers are not whole")
         numbers = whole.astype(np.int64)
     labels = relabel(numbers).astype(np.uint8)
-    return np.ascontiguousarray(oriented(labels, content.grid)[0])
+    # By the image's affine: where one is turned by 45°, the mask's own may round the other way.
+    return np.ascontiguousarray(oriented(labels, grid)[0])
 
 
 def grid_of(path: Path) -> Grid:
@@ -149,7 +153,7 @@ def _decoded(path: Path, data: bytes) -> Content:
         raise UnreadableVolumeError("the file is empty")
     name = path.name.lower()
     if name.endswith(".gz"):
-        data = _unpacked(lambda: GzipFile(fileobj=BytesIO(data)).read(MOST_BYTES + 1))
+        data = _unpacked(lambda: _whole(GzipFile(fileobj=BytesIO(data))))
     if len(data) > MOST_BYTES:
         raise UnreadableVolumeError(f"more than the {MOST_BYTES / 1e9:.1f} GB we decode")
     return _of_nifti(data) if name.endswith(NIFTI) else _of_arrays(data)
@@ -160,6 +164,17 @@ def _unpacked(read: Callable[[], bytes]) -> bytes:
         return read()
     except (BadGzipFile, EOFError, zlib.error) as error:
         raise UnreadableVolumeError(f"damaged or cut short ({error})") from None
+
+
+def _whole(archive: GzipFile) -> bytes:
+    """All that an archive holds, or more than `MOST_BYTES`.
+
+    Part by part: memory for what is asked for is taken before anything is read.
+    """
+    data = BytesIO()
+    while data.tell() <= MOST_BYTES and (part := archive.read(PART_BYTES)):
+        data.write(part)
+    return data.getvalue()
 
 
 def _header(data: bytes) -> Any:
@@ -261,7 +276,9 @@ def _require_same_grid(mask: Grid, image: Grid) -> None:
         raise UnreadableVolumeError(
             f"it has {_times(mask.shape)} voxels, and its image {_times(image.shape)}"
         )
-    corners = np.array([[0, 0, 0, 1], [*(side - 1 for side in image.shape), 1]], float)
+    # All eight: a mask whose axes are exchanged shares two of them with its image.
+    ends = ((0, side - 1) for side in image.shape)
+    corners = np.array([[*corner, 1] for corner in product(*ends)], float)
     apart = np.linalg.norm((corners @ (mask.affine - image.affine).T)[:, :3], axis=1).max()
     if apart > MOST_APART * min(image.spacing):
         raise UnreadableVolumeError(

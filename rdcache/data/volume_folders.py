@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 
 from rdcache.data.folders import IMAGES, MASKS, has_masks, list_folders, split_folders
-from rdcache.data.listing import Entry, Listing
+from rdcache.data.listing import IMAGE_SUFFIXES, Entry, Listing
 from rdcache.data.masks import declared_classes
 from rdcache.data.pairs import ENDINGS, NO_MASK
 from rdcache.data.tables import list_table
@@ -150,4 +150,7 @@ def _volumes_of(folder: Path) -> Listing:
 
 
 def _is_named_like_one(path: Path) -> bool:
-    return path.name.lower().endswith(VOLUME_SUFFIXES) or (not path.suffix and path.is_dir())
+    if path.name.lower().endswith(VOLUME_SUFFIXES):
+        return True
+    # Folders of a series are often called by its number, 1.2.840.113619.2.55, which has a suffix.
+    return path.suffix.lower() not in IMAGE_SUFFIXES and path.is_dir()

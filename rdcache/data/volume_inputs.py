@@ -17,7 +17,7 @@ import torch
 
 from rdcache.data.photometry import Jitter
 from rdcache.data.samples import ImageDataset
-from rdcache.data.student_inputs import MEMORY_SHARE, MOST_MEMORY, MOST_THREADS, _slots
+from rdcache.data.student_inputs import MEMORY_SHARE, MOST_MEMORY, MOST_THREADS, slots_of_cuts
 from rdcache.data.volume_dataset import as_volumes
 from rdcache.data.volume_views import cut_volume, cut_volume_mask
 from rdcache.data.volumes import Shape, unit_range
@@ -76,7 +76,7 @@ class VolumeInputs:
         self._segmented = dataset.task == "segmentation"
         voxels = int(np.prod(self.size))
         each = voxels * (4 * dataset.channels + self._segmented)
-        self._slots, kept = _slots(dataset, len(parameters), limit // each)
+        self._slots, kept = slots_of_cuts(dataset, len(parameters), limit // each)
         # Memory is taken page by page, as slots are filled. The last slot stays empty.
         self._cuts = np.empty((kept + 1, dataset.channels, *self.size), np.float32)
         self._filled = np.zeros(kept + 1, bool)

@@ -41,7 +41,7 @@ def class_numbers(numbers: Mapping[int, int]) -> Relabel:
 
     def relabel(found: np.ndarray) -> np.ndarray:
         low, high = int(found.min()), int(found.max())
-        table = np.full(max(high, max(numbers)) + 1, -1, np.int64) if high < LARGEST else None
+        table = np.full(max(high, max(numbers)) + 1, -1, np.int16) if high < LARGEST else None
         if low >= 0 and table is not None:
             table[list(numbers)] = list(numbers.values())
             labels = table[found.astype(np.int64)]

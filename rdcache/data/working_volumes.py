@@ -5,6 +5,7 @@ Unpacking a volume takes far longer than cutting a patch of it, and each is need
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,8 @@ from rdcache.data.volumes import Volume
 from rdcache.memory import available_memory
 
 MEMORY_SHARE = 0.25
+# One for each few samples, of whatever dataset: two threads may ask for the same one.
+_writing = [threading.Lock() for _ in range(64)]
 
 
 class WorkingVolumes:
@@ -82,9 +85,12 @@ class WorkingVolumes:
         return mask
 
     def _fill(self, files: KeptVolumes, sample: int) -> None:
-        if sample not in files:
-            mask = self.dataset.decode_mask(sample) if self._segmented else None
-            files.keep(sample, self.dataset.decode(sample), mask)
+        if sample in files:
+            return
+        with _writing[sample % len(_writing)]:
+            if sample not in files:
+                mask = self.dataset.decode_mask(sample) if self._segmented else None
+                files.keep(sample, self.dataset.decode(sample), mask)
 
     def __str__(self) -> str:
         """How many are kept, and where, in a few words."""

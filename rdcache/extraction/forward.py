@@ -148,8 +148,8 @@ class TeacherForward:
 
     def _cut_volume(self, volume: Volume, parameters: np.ndarray) -> np.ndarray:
         preprocessing = self.teacher.of_volumes
-        fill = preprocessing.beyond(volume.low)
-        box = cut_volume(volume.values, parameters, preprocessing.patch, fill)
+        outside = preprocessing.outside(volume.low)
+        box = cut_volume(volume.values, parameters, preprocessing.patch, outside)
         return preprocessing.scaled(box, volume.low, volume.high)
 
     def _passes(self, images: CutImages) -> Iterator[dict[str, torch.Tensor]]:

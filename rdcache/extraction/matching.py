@@ -8,6 +8,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from rdcache.data import ImageDataset
+from rdcache.data.volume_files import volume_stem
 from rdcache.errors import DatasetError
 
 SHOWN = 3  # names in a message
@@ -52,7 +53,8 @@ def _samples_by_name(dataset: ImageDataset) -> dict[str, int]:
     numbers = {sample.uid: number for number, sample in enumerate(dataset.samples)}
     for number, sample in enumerate(dataset.samples):
         path = PurePosixPath(sample.path.as_posix())
-        for parts in {path.parts, path.with_suffix("").parts}:
+        bare = path.with_name(volume_stem(path))  # `case.nii.gz` has a suffix of two parts
+        for parts in {path.parts, path.with_suffix("").parts, bare.parts}:
             below = [part for part in parts if part != "/"]
             for start in range(len(below)):
                 name = "/".join(below[start:])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from rdcache.data import ImageDataset
+from rdcache.data import ImageDataset, as_volumes
 from rdcache.errors import UsageError
 from rdcache.extraction.config import ExtractConfig
 from rdcache.models import Teacher, for_volumes
@@ -23,7 +23,7 @@ def suited_to(
 
     Raises:
         UsageError: the teacher looks at volumes but these are images; an option of volumes is given
-            for images; or the volumes do not suit the teacher.
+            for images, or one of patches for whole volumes; or the volumes do not suit the teacher.
     """
     if dataset.dimensions == 2:
         _require_images(dataset, config, teacher)
@@ -35,13 +35,25 @@ def suited_to(
                 say="of how many voxels along z,y,x, as in --patch 32,96,96",
             )
         config = config.model_copy(update={"patch": teacher.of_volumes.patch})
+    if config.patch is None and config.stride != 1:
+        raise UsageError(
+            "--stride is for patches, and whole volumes have none.",
+            say="of how many voxels along z,y,x, as in --patch 96; or leave --stride out",
+        )
     return config, for_volumes(teacher, dataset.channels, config.patch, config.slices)
 
 
 def volume_parts(dataset: ImageDataset) -> dict[str, Any]:
-    """Parts of a fingerprint that only volumes have: the spacing they are resampled to, if any."""
-    spacing = dataset.spec.spacing
-    return {} if spacing is None else {"spacing": list(spacing)}
+    """Parts of a fingerprint that only volumes have: the spacing they are resampled to and the
+    window of intensities that they share, if any.
+
+    Both decide what is made of a file. The dataset's digest covers them, too, but stores of other
+    datasets are copied from where a file occurs in both (see `reuse.py`).
+    """
+    if dataset.dimensions == 2:
+        return {}
+    facts = {"spacing": dataset.spec.spacing, "window": as_volumes(dataset).window}
+    return {name: list(numbers) for name, numbers in facts.items() if numbers is not None}
 
 
 def spacing_advice(dataset: ImageDataset, teacher: Teacher) -> str:

@@ -53,13 +53,15 @@ class VolumePreprocessing:
         """Of one volume at the network's input: (channels, *patch)."""
         return (self.channels, *self.patch)
 
-    def beyond(self, low: Any) -> Any:
-        """What lies beyond the border of a volume: what becomes 0 by the network's own window. The
-        dataset's may begin at soft tissue, and would frame the volume in grey.
+    def outside(self, low: np.ndarray) -> np.ndarray | float:
+        """What a box holds beyond the border of a volume, before `scaled`: what becomes 0, or is
+        none of the voxels above 0.
 
         Args:
-            low: the dataset's intensity rule for this volume; see `scaled`.
+            low: see `scaled`.
         """
+        if self.scaling == "zscore":
+            return 0.0
         return low if self.window is None else self.window[0]
 
     def scaled(self, values: np.ndarray, low: Any, high: Any) -> np.ndarray:

@@ -192,6 +192,12 @@ def test_official_folders_are_its_splits(root: Path) -> None:
                 (root / kind / name).rename(root / split / kind / name)
     dataset = load(root)
     assert sorted(int(s.path.stem) for s in dataset.samples if s.split == "test") == [8, 9, 10, 11]
+    for number in range(8, 12):
+        (root / "test" / "masks" / f"{number}.png").unlink()
+    (root / "test" / "masks").rmdir()
+    without = load(root)
+    assert [each.reason for each in without.skipped] == ["it has no mask"] * 4
+    assert {each.path for each in without.skipped} == {f"test/images/{n}.png" for n in range(8, 12)}
 
 
 @pytest.mark.parametrize(

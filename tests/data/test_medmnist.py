@@ -164,6 +164,20 @@ def test_a_damaged_file_is_refused(content: bytes, tmp_path: Path) -> None:
         load_dataset("bloodmnist")
 
 
+@pytest.mark.parametrize("place_of_damage", [2000, 9000])
+def test_images_that_cannot_be_unpacked_are_said_once(
+    place_of_damage: int, write: Write, tmp_path: Path
+) -> None:
+    write("pneumoniamnist", 2)
+    place = tmp_path / "data" / "medmnist" / "pneumoniamnist.npz"
+    data = bytearray(place.read_bytes())
+    begin = data.index(b"train_images.npy") + place_of_damage
+    data[begin : begin + 500] = b"\xff" * 500
+    place.write_bytes(data)
+    with pytest.raises(DatasetError, match=r"cannot be unpacked|it is damaged"):
+        load_dataset("pneumoniamnist")
+
+
 def test_the_file_of_another_set_is_noticed(write: Write) -> None:
     write("pneumoniamnist", 8)
     with pytest.raises(DatasetError, match="not those of the set") as caught:

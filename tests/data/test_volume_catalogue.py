@@ -127,6 +127,20 @@ def test_what_cannot_be_used_is_skipped_with_its_reason(data: Path) -> None:
         assert words in reasons[f"case_00{number}.nii.gz"]
 
 
+def test_other_numbers_for_the_same_classes_are_another_look(data: Path) -> None:
+    folder = make_task(data)
+    for mask in (folder / "labelsTr").iterdir():
+        numbers = np.asarray(nibabel.load(mask).dataobj)
+        save(mask, np.where(numbers == 2, 5, numbers).astype(np.uint8))
+    with pytest.raises(DatasetError, match="nothing to segment"):
+        of_volumes("msd:Task09_Spleen", data)
+    about = folder / "dataset.json"
+    about.write_text(about.read_text().replace('"2"', '"5"'))
+    dataset = of_volumes("msd:Task09_Spleen", data)
+    assert dataset.classes == ("background", "liver", "tumour")
+    assert len(dataset) == 10
+
+
 def test_no_folder_and_no_dataset_json_are_said(data: Path) -> None:
     with pytest.raises(DatasetNotFoundError, match="folder of this dataset is not there"):
         load_dataset("msd:Task09_Spleen", data)
@@ -278,6 +292,10 @@ def test_check_tells_of_volumes_what_it_tells_of_images(data: Path) -> None:
 def test_phantom_volumes_are_drawn_the_same_every_time_and_differ() -> None:
     lesions, parts = (of_volumes(name, Path()) for name in ("phantom-3d", "phantom-3d-seg"))
     assert len(lesions) == 90
+    lesions.decode(5).values[:] = 0  # theirs who asked for it
+    parts.decode_mask(5)[:] = 0
+    assert lesions.decode(5).values.any()
+    assert parts.decode_mask(5).any()
     assert (lesions.decode(5).values == of_volumes("phantom-3d", Path()).decode(5).values).all()
     assert set(lesions.uids) == set(parts.uids)
     assert lesions.leaks.pairs == ()

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import gzip
+import tracemalloc
 from itertools import permutations, product
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import SimpleITK
 from nibabel.orientations import io_orientation
 
 from rdcache.data.decoding import UnreadableImageError
-from rdcache.data.volume_files import read_class_numbers, read_volume, volume_stem
+from rdcache.data.volume_files import grid_of, read_class_numbers, read_volume, volume_stem
 from rdcache.data.volumes import Grid, back_on_file_axes, oriented
 
 
@@ -105,8 +106,14 @@ def test_nearly_constant_and_constant_volumes_have_a_range(tmp_path: Path) -> No
     assert np.isfinite(read_volume(save_nifti(tmp_path / "b.nii", constant)).unit()).all()
 
 
-def save_series(folder: Path, array: np.ndarray, skip: tuple[int, ...] = ()) -> SimpleITK.Image:
-    """A CT series with anisotropic voxels and a gantry that is turned; (D, H, W) int16."""
+def save_series(
+    folder: Path, array: np.ndarray, skip: tuple[int, ...] = (), tilt: float = 0.0
+) -> SimpleITK.Image:
+    """A CT series with anisotropic voxels of a patient who lies askew; (D, H, W) int16.
+
+    Args:
+        tilt: of the gantry: millimetres by which each slice lies behind the one before.
+    """
     image = SimpleITK.GetImageFromArray(array)
     image.SetSpacing((0.7, 0.9, 2.5))
     image.SetOrigin((-30.0, 14.0, 100.0))
@@ -121,7 +128,8 @@ def save_series(folder: Path, array: np.ndarray, skip: tuple[int, ...] = ()) -> 
         data.SeriesInstanceUID, data.Modality, data.InstanceNumber = series, "CT", number + 1
         direction = np.array(image.GetDirection()).reshape(3, 3)
         data.ImageOrientationPatient = [*direction[:, 0].tolist(), *direction[:, 1].tolist()]
-        place = image.TransformIndexToPhysicalPoint((0, 0, number))
+        place = np.array(image.TransformIndexToPhysicalPoint((0, 0, number)))
+        place += tilt * number * direction[:, 1]
         data.ImagePositionPatient = [round(each, 9) for each in place]
         data.PixelSpacing = [0.9, 0.7]  # between rows, then between columns
         data.Rows, data.Columns = array.shape[1:]
@@ -146,6 +154,15 @@ def test_a_dicom_series_is_the_same_volume_as_its_nifti(tmp_path: Path) -> None:
     series, nifti = read_volume(tmp_path / "series"), read_volume(tmp_path / "same.nii.gz")
     assert (series.values == nifti.values).all()
     np.testing.assert_allclose(series.affine, nifti.affine, atol=1e-4)
+
+
+def test_slices_of_a_tilted_gantry_lie_where_they_say(tmp_path: Path) -> None:
+    image = save_series(tmp_path / "series", some_values(6, 5, 4).astype(np.int16), tilt=1.2)
+    direction = np.array(image.GetDirection()).reshape(3, 3)
+    grid = grid_of(tmp_path / "series")
+    to_the_next = (2.5 * direction[:, 2] + 1.2 * direction[:, 1]) * (-1, -1, 1)
+    np.testing.assert_allclose(grid.affine[:3, 2], to_the_next, atol=1e-6)
+    np.testing.assert_allclose(grid.affine[:3, 3], (30.0, -14.0, 100.0), atol=1e-6)
 
 
 def test_two_series_in_a_folder_are_not_chosen_from_but_a_scout_is_left_out(tmp_path: Path) -> None:
@@ -253,6 +270,24 @@ def test_a_mask_that_does_not_fit_says_why(
     mask = save_nifti(tmp_path / "m.nii.gz", array, moved)
     with pytest.raises(UnreadableImageError, match=match):
         read_class_numbers(mask, image, as_they_are)
+
+
+def test_a_mask_whose_axes_are_exchanged_lies_elsewhere(tmp_path: Path) -> None:
+    affine = awkward_affine()
+    affine[:3, 1] *= np.linalg.norm(affine[:3, 0]) / np.linalg.norm(affine[:3, 1])
+    image = save_nifti(tmp_path / "i.nii.gz", some_values(6, 6, 7), affine)
+    mask = save_nifti(tmp_path / "m.nii.gz", np.zeros((6, 6, 7), np.uint8), affine[:, [1, 0, 2, 3]])
+    with pytest.raises(UnreadableImageError, match="beside its image"):
+        read_class_numbers(mask, image, as_they_are)
+
+
+def test_no_more_memory_is_taken_than_an_archive_unpacks_to(tmp_path: Path) -> None:
+    path = save_nifti(tmp_path / "v.nii.gz", some_values(9, 9, 9))
+    tracemalloc.start()
+    read_volume(path)
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert most < 2**28
 
 
 def test_stems_are_without_both_suffixes() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import nibabel
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 
 from rdcache.data import as_volumes, load_dataset
+from rdcache.data.volume_folders import list_table_of_either
 from rdcache.errors import DatasetError
 
 
@@ -58,3 +60,23 @@ def test_a_table_may_list_volumes_but_not_both_kinds(tmp_path: Path) -> None:
     table.write_text("\n".join([*rows, "picture.png,1,nobody"]))
     with pytest.raises(DatasetError, match="both images and volumes"):
         load_dataset(f"table:{table}")
+
+
+def test_a_folder_of_a_series_may_be_called_by_its_number(tmp_path: Path) -> None:
+    lines = ["path,label"]
+    for number in range(4):
+        (tmp_path / f"1.2.840.{number}").mkdir()
+        lines.append(f"1.2.840.{number},{number % 2}")
+    table = tmp_path / "series.csv"
+    table.write_text("\n".join(lines))
+    assert list_table_of_either(table).dimensions == 3
+
+
+def test_a_package_that_is_missing_is_said_and_not_held_against_the_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(4):
+        save(tmp_path / "ab"[number % 2] / f"{number}.nii.gz", some_values(number))
+    monkeypatch.setitem(sys.modules, "nibabel", None)
+    with pytest.raises(DatasetError, match="needs nibabel"):
+        load_dataset(f"folder:{tmp_path}")

@@ -1,6 +1,11 @@
 from __future__ import annotations
 
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,7 +25,7 @@ from rdcache.data import (
     load_dataset,
     view_parameters,
 )
-from rdcache.errors import CorruptInputsError, DatasetError, UsageError
+from rdcache.errors import CorruptInputsError, DatasetError, FileWriteError, UsageError
 
 
 @pytest.fixture(scope="module")
@@ -124,9 +129,42 @@ def test_a_damaged_volume_on_disk_is_noticed(parts: VolumeDataset, tmp_path: Pat
     file = next(tmp_path.rglob("2.values.npy"))
     data = bytearray(file.read_bytes())
     data[-1] ^= 1
-    file.write_bytes(data)
+    for damaged in (bytes(data), bytes(data[:-8]), b""):
+        file.write_bytes(damaged)
+        with pytest.raises(CorruptInputsError, match="damaged"):
+            WorkingVolumes(parts, cache=tmp_path)[2]
+    file.unlink()
     with pytest.raises(CorruptInputsError, match="damaged"):
         WorkingVolumes(parts, cache=tmp_path)[2]
+
+
+def test_two_threads_that_ask_for_a_volume_keep_it_once(
+    parts: VolumeDataset, tmp_path: Path
+) -> None:
+    together = threading.Barrier(2)
+    decoded: list[Path] = []
+
+    def read(path: Path) -> Any:
+        decoded.append(path)
+        time.sleep(0.05)
+        return parts.read(path)
+
+    volumes = WorkingVolumes(replace(parts, read=read), cache=tmp_path)
+
+    def ask(_: int) -> np.ndarray:
+        together.wait()
+        return volumes[3].values
+
+    with ThreadPoolExecutor(2) as pool:
+        first, second = pool.map(ask, range(2))
+    assert (first == second).all()
+    assert len(decoded) == 1
+
+
+def test_a_folder_that_cannot_be_made_is_said(parts: VolumeDataset, tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(FileWriteError, match="cannot be kept"):
+        WorkingVolumes(parts, cache=tmp_path / "file")
 
 
 def test_images_are_no_volumes(few: Path) -> None:

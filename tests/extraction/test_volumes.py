@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import signal
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
+import nibabel
 import numpy as np
 import pytest
 import torch
@@ -127,6 +129,55 @@ def test_what_decides_the_numbers_of_volumes_decides_the_fingerprint(tmp_path: P
 
 
 @pytest.mark.usefixtures("volumes")
+def test_beyond_a_volume_a_teacher_with_a_window_of_its_own_sees_its_lower_end(
+    tmp_path: Path,
+) -> None:
+    plan = planned(scripted(PoolingOfVolumes(), tmp_path), views="clean", patch=32)
+    own = plan.teacher.of_volumes
+    plan.teacher.preprocessing = replace(own, window=(0.0, 100.0))  # the volumes' low is 50
+    corner = run_extraction(plan).store.read([0], 0, ["out0"])["out0"][0, :, 0, 0, 0]
+    assert corner.item() == 0
+
+
+def test_what_lies_beyond_a_volume_does_not_count_in_its_deviation() -> None:
+    volume = drawn_dataset().decode(0)
+    preprocessing = VolumePreprocessing((32, 32, 32), scaling="zscore")
+    box = np.array([-8, -8, -8, 24, 24, 24, 0, 0, 0, 0], np.float64)
+    outside = preprocessing.outside(volume.low)
+    padded = preprocessing.scaled(cut_volume(volume.values, box, (32, 32, 32), outside), 0, 0)
+    alone = preprocessing.scaled(volume.values, 0, 0)
+    depth, height, width = volume.shape
+    inside = padded[:, 8 : 8 + depth, 8 : 8 + height, 8 : 8 + width]
+    np.testing.assert_allclose(inside, alone, atol=1e-5)
+
+
+def test_boxes_of_another_window_are_not_taken_from_another_store(tmp_path: Path) -> None:
+    """The same CT is one thing among lungs and another one in the abdomen."""
+    random = np.random.default_rng(0)
+    for task in ("Abdomen", "Lung"):
+        for folder in ("imagesTr", "labelsTr"):
+            (tmp_path / task / folder).mkdir(parents=True)
+        about = {"modality": {"0": "CT"}, "labels": {"0": "background", "1": "organ"}}
+        (tmp_path / task / "dataset.json").write_text(json.dumps(about))
+    for number in range(10):
+        values = random.normal(-100, 300, (10, 10, 10)).astype(np.float32)
+        for task in ("Abdomen", "Lung"):
+            for folder, array in (("imagesTr", values), ("labelsTr", values > 0)):
+                image = nibabel.Nifti1Image(array.astype(np.int16), np.eye(4))
+                nibabel.save(image, tmp_path / task / folder / f"{number}.nii")
+    name = scripted(PoolingOfVolumes(), tmp_path)
+    stores = []
+    for task in ("Abdomen", "Lung"):
+        config = ExtractConfig(
+            teacher=name, dataset=f"msd:{tmp_path / task}", patch=8, device="cpu", views="clean"
+        )
+        stores.append(run_extraction(plan_extraction(config)).store)
+    abdomen, lung = (store.read([0], 0, ["out0"])["out0"] for store in stores)
+    assert stores[0].uids.tolist() == stores[1].uids.tolist()
+    assert not torch.allclose(abdomen, lung, atol=0.01)
+
+
+@pytest.mark.usefixtures("volumes")
 def test_a_store_of_volumes_is_verified_against_its_teacher_run_again(
     script: object, tmp_path: Path
 ) -> None:
@@ -139,6 +190,12 @@ def test_a_store_of_volumes_is_verified_against_its_teacher_run_again(
         assert all(it.ok for it in compare_with_teacher(store, again, 3))
         (live,) = load_live_taps(open_store(store.location), [name])
         assert set(live.of(box_of(store, again, 1, 0), store.taps)) == set(store.taps)
+
+
+@pytest.mark.usefixtures("volumes")
+def test_a_stride_without_patches_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="--stride is for patches"):
+        planned(scripted(PoolingOfVolumes(), tmp_path), stride=4)
 
 
 def test_options_of_volumes_are_refused_for_images(script: object, few: Path) -> None:

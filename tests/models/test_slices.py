@@ -198,8 +198,8 @@ def test_a_window_of_its_own_goes_before_the_datasets_rule() -> None:
 def test_beyond_the_border_is_what_the_network_sees_as_nothing() -> None:
     low = np.full((1, 1, 1, 1), -175.0)
     own = VolumePreprocessing((8, 8, 8), window=(-1000, 1000))
-    assert own.scaled(np.full((1, 1, 1, 1), own.beyond(low), np.float32), low, 250).item() == 0
-    assert VolumePreprocessing((8, 8, 8)).beyond(low) is low
+    assert own.scaled(np.full((1, 1, 1, 1), own.outside(low), np.float32), low, 250).item() == 0
+    assert VolumePreprocessing((8, 8, 8)).outside(low) is low
 
 
 def test_a_teacher_of_volumes_takes_boxes_of_other_sizes() -> None:
