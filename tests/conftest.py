@@ -24,9 +24,19 @@ def pytest_configure() -> None:
     torch.set_num_threads(1)
 
 
+@pytest.fixture(scope="session")
+def scans(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where what is known of images is kept from test to test: drawn and real ones take seconds to
+    look at, and all others have another folder in each test.
+    """
+    return tmp_path_factory.mktemp("scans")
+
+
 @pytest.fixture(autouse=True)
-def _isolated_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def _isolated_folders(tmp_path: Path, scans: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No test reads or writes the user's own root, data or cache."""
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache" / "scans").symlink_to(scans)
     monkeypatch.setenv("RDCACHE_ROOT", str(tmp_path / "root"))
     monkeypatch.setenv("RDCACHE_DATA", str(tmp_path / "data"))
     monkeypatch.setenv("RDCACHE_CACHE", str(tmp_path / "cache"))

@@ -23,6 +23,12 @@ from rdcache.data.scan import cache_folder, scan
 from rdcache.errors import DatasetError
 
 
+@pytest.fixture(autouse=True)
+def _own_scans(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Scans that are looked at here are those of one set alone."""
+    monkeypatch.setenv("RDCACHE_CACHE", str(tmp_path / "own"))
+
+
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
     """Two classes of six different images."""
