@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from rdcache.errors import UsageError, WeightsMismatchError
+from rdcache.errors import UsageError, WeightsMismatchError, WeightsNotFoundError
 from rdcache.models.preprocessing import Preprocessing
 from rdcache.models.student import Student
 from rdcache.models.student_files import load_student
@@ -58,19 +58,21 @@ def load_student_teacher(place: str, weights: str | None) -> Teacher:
     """Build `student:FILE` or `student:RUN`.
 
     A run says on what images the student was trained, at what size, and which classes its logits
-    are of; a file alone leaves the size to the student's own.
+    are of; a file alone leaves the size to the student's own. `RUN` may also be the folder that was
+    given to `distill --out`, if there is one run in it.
 
     Raises:
         UsageError: other weights are asked for.
-        WeightsNotFoundError: there is no such file, or none in the run.
+        WeightsNotFoundError: there is no such file, or none in the run, or several runs.
         WeightsMismatchError: it is not a student that rdcache saved, or the run is damaged.
     """
     if weights is not None:
         raise UsageError("the weights of a student are in its file.", weights=weights)
     given = Path(place).expanduser()
-    path = given / FILE if given.is_dir() else given
+    path = _only_run(given) / FILE if given.is_dir() else given
     student = load_student(path)
-    result = _result(given / RESULT) if given.is_dir() and is_there(given / RESULT) else {}
+    told = path.with_name(RESULT)
+    result = _result(told) if given.is_dir() and is_there(told) else {}
     network = StudentTaps(student)
     preprocessing = _preprocessing(student, result)
     digest = tensors_digest(weight_tensors(network))
@@ -89,6 +91,20 @@ def load_student_teacher(place: str, weights: str | None) -> Teacher:
         ),
         adaptation=_trained_on(result, digest),
     )
+
+
+def _only_run(folder: Path) -> Path:
+    """Return the folder itself if it is a run, else the one run that is in it."""
+    if is_there(folder / FILE):
+        return folder
+    runs = sorted(each.parent for each in folder.glob(f"*/seed*/{FILE}"))
+    if len(runs) > 1:
+        raise WeightsNotFoundError(
+            f"{len(runs)} runs are in this folder, and one of them is to be the teacher.",
+            looked_in=folder,
+            next=f"student:{runs[0]}, or another of them",
+        )
+    return runs[0] if runs else folder
 
 
 def _preprocessing(student: Student, result: dict[str, Any]) -> Preprocessing | VolumePreprocessing:

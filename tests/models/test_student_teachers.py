@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -101,6 +102,20 @@ def test_the_same_student_is_the_same_teacher_wherever_it_lies(run: Path, tmp_pa
     copied.write_bytes((run / "student.safetensors").read_bytes())
     first, second = load_teacher(f"student:{run}"), load_teacher(f"student:{copied}")
     assert first.weights.sha256 == second.weights.sha256
+
+
+def test_a_folder_with_one_run_stands_for_it_and_one_with_several_does_not(
+    run: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    (out / "phantom-3d-seg-unet3d-none-5a").mkdir(parents=True)
+    shutil.copytree(run, out / "phantom-3d-seg-unet3d-none-5a" / "seed0")
+    teacher = load_teacher(f"student:{out}")
+    assert teacher.name == "student:out"
+    assert teacher.adaptation == load_teacher(f"student:{run}").adaptation
+    shutil.copytree(run, out / "phantom-3d-seg-unet3d-none-5a" / "seed1")
+    with pytest.raises(WeightsNotFoundError, match="2 runs are in this folder"):
+        load_teacher(f"student:{out}")
 
 
 def test_what_is_no_student_is_refused_in_a_sentence(run: Path, tmp_path: Path) -> None:
