@@ -292,6 +292,7 @@ def test_several_grids_share_what_they_do_not_say_themselves(
         seeds=[0, 1],
         extract={"views": "clean", "val_fraction": 0.2},
         distill={"epochs": 3, "batch_size": 8, "method_options": {"width": 16}},
+        tune={"factors": [0.1, 1]},
         grids=[
             {"datasets": ["phantom"], "teachers": one.teachers, "students": one.students},
             {
@@ -299,6 +300,7 @@ def test_several_grids_share_what_they_do_not_say_themselves(
                 "teachers": one.teachers,
                 "students": ["unet-shufflenet-x0.5"],
                 "methods": ["none", "hint"],
+                "tune": {"factors": [1, 10], "distill": {"epochs": 2}},
                 "extract": {"views": 2},
                 "distill": {"epochs": 1},
             },
@@ -307,11 +309,13 @@ def test_several_grids_share_what_they_do_not_say_themselves(
     first, second = recipe.as_grids()
     assert (first.methods, second.methods) == (("none", "rd"), ("none", "hint"))
     assert first.seeds == second.seeds == (0, 1)
+    assert [each.tune and each.tune.factors for each in (first, second)] == [(0.1, 1), (1, 10)]
     assert second.extract == {"views": 2, "val_fraction": 0.2}
     cell = (one.teachers[0], "phantom-seg", "unet-shufflenet-x0.5", "hint", Places())
     config = second.distill_config(*cell)
     assert (config.epochs, config.batch_size) == (1, 8)
     assert config.method_options == {"width": 16}
+    assert second.distill_config(*cell, tuning=True).epochs == 2
     assert one.as_grids() == [one]
 
 
@@ -337,6 +341,10 @@ def test_a_method_that_is_not_for_a_grids_task_is_found_before_anything_runs(
         ),
         ("grids: [{datasets: [phantom], teachers: [x, x], students: [y]}]", "listed twice"),
         ("grids: [{datasets: [p], teachers: [x], students: [y], distill: {method: rd}}]", "grid"),
+        (
+            "grids: [{datasets: [p], teachers: [x], students: [y], tune: {factors: [1, 1]}}]",
+            "listed twice",
+        ),
         (
             "grids: [{datasets: [phantm], teachers: [efficientnet-lite0], students: [shufflenet]}]",
             "no dataset named 'phantm'",

@@ -6,7 +6,6 @@ student's stage and resized to its positions. The student runs on from there: se
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import torch
@@ -16,13 +15,16 @@ from rdcache.errors import UsageError
 from rdcache.losses.map_similarity import average_pooled
 from rdcache.methods.base import MethodContext
 from rdcache.methods.layers import batch_norm, convolution, resized
-from rdcache.methods.stage_pairs import StagePair, maps_of, stage_pair
-from rdcache.methods.teacher_maps import map_shape
-from rdcache.store import TapSpec
+from rdcache.methods.stage_pairs import (
+    SPATIAL,
+    StagePair,
+    maps_of,
+    matched_stages,
+    positions_of,
+    stage_pair,
+)
 
 LEAST_WIDTH = 64  # channels inside a projector, also where the student's stage has fewer
-SPATIAL = ("map2d", "map3d", "tokens")
-STRIDES = {1: "stride1", 2: "stride2", 4: "s1", 8: "s2", 16: "s3", 32: "s4"}  # of pyramids' taps
 
 
 class Projector(nn.Module):
@@ -71,10 +73,9 @@ def injected_pairs(
 ) -> tuple[StagePair, ...]:
     """Choose what is injected where, shallow to deep.
 
-    Where both are pyramids, taps and stages of one stride belong together; `s1`…`s4` are taps of
-    strides 4 to 32. Otherwise those of one name do, which are quarter depths of a transformer. If
-    no names agree either, the taps that have positions are put in the order of their resolution,
-    and the deepest ones belong to the deepest stages.
+    They are matched by stride or by name (`matched_stages`). If neither agrees, the taps that have
+    positions are put in the order of their resolution, and the deepest ones belong to the deepest
+    stages.
 
     Args:
         pairs: as the option has them, `tap:stage` with commas between.
@@ -92,9 +93,7 @@ def injected_pairs(
     if count == 0:
         return ()
     free = injectable if deepest is None else injectable[:-1]
-    matched = (
-        _by_stride(free, context) or _by_name(free, context) or _by_depth(free, deepest, context)
-    )
+    matched = matched_stages(free, context) or _by_depth(free, deepest, context)
     if not matched or (count is not None and len(matched) < count):
         raise UsageError(
             "no tap can stand in place of a stage of the student."
@@ -130,33 +129,11 @@ def _named_pairs(
     )
 
 
-def _by_name(stages: Sequence[str], context: MethodContext) -> list[tuple[str, str]]:
-    found = [(context.tap_of_teacher(stage), stage) for stage in stages]
-    return [(tap, stage) for tap, stage in found if tap and context.taps[tap].kind in SPATIAL]
-
-
-def _by_stride(stages: Sequence[str], context: MethodContext) -> list[tuple[str, str]]:
-    """Where taps have unlike numbers of positions and stages unlike strides; else nothing."""
-    strides = {stage: context.student_stages[stage][1] for stage in stages}
-    names = [context.tap_of_teacher(name) for name in STRIDES.values()]
-    taps = [context.taps[name] for name in names if name]
-    sizes = {_positions(tap, context) for tap in taps if tap.kind in SPATIAL}
-    if len(sizes) < 2 or len(set(strides.values())) < 2:
-        return []
-    by_stride = {stage: STRIDES.get(stride) for stage, stride in strides.items()}
-    found = [(name and context.tap_of_teacher(name), stage) for stage, name in by_stride.items()]
-    return [(tap, stage) for tap, stage in found if tap and context.taps[tap].kind in SPATIAL]
-
-
-def _positions(tap: TapSpec, context: MethodContext) -> int:
-    return math.prod(map_shape(tap, context.dimensions)[1:])
-
-
 def _by_depth(
     stages: Sequence[str], deepest: str | None, context: MethodContext
 ) -> list[tuple[str, str]]:
     taps = [tap for tap in context.taps.values() if tap.kind in SPATIAL and tap.name != deepest]
-    positions = {tap.name: _positions(tap, context) for tap in taps}
+    positions = {tap.name: positions_of(tap, context) for tap in taps}
     names = [
         name for name in sorted(positions, key=lambda it: -positions[it]) if positions[name] > 1
     ]

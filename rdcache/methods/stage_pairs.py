@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from torch import nn
@@ -15,6 +15,8 @@ from rdcache.methods.teacher_maps import TeacherMaps, map_shape
 from rdcache.store import TapSpec
 
 CANONICAL = ("s1", "s2", "s3", "s4")
+SPATIAL = ("map2d", "map3d", "tokens")
+STRIDES = {1: "stride1", 2: "stride2", 4: "s1", 8: "s2", 16: "s3", 32: "s4"}  # of pyramids' taps
 
 
 @dataclass(frozen=True)
@@ -40,26 +42,68 @@ class StagePair:
 
 
 def stage_pairs(names: Sequence[str] | None, context: MethodContext) -> tuple[StagePair, ...]:
-    """Pair taps and stages of one name.
+    """Pair taps and stages of one name, or those of one stride.
 
     Args:
-        names: by default those of s1 to s4 that both sides have.
+        names: of both; by default the student's s1 to s4 are matched with what the store has.
 
     Raises:
         UsageError: there is nothing to pair, or the student lacks a stage that is asked for.
         UnknownNameError: the store lacks one.
     """
     if names is None:
-        both = context.taps.keys() & context.student_stages.keys()
-        names = tuple(name for name in CANONICAL if name in both)
-    if not names:
+        stages = [name for name in CANONICAL if name in context.student_stages]
+        pairs = matched_stages(stages, context)
+    else:
+        pairs = [(name, name) for name in names]
+    if not pairs:
         raise UsageError(
             "the store and the student have no stage in common.",
             store=", ".join(context.taps),
             student=", ".join(context.student_stages),
             next="rdcache extract … --taps s1,s2,s3,s4,pooled",
         )
-    return tuple(stage_pair(name, name, context) for name in names)
+    return tuple(stage_pair(tap, stage, context) for tap, stage in pairs)
+
+
+def matched_stages(stages: Sequence[str], context: MethodContext) -> list[tuple[str, str]]:
+    """Which taps belong to these stages of the student, as (tap, stage).
+
+    Where both are pyramids, those of one stride do; `s1` to `s4` are taps of strides 4 to 32, and
+    `s1` of a `unet3d` is a stage of stride 2. Otherwise those of one name do, which are quarter
+    depths of a transformer.
+    """
+    return _by_stride(stages, context) or _by_name(stages, context)
+
+
+def _by_stride(stages: Sequence[str], context: MethodContext) -> list[tuple[str, str]]:
+    """Where taps have unlike numbers of positions and stages unlike strides; else nothing."""
+    strides = {stage: context.student_stages[stage][1] for stage in stages}
+    taps = [context.taps[tap] for tap in map(context.tap_of_teacher, STRIDES.values()) if tap]
+    sizes = {positions_of(tap, context) for tap in taps if tap.kind in SPATIAL}
+    if len(sizes) < 2 or len(set(strides.values())) < 2:
+        return []
+    return _with_positions(
+        ((STRIDES[stride], stage) for stage, stride in strides.items() if stride in STRIDES),
+        context,
+    )
+
+
+def _by_name(stages: Sequence[str], context: MethodContext) -> list[tuple[str, str]]:
+    return _with_positions(zip(stages, stages, strict=True), context)
+
+
+def _with_positions(
+    pairs: Iterable[tuple[str, str]], context: MethodContext
+) -> list[tuple[str, str]]:
+    """Those pairs of a tap and a stage whose tap the store has, as a map or as tokens."""
+    found = ((context.tap_of_teacher(name), stage) for name, stage in pairs)
+    return [(tap, stage) for tap, stage in found if tap and context.taps[tap].kind in SPATIAL]
+
+
+def positions_of(tap: TapSpec, context: MethodContext) -> int:
+    """How many positions a tap has: H·W, of volumes D·H·W."""
+    return math.prod(map_shape(tap, context.dimensions)[1:])
 
 
 def stage_pair(tap: str, stage: str, context: MethodContext) -> StagePair:

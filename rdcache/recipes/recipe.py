@@ -66,10 +66,18 @@ class Tuning(BaseModel):
             raise ValueError("at least two factors, all above 0, are needed for a choice")
         return factors
 
+    @field_validator("factors", "seeds")
+    @classmethod
+    def _tried_once_each(cls, them: tuple[Any, ...]) -> tuple[Any, ...]:
+        if len(set(them)) < len(them):
+            raise ValueError("an entry is listed twice")
+        return them
+
 
 class Grid(BaseModel):
     """One of several grids of a recipe, such as one for each kind of task. What it does not say is
-    as in the recipe around it; of `extract` and `distill`, option by option.
+    as in the recipe around it; of `extract` and `distill`, option by option. A `tune` of its own
+    replaces the recipe's.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -78,6 +86,7 @@ class Grid(BaseModel):
     teachers: tuple[str, ...] = ()
     students: tuple[str, ...] = ()
     methods: tuple[str, ...] = ()
+    tune: Tuning | None = None
     extract: dict[str, Any] = {}
     distill: dict[str, Any] = {}
 
@@ -128,13 +137,6 @@ class Recipe(BaseModel):
             raise ValueError("an entry is listed twice")
         return names
 
-    @field_validator("tune")
-    @classmethod
-    def _tried_once_each(cls, tune: Tuning | None) -> Tuning | None:
-        if tune and any(len(set(them)) < len(them) for them in (tune.factors, tune.seeds)):
-            raise ValueError("an entry is listed twice")
-        return tune
-
     @model_validator(mode="after")
     def _grids_are_whole(self) -> Recipe:
         if self.grids and self.datasets:
@@ -162,7 +164,7 @@ class Recipe(BaseModel):
         overrides = [*self.per_dataset.values(), *self.per_teacher.values()]
         parts = [part for own in overrides for part in (own.extract, own.distill)]
         parts += [variant.distill for variant in self.variants.values()]
-        parts += [self.tune.distill] if self.tune else []
+        parts += [each.tune.distill for each in (self, *self.grids) if each.tune]
         parts += [part for grid in self.grids for part in (grid.extract, grid.distill)]
         for part in (self.extract, self.distill, *parts, *self.per_method.values()):
             if own := GRID & part.keys():
@@ -179,7 +181,7 @@ class Recipe(BaseModel):
         return [self._of_grid(grid) for grid in self.grids] or [self]
 
     def _of_grid(self, grid: Grid) -> Recipe:
-        names = ("datasets", "teachers", "students", "methods")
+        names = ("datasets", "teachers", "students", "methods", "tune")
         update = {name: getattr(grid, name) for name in names if getattr(grid, name)}
         options = {
             "extract": {**self.extract, **grid.extract},

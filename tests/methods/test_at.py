@@ -59,4 +59,27 @@ def test_it_compares_raw_maps_of_all_common_stages_at_the_coarser_grid(
 def test_a_tap_of_one_position_is_refused(context: BuildContext) -> None:
     setting = context(taps={"s4": TapSpec("s4", "vector", (16,))})
     with pytest.raises(UsageError, match="compares positions"):
+        create_method("at", {"stages": ("s4",)}, setting)
+
+
+def test_stages_and_taps_of_one_stride_are_compared_where_names_disagree(
+    context: BuildContext,
+) -> None:
+    sides = {"stride2": 12, "s1": 6, "s2": 3}
+    setting = context(
+        taps={name: TapSpec(name, "map2d", (16, side, side)) for name, side in sides.items()},
+        default_tap="s2",
+        student_stages={"s1": (10, 2), "s2": (10, 4), "s3": (10, 8), "s4": (12, 16)},
+    )
+    method = create_method("at", {}, setting)
+    assert [(pair.tap.name, pair.stage) for pair in method.pairs] == [
+        ("stride2", "s1"),
+        ("s1", "s2"),
+        ("s2", "s3"),
+    ]
+
+
+def test_a_store_without_maps_of_stages_is_refused(context: BuildContext) -> None:
+    setting = context(taps={"pooled": TapSpec("pooled", "vector", (16,))}, default_tap="pooled")
+    with pytest.raises(UsageError, match="no stage in common"):
         create_method("at", {}, setting)
