@@ -250,8 +250,8 @@ def _print_extraction(plan: ExtractionPlan, extraction: Extraction) -> None:
         facts["paths"] = "not kept: this store was begun without them"
     if plan.dataset.skipped:
         facts["skipped"] = "\n".join(f"{s.path}: {s.reason}" for s in plan.dataset.skipped)
-    if plan.teacher.weights.source == "random":
-        facts["warning"] = "the teacher's weights are random: its tensors mean nothing"
+    if warning := plan.teacher.weights.warning:
+        facts["warning"] = warning
     task, dimensions = task_of(store.manifest["dataset"])
     facts["next"] = f"rdcache distill --student {STUDENTS.get((task, dimensions), 'shufflenet')}"
     print_facts(headline, facts)

@@ -41,6 +41,16 @@ class WeightsInfo:
     file: str = ""
     matched: str = ""
 
+    @property
+    def warning(self) -> str:
+        """What a user should know of tensors that stayed as they were drawn; `""` if none did."""
+        if self.source == RANDOM:
+            return "the teacher's weights are random: its tensors mean nothing"
+        matched, _, expected = self.matched.partition(" of ")
+        if matched == expected or not expected:
+            return ""
+        return f"{self.file} has {self.matched} of the teacher's tensors; the others are random"
+
     def to_dict(self) -> dict[str, Any]:
         """All attributes as JSON values, for the manifest."""
         return asdict(self)

@@ -54,6 +54,7 @@ def test_rad_densenet_computes_what_torchvision_computes(tmp_path: Path) -> None
     torch.testing.assert_close(outputs["s4"], expected, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(outputs["pooled"], expected.mean((2, 3)), rtol=1e-4, atol=1e-4)
     assert teacher.weights.matched == "604 of 604"
+    assert teacher.weights.warning == ""
 
 
 def test_rad_densenet_loads_from_names_of_old_torchvision(tmp_path: Path) -> None:
@@ -172,6 +173,7 @@ def test_one_tensor_in_a_hundred_may_lack_and_no_more(tmp_path: Path) -> None:
         del tensors[name]
     teacher = load_teacher("lvm-med-resnet50", saved(tensors, tmp_path / "two-lack.pth"))
     assert teacher.weights.matched == "263 of 265"
+    assert "263 of 265 of the teacher's tensors; the others are random" in teacher.weights.warning
     del tensors[names[-3]]
     with pytest.raises(WeightsMismatchError, match="262 of 265"):
         load_teacher("lvm-med-resnet50", saved(tensors, tmp_path / "three-lack.pth"))
