@@ -1,8 +1,8 @@
 """Splits the Decathlon's hippocampus into halves: one to train a teacher on, one to distil on.
 
-    python pipelines/hippocampus_halves.py data/msd/Task04_Hippocampus data
+    python pipelines/hippocampus_halves.py data/msd/Task04_Hippocampus data/hippocampus
 
-writes `data/hippocampus-a.csv` and `data/hippocampus-b.csv`, tables for `--dataset table:FILE`
+writes `hippocampus-a.csv` and `hippocampus-b.csv` there, tables for `--dataset table:FILE`,
 with every second case each, and the names of the classes beside them. `drd_hippocampus.yaml` says
 what they are for.
 """
