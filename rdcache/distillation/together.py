@@ -63,8 +63,9 @@ def _stream(trainer: Trainer) -> tuple[object, ...]:
 
 def _batches(group: Sequence[Trainer]) -> Iterator[TrainingBatch]:
     first = group[0]
-    taps = list(dict.fromkeys(tap for trainer in group for tap in trainer.method.taps))
     stage = first.now.name
+    wanted = (each.method.taps if stage == "student" else each.method.branch_taps for each in group)
+    taps = list(dict.fromkeys(tap for names in wanted for tap in names))
     key = (stage, first.order_seed, first.epoch)
     return first.source.training(first.picks(), taps, stage == "student", *key)
 

@@ -73,6 +73,26 @@ def test_each_batch_is_read_once_for_all_who_want_it(
     assert reads({"seeds": (1, 2)}) == 2 * one
 
 
+def test_a_first_stage_reads_the_taps_of_its_branch_alone(
+    tiny: Tiny, options: Options, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[tuple[str, ...]] = []
+    original = Store.read_stored
+
+    def noting(store: Store, samples: Any, views: Any, taps: Any, **named: Any) -> Any:
+        if len(samples) == options()["batch_size"]:
+            read.append(tuple(taps))
+        return original(store, samples, views, taps, **named)
+
+    monkeypatch.setattr(Store, "read_stored", noting)
+    own = {"teacher_epochs": 1, "tap": "tokens", "pairs": "s4:s3", "cka_weight": 0}
+    changes = {"method": "drd", "method_options": own, "epochs": 1, "resident": "disk"}
+    distill_many(tiny.store, configs(options(**changes), {}))
+    steps = len(read) // 2
+    assert read == [("tokens",)] * steps + [("tokens", "s4")] * steps
+    assert steps > 0
+
+
 def test_seeds_in_one_order_differ_in_their_weights_and_equal_lone_runs(
     tiny: Tiny, options: Options, tmp_path: Path
 ) -> None:
