@@ -164,7 +164,8 @@ class Recipe(BaseModel):
         overrides = [*self.per_dataset.values(), *self.per_teacher.values()]
         parts = [part for own in overrides for part in (own.extract, own.distill)]
         parts += [variant.distill for variant in self.variants.values()]
-        parts += [each.tune.distill for each in (self, *self.grids) if each.tune]
+        tunes = [self.tune, *(grid.tune for grid in self.grids)]
+        parts += [tune.distill for tune in tunes if tune]
         parts += [part for grid in self.grids for part in (grid.extract, grid.distill)]
         for part in (self.extract, self.distill, *parts, *self.per_method.values()):
             if own := GRID & part.keys():

@@ -10,6 +10,7 @@ from typing import Any
 from rdcache.distillation import Run
 from rdcache.distillation.config import CIRCUMSTANCES
 from rdcache.distillation.run import PREDICTIONS
+from rdcache.models.student_teachers import FAMILY as STUDENT_TEACHER
 
 METRICS = ("accuracy", "balanced_accuracy", "macro_f1", "auroc")
 # What tables show of a task, by its headline, which comes first: fractions, of which more is
@@ -144,15 +145,21 @@ def row_of(
         headline=first.metric if first else headline,
         distance_unit=str(first.metrics.get("distance_unit", "")) if first else "",
     )
-    return of_adapted(row, first.result["teacher"].get("adapted") if first else None)
+    return of_adapted(row, adaptation_of(first.result["teacher"]) if first else {})
 
 
-def of_adapted(row: Row, adapted: Mapping[str, Any] | None) -> Row:
-    """The row as one of the teacher that was adapted.
+def adaptation_of(teacher: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What a result says of the adaptation that made its teacher; nothing of others.
 
-    Args:
-        adapted: what a result says of that; None where the teacher is none that was adapted.
+    A student that became a teacher is one in its own right: whoever taught it may have been of
+    another kind altogether, or have said nothing.
     """
+    adapted: Mapping[str, Any] = teacher.get("adapted") or {}
+    return {} if adapted.get("method") == STUDENT_TEACHER else adapted
+
+
+def of_adapted(row: Row, adapted: Mapping[str, Any]) -> Row:
+    """The row as one of the teacher that was adapted, where that is what the result says."""
     if not adapted:
         return row
     row = replace(row, teacher=adapted["teacher"], source=row.teacher)

@@ -202,6 +202,18 @@ def test_the_plain_student_of_an_adapted_teacher_is_that_of_the_teacher(
     assert kd.gain is not None
 
 
+def test_a_student_that_teaches_is_a_teacher_of_its_own(
+    finished: Callable[..., Path], tmp_path: Path
+) -> None:
+    taught = {"method": "student", "teacher": "t"}
+    finished("none", 0, FAIR, fit="squash", store="a")
+    finished("kd", 0, GOOD, fit="squash", store="b", teacher="student:x", adapted=taught)
+    kd, none = compare(rows_of_folders([tmp_path / "runs"]))
+    assert (none.row.teacher, none.row.method) == ("t", "none")
+    assert (kd.row.teacher, kd.row.method, kd.row.source) == ("student:x", "kd", "")
+    assert kd.gain is not None, "over the plain student beside another teacher"
+
+
 def test_no_two_rows_of_a_grid_have_one_name() -> None:
     def of(method: str, source: str, **more: Any) -> Row:
         return Row("busi", "t", "s", method, {}, source=source, underlying=method, **more)
