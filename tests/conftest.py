@@ -32,14 +32,20 @@ def scans(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("scans")
 
 
+@pytest.fixture
+def cache(scans: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The user's cache of this test: empty but for scans."""
+    folder = tmp_path_factory.mktemp("cache")
+    (folder / "scans").symlink_to(scans)
+    return folder
+
+
 @pytest.fixture(autouse=True)
-def _isolated_folders(tmp_path: Path, scans: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def _isolated_folders(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No test reads or writes the user's own root, data or cache."""
-    (tmp_path / "cache").mkdir()
-    (tmp_path / "cache" / "scans").symlink_to(scans)
     monkeypatch.setenv("RDCACHE_ROOT", str(tmp_path / "root"))
     monkeypatch.setenv("RDCACHE_DATA", str(tmp_path / "data"))
-    monkeypatch.setenv("RDCACHE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("RDCACHE_CACHE", str(cache))
 
 
 @pytest.fixture(scope="session")

@@ -37,8 +37,8 @@ def takes(clock: list[float]) -> Callable[[float], Callable[[], None]]:
 Takes = Callable[[float], Callable[[], None]]
 
 
-def probes(tmp_path: Path) -> list[Path]:
-    return list((tmp_path / "cache" / "probes").iterdir())
+def probes(cache: Path) -> list[Path]:
+    return list((cache / "probes").iterdir())
 
 
 def refuse() -> None:
@@ -88,18 +88,18 @@ def test_another_question_is_measured_anew(
         "null",
     ],
 )
-def test_a_damaged_answer_is_measured_again(takes: Takes, tmp_path: Path, damage: str) -> None:
+def test_a_damaged_answer_is_measured_again(takes: Takes, cache: Path, damage: str) -> None:
     fastest(KEY, {"float32": takes(1.0), "bfloat16": takes(2.0)})
-    (path,) = probes(tmp_path)
+    (path,) = probes(cache)
     path.write_text(damage)
     choice = fastest(KEY, {"float32": takes(3.0), "bfloat16": takes(1.0)})
     assert (choice.name, choice.cached) == ("bfloat16", False)
     assert json.loads(path.read_text())["seconds"] == choice.seconds
 
 
-def test_times_that_cannot_be_are_measured_again(takes: Takes, tmp_path: Path) -> None:
+def test_times_that_cannot_be_are_measured_again(takes: Takes, cache: Path) -> None:
     fastest(KEY, {"float32": takes(1.0), "bfloat16": takes(2.0)})
-    (path,) = probes(tmp_path)
+    (path,) = probes(cache)
     path.write_text(path.read_text().replace("2.0", "NaN"))
     assert not fastest(KEY, {"float32": takes(3.0), "bfloat16": takes(1.0)}).cached
 
@@ -128,7 +128,7 @@ def test_what_another_process_has_found_meanwhile_counts(takes: Takes) -> None:
     assert (outer.name, outer.cached) == ("float32", True)
 
 
-def test_an_answer_is_written_whole(takes: Takes, tmp_path: Path) -> None:
+def test_an_answer_is_written_whole(takes: Takes, cache: Path) -> None:
     fastest(KEY, {"float32": takes(1.0), "bfloat16": takes(2.0)})
-    (path,) = probes(tmp_path)
+    (path,) = probes(cache)
     assert json.loads(path.read_text())["question"]["model"] == "resnet18"

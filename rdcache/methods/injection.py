@@ -93,7 +93,11 @@ def injected_pairs(
     if count == 0:
         return ()
     free = injectable if deepest is None else injectable[:-1]
-    matched = matched_stages(free, context) or _by_depth(free, deepest, context)
+    matched = [
+        (tap, stage)
+        for tap, stage in matched_stages(free, context)
+        if context.taps[tap].kind in SPATIAL
+    ] or _by_depth(free, deepest, context)
     if not matched or (count is not None and len(matched) < count):
         raise UsageError(
             "no tap can stand in place of a stage of the student."

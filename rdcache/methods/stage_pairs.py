@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import nn
@@ -73,32 +73,23 @@ def matched_stages(stages: Sequence[str], context: MethodContext) -> list[tuple[
     `s1` of a `unet3d` is a stage of stride 2. Otherwise those of one name do, which are quarter
     depths of a transformer.
     """
-    return _by_stride(stages, context) or _by_name(stages, context)
+    names = {stage: stage for stage in stages}
+    if _are_pyramids(stages, context):
+        strides = {stage: context.student_stages[stage][1] for stage in stages}
+        names = {stage: STRIDES[it] for stage, it in strides.items() if it in STRIDES}
+    found = ((context.tap_of_teacher(name), stage) for stage, name in names.items())
+    return [(tap, stage) for tap, stage in found if tap]
 
 
-def _by_stride(stages: Sequence[str], context: MethodContext) -> list[tuple[str, str]]:
-    """Where taps have unlike numbers of positions and stages unlike strides; else nothing."""
-    strides = {stage: context.student_stages[stage][1] for stage in stages}
-    taps = [context.taps[tap] for tap in map(context.tap_of_teacher, STRIDES.values()) if tap]
-    sizes = {positions_of(tap, context) for tap in taps if tap.kind in SPATIAL}
-    if len(sizes) < 2 or len(set(strides.values())) < 2:
-        return []
-    return _with_positions(
-        ((STRIDES[stride], stage) for stage, stride in strides.items() if stride in STRIDES),
-        context,
-    )
-
-
-def _by_name(stages: Sequence[str], context: MethodContext) -> list[tuple[str, str]]:
-    return _with_positions(zip(stages, stages, strict=True), context)
-
-
-def _with_positions(
-    pairs: Iterable[tuple[str, str]], context: MethodContext
-) -> list[tuple[str, str]]:
-    """Those pairs of a tap and a stage whose tap the store has, as a map or as tokens."""
-    found = ((context.tap_of_teacher(name), stage) for name, stage in pairs)
-    return [(tap, stage) for tap, stage in found if tap and context.taps[tap].kind in SPATIAL]
+def _are_pyramids(stages: Sequence[str], context: MethodContext) -> bool:
+    """Whether taps have unlike numbers of positions, stages unlike strides, and some agree."""
+    strides = {context.student_stages[stage][1] for stage in stages}
+    taps = {stride: context.tap_of_teacher(name) for stride, name in STRIDES.items()}
+    maps = {stride: context.taps[tap] for stride, tap in taps.items() if tap}
+    sizes = {
+        stride: positions_of(tap, context) for stride, tap in maps.items() if tap.kind in SPATIAL
+    }
+    return len(set(sizes.values())) > 1 and len(strides) > 1 and bool(strides & sizes.keys())
 
 
 def positions_of(tap: TapSpec, context: MethodContext) -> int:

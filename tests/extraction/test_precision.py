@@ -102,16 +102,16 @@ def test_a_complete_store_is_preferred_to_one_that_is_begun(
     assert planned(teacher, few, "auto").config.precision == "bfloat16"
 
 
-def test_what_was_asked_for_is_not_measured(script: Script, few: Path, tmp_path: Path) -> None:
+def test_what_was_asked_for_is_not_measured(script: Script, few: Path, cache: Path) -> None:
     plan = planned(script(Pooling(1.0)), few, "float32")
     assert plan.why_precision is None
-    assert not (tmp_path / "cache" / "probes").exists()
+    assert not (cache / "probes").exists()
 
 
-def test_a_teacher_is_timed_once_on_a_cpu(script: Script, few: Path, tmp_path: Path) -> None:
+def test_a_teacher_is_timed_once_on_a_cpu(script: Script, few: Path, cache: Path) -> None:
     teacher = script(Pooling(1.0))
     first = planned(teacher, few, "auto")
-    (probe,) = (tmp_path / "cache" / "probes").iterdir()
+    (probe,) = (cache / "probes").iterdir()
     key = json.loads(probe.read_text())["question"]
     assert (key["size"], key["taps"], key["machine"]["threads"]) == (224, ["out0"], 1)
     again = planned(teacher, few, "auto")

@@ -39,12 +39,12 @@ def children() -> list[psutil.Process]:
 
 
 @pytest.fixture
-def _quick_workers(tmp_path: Path) -> Iterator[None]:
+def _quick_workers(cache: Path) -> Iterator[None]:
     """Workers that are forked from one process that has imported everything."""
     warm_up()
     settings = {
         "distributed.worker.multiprocessing-method": "forkserver",
-        "distributed.nanny.environ.RDCACHE_CACHE": str(tmp_path / "cache"),
+        "distributed.nanny.environ.RDCACHE_CACHE": str(cache),
     }
     with dask.config.set(settings):
         yield

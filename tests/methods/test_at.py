@@ -59,7 +59,7 @@ def test_it_compares_raw_maps_of_all_common_stages_at_the_coarser_grid(
 def test_a_tap_of_one_position_is_refused(context: BuildContext) -> None:
     setting = context(taps={"s4": TapSpec("s4", "vector", (16,))})
     with pytest.raises(UsageError, match="compares positions"):
-        create_method("at", {"stages": ("s4",)}, setting)
+        create_method("at", {}, setting)
 
 
 def test_stages_and_taps_of_one_stride_are_compared_where_names_disagree(
