@@ -48,8 +48,8 @@ class ScaleFreeStagesConfig(BaselineConfig):
     stages: tuple[str, ...] | None = Field(
         default=None,
         min_length=1,
-        description="Stages that are compared, as in [s3, s4] (default: those of s1 to s4 that "
-        "the store holds and the student has).",
+        description="Stages that are compared with the taps of these names, as in [s3, s4] "
+        "(default: s1 to s4 of the student, with what the store has of the same stride or name).",
     )
 
 

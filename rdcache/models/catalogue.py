@@ -81,7 +81,7 @@ def load_teacher(
 
     Args:
         name: a name of `list_teachers`, or `timm:NAME`, `monai:NAME`, `torchscript:FILE`,
-            `onnx:FILE`, `student:FILE`, `student:RUN`, `adapted:RUN`.
+            `onnx:FILE`, `student:FILE`, `student:RUN` (or a folder of one), `adapted:RUN`.
         weights: a weight file (of `adapted:`, the one of the teacher that was adapted); None for
             the published one, looked for at `<data_dir>/weights/<teacher>/<file>`, in an installed
             package, or (timm) on the hub; `"random"` for an untrained network, the same one at

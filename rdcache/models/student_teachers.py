@@ -1,4 +1,4 @@
-"""`student:FILE` and `student:RUN`: a student that rdcache has trained, as a frozen teacher.
+"""`student:FILE`, `student:RUN`, `student:OUT`: a student that rdcache trained, as a frozen teacher.
 
 Its stages are the taps, so that a network trained beforehand on the task itself can teach another.
 """
@@ -23,7 +23,7 @@ from rdcache.models.volume_preprocessing import VolumePreprocessing
 from rdcache.models.weight_files import is_there, tensors_digest, weight_tensors
 
 FAMILY = "student"
-FILE, RESULT = "student.safetensors", "result.json"
+FILE, RESULT, CONFIG = "student.safetensors", "result.json", "config.yaml"
 
 
 class StudentTaps(TapNetwork):
@@ -94,10 +94,12 @@ def load_student_teacher(place: str, weights: str | None) -> Teacher:
 
 
 def _only_run(folder: Path) -> Path:
-    """Return the folder itself if it is a run, else the one run that is in it."""
+    """Return the folder itself if it is a run, else the one run that is in it, finished or not."""
     if is_there(folder / FILE):
         return folder
-    runs = sorted(each.parent for each in folder.glob(f"*/seed*/{FILE}"))
+    runs = sorted(
+        {each.parent for name in (FILE, CONFIG) for each in folder.glob(f"**/seed*/{name}")}
+    )
     if len(runs) > 1:
         raise WeightsNotFoundError(
             f"{len(runs)} runs are in this folder, and one of them is to be the teacher.",

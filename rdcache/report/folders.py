@@ -21,7 +21,7 @@ from rdcache.report.rows import (
     LATER,
     PLAIN,
     Row,
-    adaptation_of,
+    adaptation_told,
     data_of,
     distinguished,
     of_adapted,
@@ -89,7 +89,7 @@ def _groups(found: Found, on_note: Callable[[str], None]) -> list[_Group]:
     """Runs and divergences of one configuration, together."""
     groups: dict[str, _Group] = {}
     known: dict[str, Mapping[str, Any]] = {}  # fingerprint → a result that names its place
-    for run in sorted(found.runs, key=lambda run: bool(adaptation_of(run.result["teacher"]))):
+    for run in sorted(found.runs, key=lambda run: bool(adaptation_told(run.result["teacher"]))):
         known.setdefault(run.config["store"]["fingerprint"], run.result)
         group = _group_of(groups, run.config, run.result)
         if run.seed in group.runs:
@@ -115,7 +115,7 @@ def _group_of(
     options, chosen = _options(config), config["config"]
     teacher, method = result["teacher"], chosen["method"]
     student = chosen.get("student") or str(result.get("student", "–"))
-    adapted = adaptation_of(teacher)
+    adapted = adaptation_told(teacher)
     of_teacher = adapted.get("teacher", teacher["name"])
     if method == PLAIN:  # the same student, whichever teacher's store its batches came from
         options |= data_of(result)

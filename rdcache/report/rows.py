@@ -145,10 +145,10 @@ def row_of(
         headline=first.metric if first else headline,
         distance_unit=str(first.metrics.get("distance_unit", "")) if first else "",
     )
-    return of_adapted(row, adaptation_of(first.result["teacher"]) if first else {})
+    return of_adapted(row, adaptation_told(first.result["teacher"]) if first else {})
 
 
-def adaptation_of(teacher: Mapping[str, Any]) -> Mapping[str, Any]:
+def adaptation_told(teacher: Mapping[str, Any]) -> Mapping[str, Any]:
     """What a result says of the adaptation that made its teacher; nothing of others.
 
     A student that became a teacher is one in its own right: whoever taught it may have been of

@@ -113,7 +113,9 @@ def test_a_folder_with_one_run_stands_for_it_and_one_with_several_does_not(
     teacher = load_teacher(f"student:{out}")
     assert teacher.name == "student:out"
     assert teacher.adaptation == load_teacher(f"student:{run}").adaptation
-    shutil.copytree(run, out / "phantom-3d-seg-unet3d-none-5a" / "seed1")
+    unfinished = out / "phantom-3d-seg-unet3d-none-5a" / "seed1"
+    unfinished.mkdir()
+    (unfinished / "config.yaml").touch()
     with pytest.raises(WeightsNotFoundError, match="2 runs are in this folder"):
         load_teacher(f"student:{out}")
 
