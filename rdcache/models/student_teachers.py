@@ -1,4 +1,4 @@
-"""`student:FILE`, `student:RUN`, `student:OUT`: a student that rdcache trained, as a frozen teacher.
+"""`student:FILE`, `student:RUN`, `student:OUT`: a student of rdcache as a frozen teacher.
 
 Its stages are the taps, so that a network trained beforehand on the task itself can teach another.
 """
