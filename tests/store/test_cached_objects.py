@@ -40,6 +40,11 @@ from rdcache.store.transfer import Part, copy_store
 from .conftest import LAYOUT, begin, fill
 
 
+@pytest.fixture(autouse=True)
+def _cache_beside_the_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RDCACHE_CACHE", str(tmp_path / "cache"))
+
+
 @pytest.fixture
 def remote(bucket: RemotePath) -> RemotePath:
     place = bucket / "invented" / "nobody" / "0123456789ab"
