@@ -102,6 +102,7 @@ def plan_facts(plan: ExtractionPlan) -> dict[str, Any]:
         },
         "bytes": layout.nbytes(),
         "free_bytes": plan.free_bytes(),
+        "warning": plan.teacher.weights.warning,
     }
 
 
@@ -141,6 +142,7 @@ def extraction_facts(plan: ExtractionPlan, extraction: Extraction) -> dict[str, 
         "copied": extraction.copied,
         "leaks": plan.dataset.leaks.summary(),
         "fidelity": store.manifest.get("fidelity", {}),
+        "warning": plan.teacher.weights.warning,
         "seconds": round(extraction.seconds, 2),
         "bytes": store.nbytes,
     }
@@ -212,6 +214,7 @@ def _print_plan(facts: dict[str, Any]) -> None:
             "taps": "\n".join(taps),
             "total": f"{in_bytes(facts['bytes'])} in {facts['shards']} shards a tap",
             "free": "no limit" if facts["free_bytes"] is None else in_bytes(facts["free_bytes"]),
+            **({"warning": facts["warning"]} if facts["warning"] else {}),
         },
     )
 

@@ -70,7 +70,7 @@ class Baseline(Method):
             _require_one_prediction(context)
             self.head = create_teacher_head(config.teacher_head, context, self.probed_tap(context))
             self._require_logits()
-        self.taps = () if self.head is None else (self.head.tap,)
+        self.taps = self.branch_taps
         self._teacher_epochs = config.teacher_epochs or context.epochs
         self._head_trains = False
 
@@ -129,6 +129,11 @@ class Baseline(Method):
     def has_teacher_branch(self) -> bool:
         """Whether there are logits of the teacher to be judged."""
         return self.head is not None
+
+    @property
+    def branch_taps(self) -> tuple[str, ...]:
+        """The one that the head reads, whatever the method's own terms compare."""
+        return () if self.head is None else (self.head.tap,)
 
     def teacher_state(self) -> dict[str, Any]:
         """The head's part of the state dict, without what the method adds to it."""

@@ -264,3 +264,12 @@ def test_every_way_an_extraction_can_end_has_a_headline(
     for status in get_args(Status):
         _print_extraction(plan, replace(done, status=status, copied=7))
         assert "7 views of images from other stores" in capsys.readouterr().out
+
+
+def test_a_teacher_of_random_weights_is_told_before_and_after_extraction(folder: Path) -> None:
+    extract = ("extract", "--teacher", "timm:test_resnet", "--weights", "random")
+    extract += ("--dataset", f"folder:{folder}")
+    warning = "the teacher's weights are random: its tensors mean nothing"
+    assert as_json(*extract, "--dry-run")["warning"] == warning
+    assert warning in " ".join(succeed(*extract).split())
+    assert as_json(*extract)["warning"] == warning
