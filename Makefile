@@ -21,6 +21,8 @@ $(BIN)/uv:
 demo: setup
 	$(BIN)/rdcache demo
 
+# Two processes on two cores: a thread each, in whatever they start as well.
+test: export OMP_NUM_THREADS = 1
 test: setup
 	$(BIN)/python -m pytest -n 2 --dist worksteal
 
