@@ -47,7 +47,7 @@ from rdcache.data.views import (
     view_columns,
     view_parameters,
 )
-from rdcache.data.volume_dataset import VolumeDataset, as_volumes
+from rdcache.data.volume_dataset import VolumeDataset, require_volumes
 from rdcache.data.volume_inputs import VolumeInputs
 from rdcache.data.volume_resampling import labels_at_original_spacing
 from rdcache.data.volume_views import VOLUME_VIEW_COLUMNS, cut_volume, cut_volume_mask
@@ -76,7 +76,6 @@ __all__ = [
     "VolumeDataset",
     "VolumeInputs",
     "WorkingVolumes",
-    "as_volumes",
     "cut_mask",
     "cut_view",
     "cut_volume",
@@ -92,6 +91,7 @@ __all__ = [
     "list_datasets",
     "load_dataset",
     "portable_name",
+    "require_volumes",
     "salt_as_recorded",
     "salt_of_environment",
     "strata_of",

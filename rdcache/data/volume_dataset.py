@@ -61,7 +61,7 @@ class VolumeDataset(ImageDataset):
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
 
-def as_volumes(dataset: ImageDataset) -> VolumeDataset:
+def require_volumes(dataset: ImageDataset) -> VolumeDataset:
     """The same dataset, for who needs volumes.
 
     Raises:

@@ -18,7 +18,7 @@ import torch
 from rdcache.data.photometry import Jitter
 from rdcache.data.samples import ImageDataset
 from rdcache.data.student_inputs import MEMORY_SHARE, MOST_MEMORY, MOST_THREADS, slots_of_cuts
-from rdcache.data.volume_dataset import as_volumes
+from rdcache.data.volume_dataset import require_volumes
 from rdcache.data.volume_views import cut_volume, cut_volume_mask
 from rdcache.data.volumes import Shape, unit_range
 from rdcache.data.working_volumes import WorkingVolumes
@@ -63,7 +63,7 @@ class VolumeInputs:
     ) -> None:
         share = min(int(available_memory() * MEMORY_SHARE), MOST_MEMORY)
         limit = share if ram_limit is None else ram_limit
-        self.dataset = as_volumes(dataset)
+        self.dataset = require_volumes(dataset)
         self.parameters = parameters
         self.size: Shape = (size, size, size) if isinstance(size, int) else size
         self.device = device

@@ -19,7 +19,7 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 
-from rdcache.data import CLEAN_VIEW, ImageDataset, as_volumes
+from rdcache.data import CLEAN_VIEW, ImageDataset, require_volumes
 from rdcache.distillation.batches import CleanViews
 from rdcache.distillation.evaluation import require_finite
 from rdcache.distillation.evaluators import Evaluator, Outputs
@@ -211,7 +211,7 @@ class VolumeSegmentationEvaluator(SegmentationEvaluator):
     def _cases(
         self, student: Student, samples: np.ndarray, clean: CleanViews
     ) -> Iterator[tuple[np.ndarray, np.ndarray, tuple[float, ...]]]:
-        dataset = as_volumes(self.dataset)
+        dataset = require_volumes(self.dataset)
         for sample in samples.tolist():
             volume = dataset.decode(sample)
             predicted = volume_labels(student, volume, clean.patch, clean.device)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from rdcache.data import ImageDataset, as_volumes
+from rdcache.data import ImageDataset, require_volumes
 from rdcache.errors import UsageError
 from rdcache.extraction.config import ExtractConfig
 from rdcache.models import Teacher, for_volumes
@@ -52,7 +52,7 @@ def volume_parts(dataset: ImageDataset) -> dict[str, Any]:
     """
     if dataset.dimensions == 2:
         return {}
-    facts = {"spacing": dataset.spec.spacing, "window": as_volumes(dataset).window}
+    facts = {"spacing": dataset.spec.spacing, "window": require_volumes(dataset).window}
     return {name: list(numbers) for name, numbers in facts.items() if numbers is not None}
 
 

@@ -63,6 +63,8 @@ def gains_table(
     )
     what = f"Points of {metric.replace('_', ' ')} over {baseline}"
     notes = (f"{what}; ± over seeds.", *_averaged(over), *notes_on(comparisons))
+    if not gained:
+        notes = (f"No row has a {baseline} beside it: there is nothing to take gains over.", *notes)
     if reference:
         notes += about_paper(len(headings) > len(datasets) + 2)
     return Table(title, tuple(headings), lines, block=2, notes=notes)

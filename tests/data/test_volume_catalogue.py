@@ -15,10 +15,10 @@ from rdcache.cli import cli
 from rdcache.data import (
     DatasetSpec,
     VolumeDataset,
-    as_volumes,
     describe_problems,
     list_datasets,
     load_dataset,
+    require_volumes,
 )
 from rdcache.errors import DatasetError, DatasetNotFoundError, UsageError
 
@@ -67,7 +67,7 @@ def make_task(
 
 
 def of_volumes(name: str, data: Path, **options: object) -> VolumeDataset:
-    return as_volumes(load_dataset(DatasetSpec(name, **options), data))  # type: ignore[arg-type]
+    return require_volumes(load_dataset(DatasetSpec(name, **options), data))  # type: ignore[arg-type]
 
 
 def test_a_task_of_the_decathlon_has_its_classes_and_drawn_splits(data: Path) -> None:

@@ -9,7 +9,7 @@ import nibabel
 import numpy as np
 import pytest
 
-from rdcache.data import as_volumes, load_dataset
+from rdcache.data import load_dataset, require_volumes
 from rdcache.data.volume_folders import list_table_of_either
 from rdcache.errors import DatasetError
 
@@ -26,7 +26,7 @@ def some_values(seed: int) -> np.ndarray:
 def test_class_folders_of_volumes_are_a_classification(tmp_path: Path) -> None:
     for number in range(16):
         save(tmp_path / ("ill" if number % 2 else "well") / f"{number}.nii.gz", some_values(number))
-    dataset = as_volumes(load_dataset(f"folder:{tmp_path}"))
+    dataset = require_volumes(load_dataset(f"folder:{tmp_path}"))
     assert dataset.classes == ("ill", "well")
     assert (dataset.task, len(dataset)) == ("multiclass", 16)
     assert dataset.decode(0).spacing == (3.0, 1.0, 1.0)
@@ -39,7 +39,7 @@ def test_volumes_beside_masks_are_a_segmentation_with_the_users_splits(tmp_path:
             mask = np.where(some_values(number) > 0, 255, 0).astype(np.uint8)
             save(tmp_path / split / "masks" / f"{number}_mask.nii.gz", mask)
     save(tmp_path / "test" / "images" / "alone.nii.gz", some_values(77))
-    dataset = as_volumes(load_dataset(f"folder:{tmp_path}"))
+    dataset = require_volumes(load_dataset(f"folder:{tmp_path}"))
     assert dataset.classes == ("background", "foreground")
     assert dataset.counts()["test"] == {"background": 3, "foreground": 3}
     assert set(np.unique(dataset.decode_mask(0))) == {0, 1}
@@ -54,7 +54,7 @@ def test_a_table_may_list_volumes_but_not_both_kinds(tmp_path: Path) -> None:
         rows.append(f"{number}.npy,{number % 3},patient {number // 2}")
     table = tmp_path / "volumes.csv"
     table.write_text("\n".join(rows))
-    dataset = as_volumes(load_dataset(f"table:{table}"))
+    dataset = require_volumes(load_dataset(f"table:{table}"))
     assert dataset.classes == ("0", "1", "2")
     assert len({(sample.group, sample.split) for sample in dataset.samples}) == 6
     table.write_text("\n".join([*rows, "picture.png,1,nobody"]))

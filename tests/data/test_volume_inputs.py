@@ -18,11 +18,11 @@ from rdcache.data import (
     VolumeDataset,
     VolumeInputs,
     WorkingVolumes,
-    as_volumes,
     cut_volume,
     cut_volume_mask,
     inputs_for,
     load_dataset,
+    require_volumes,
     view_parameters,
 )
 from rdcache.errors import CorruptInputsError, DatasetError, FileWriteError, UsageError
@@ -30,7 +30,7 @@ from rdcache.errors import CorruptInputsError, DatasetError, FileWriteError, Usa
 
 @pytest.fixture(scope="module")
 def parts(tmp_path_factory: pytest.TempPathFactory) -> VolumeDataset:
-    return as_volumes(load_dataset(DatasetSpec("phantom-3d-seg")))
+    return require_volumes(load_dataset(DatasetSpec("phantom-3d-seg")))
 
 
 def views_of(dataset: VolumeDataset, count: int = 3, **options: object) -> np.ndarray:
@@ -103,7 +103,7 @@ def test_a_normalisation_of_other_channels_is_refused(parts: VolumeDataset) -> N
 
 
 def test_classification_has_no_masks() -> None:
-    lesions = as_volumes(load_dataset(DatasetSpec("phantom-3d")))
+    lesions = require_volumes(load_dataset(DatasetSpec("phantom-3d")))
     make = inputs_for(torch.device("cpu"), dimensions=3)
     inputs = make(lesions, views_of(lesions), 8, [0.5], [0.5], None, None, interpolation="bicubic")
     assert isinstance(inputs, VolumeInputs)
@@ -169,4 +169,4 @@ def test_a_folder_that_cannot_be_made_is_said(parts: VolumeDataset, tmp_path: Pa
 
 def test_images_are_no_volumes(few: Path) -> None:
     with pytest.raises(UsageError, match="holds images"):
-        as_volumes(load_dataset(f"folder:{few}"))
+        require_volumes(load_dataset(f"folder:{few}"))

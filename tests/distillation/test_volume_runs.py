@@ -18,7 +18,7 @@ from scipy.ndimage import gaussian_filter
 from small_volumes import drawn_dataset
 from torch import nn
 
-from rdcache.data import DatasetSpec, Volume, VolumeDataset, as_volumes, load_dataset
+from rdcache.data import DatasetSpec, Volume, VolumeDataset, load_dataset, require_volumes
 from rdcache.distillation import Run, distill, evaluate_run, predict_files
 from rdcache.distillation.config import config_from_options
 from rdcache.distillation.preparing import Job
@@ -99,7 +99,7 @@ def test_volumes_are_segmented_at_the_spacing_and_on_the_grid_of_their_files(
     assert np.allclose(written.affine, original.affine)
     predicted = np.asarray(written.dataobj) > 0
     truth = np.asarray(nibabel.load(organ.dataset.samples[sample].masks[0]).dataobj) > 0
-    assert truth.sum() == as_volumes(organ.dataset).mask_at_original_spacing(sample).sum()
+    assert truth.sum() == require_volumes(organ.dataset).mask_at_original_spacing(sample).sum()
     total = predicted.sum() + truth.sum()
     dice = 2 * (predicted & truth).sum() / total if total else 1.0
     with (run.path / "predictions.csv").open() as table:
