@@ -42,20 +42,6 @@ def parameters(dataset: ImageDataset) -> np.ndarray:
     return view_parameters(spec, dataset.uids, [s.size for s in dataset.samples])
 
 
-@pytest.fixture
-def decoded(monkeypatch: pytest.MonkeyPatch) -> Counter[int]:
-    """How often each sample is decoded."""
-    counts: Counter[int] = Counter()
-    decode = ImageDataset.decode
-
-    def counting(self: ImageDataset, index: int) -> np.ndarray:
-        counts[index] += 1
-        return decode(self, index)
-
-    monkeypatch.setattr(ImageDataset, "decode", counting)
-    return counts
-
-
 def normalised(pixels: np.ndarray) -> np.ndarray:
     """(H, W, 3) → (3, H, W), from the formula in float64."""
     values = (pixels.astype(np.float64) / 255 - np.array(MEAN)) / np.array(STD)

@@ -48,20 +48,6 @@ def parameters(dataset: ImageDataset) -> np.ndarray:
     return view_parameters(spec, dataset.uids, [s.size for s in dataset.samples])
 
 
-@pytest.fixture
-def decoded(monkeypatch: pytest.MonkeyPatch) -> Counter[int]:
-    """How often each mask is decoded."""
-    counts: Counter[int] = Counter()
-    decode = ImageDataset.decode_mask
-
-    def counting(self: ImageDataset, index: int) -> np.ndarray:
-        counts[index] += 1
-        return decode(self, index)
-
-    monkeypatch.setattr(ImageDataset, "decode_mask", counting)
-    return counts
-
-
 @pytest.mark.parametrize("ram_limit", [2**30, 8_000, 0], ids=["all kept", "some kept", "none kept"])
 def test_masks_are_the_cuts_of_the_originals(
     ram_limit: int, dataset: ImageDataset, parameters: np.ndarray
@@ -87,21 +73,21 @@ def test_one_view_for_all_is_that_view_for_each(
 
 
 def test_masks_are_decoded_once_where_memory_allows(
-    dataset: ImageDataset, parameters: np.ndarray, decoded: Counter[int]
+    dataset: ImageDataset, parameters: np.ndarray, decoded_masks: Counter[int]
 ) -> None:
     inputs = StudentInputs(dataset, parameters, SIZE, MEAN, STD, ram_limit=2**30)
     for view in (0, 1, 2, 1):
         inputs.masks(range(10), view)
-    assert decoded == Counter(range(10))
+    assert decoded_masks == Counter(range(10))
 
 
 def test_a_student_of_the_same_size_shares_them(
-    dataset: ImageDataset, parameters: np.ndarray, decoded: Counter[int]
+    dataset: ImageDataset, parameters: np.ndarray, decoded_masks: Counter[int]
 ) -> None:
     inputs = StudentInputs(dataset, parameters, SIZE, MEAN, STD, ram_limit=2**30)
     first = inputs.masks(range(10), 0)
     assert torch.equal(inputs.for_student(STD, MEAN, None).masks(range(10), 0), first)
-    assert decoded == Counter(range(10))
+    assert decoded_masks == Counter(range(10))
 
 
 def test_inputs_of_a_device_give_the_same_masks_there(

@@ -55,20 +55,6 @@ def parameters(dataset: ImageDataset) -> np.ndarray:
     return view_parameters(spec, dataset.uids, own_sizes(dataset))
 
 
-@pytest.fixture
-def decoded(monkeypatch: pytest.MonkeyPatch) -> Counter[int]:
-    """How often each sample is decoded."""
-    counts: Counter[int] = Counter()
-    decode = ImageDataset.decode
-
-    def counting(self: ImageDataset, index: int) -> np.ndarray:
-        counts[index] += 1
-        return decode(self, index)
-
-    monkeypatch.setattr(ImageDataset, "decode", counting)
-    return counts
-
-
 def own_sizes(dataset: ImageDataset) -> list[tuple[int, int]]:
     return [sample.size for sample in dataset.samples]
 
