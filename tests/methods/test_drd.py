@@ -1,4 +1,4 @@
-"""DRD: what is injected where, what the passes leave behind, and that one stage is RD."""
+"""DRD: its terms, what the hybrid passes leave behind, and that one stage is RD."""
 
 from __future__ import annotations
 
@@ -8,103 +8,20 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from rdcache.errors import UnknownNameError, UsageError
 from rdcache.methods import (
-    CachedBatch,
-    ChannelStatistics,
     Method,
-    MethodContext,
     TrainingProgress,
-    create_method,
     find_method,
-    task_loss,
 )
-from rdcache.methods.drd import DeepReprogrammingDistillation
 from rdcache.methods.drd_options import DRDConfig
-from rdcache.models import StudentOutput
-from rdcache.store import TapSpec
-from tests.methods.small_students import WIDTHS, SmallClassifier, SmallStudent, SmallUNet
-
-CLASSES, SIDE, CHANNELS = 3, 32, 5
-TASKS = ("multiclass", "multilabel", "segmentation")
-EVERY_TASK = pytest.mark.parametrize("task", TASKS)
-IMAGES_AND_VOLUMES = pytest.mark.parametrize("dimensions", [2, 3])
-NORMS = pytest.mark.parametrize("norms", ["batch", "split", "shared"])
-START = TrainingProgress(epoch=0, epochs=10)
-LATER = TrainingProgress(epoch=4, epochs=10)
-
-
-class Case:
-    """A student, a store's taps and a batch for a task."""
-
-    def __init__(
-        self, task: str = "multiclass", dimensions: int = 2, batch: int = 8, **changes: Any
-    ) -> None:
-        torch.manual_seed(0)
-        kind = SmallUNet if task == "segmentation" else SmallClassifier
-        self.student: SmallStudent = kind(CLASSES, dimensions)
-        space = (SIDE,) * dimensions
-        self.images = torch.randn(batch, 3, *space)
-        taps = {
-            f"s{stage}": TapSpec(
-                f"s{stage}",
-                "map3d" if dimensions == 3 else "map2d",
-                (CHANNELS, *(side,) * dimensions),
-            )
-            for stage, side in ((1, 6), (2, 4), (3, 3))
-        }
-        target = torch.arange(batch) % CLASSES
-        if task == "multilabel":
-            target = (torch.rand(batch, CLASSES) > 0.5).float()
-        elif task == "segmentation":
-            target = torch.randint(0, CLASSES, (batch, *space))
-        self.batch = CachedBatch(
-            torch.arange(batch),
-            {name: torch.randn(batch, *tap.shape).half() for name, tap in taps.items()},
-            target,
-        )
-        values: dict[str, Any] = {
-            "taps": taps,
-            "default_tap": "s3",
-            "feature_dim": self.student.feature_dim,
-            "student_stages": self.student.stages,
-            "num_classes": CLASSES,
-            "classifier": self.student.classifier,
-            "task_loss": task_loss(task, [4, 4, 4]),
-            "statistics": lambda name: ChannelStatistics(
-                torch.zeros(CHANNELS), torch.ones(CHANNELS)
-            ),
-            "probe": lambda name: (torch.randn(CLASSES, CHANNELS), torch.randn(CLASSES)),
-            "labels": torch.arange(batch) % CLASSES,
-            "folds": lambda count: torch.arange(batch) % count,
-            "views": 4,
-            "epochs": 10,
-            "batch_size": batch,
-            "student": self.student,
-            "task": task,
-            "dimensions": dimensions,
-        }
-        self.context = MethodContext(**{**values, **changes})
-
-    def method(self, name: str = "drd", **options: Any) -> Method:
-        torch.manual_seed(1)
-        own = {"width": 8, "projector_width": 8} if name.startswith("drd") else {"width": 8}
-        method = create_method(name, {**own, **options}, self.context)
-        method.begin_stage("student")
-        return method.train()
-
-    def drd(self, name: str = "drd", **options: Any) -> DeepReprogrammingDistillation:
-        method = self.method(name, **options)
-        assert isinstance(method, DeepReprogrammingDistillation)
-        return method
-
-    def output(self, method: Method) -> StudentOutput:
-        self.student.train()
-        return self.student(self.images, method.student_stages)
-
-    def terms(self, method: Method, progress: TrainingProgress = START) -> dict[str, torch.Tensor]:
-        torch.manual_seed(5)
-        return method(self.batch, self.output(method), progress)
+from tests.methods.drd_case import (
+    EVERY_TASK,
+    IMAGES_AND_VOLUMES,
+    LATER,
+    NORMS,
+    START,
+    Case,
+)
 
 
 def trained(case: Case, method: Method, steps: int = 3) -> dict[str, torch.Tensor]:
@@ -296,178 +213,6 @@ def test_nothing_of_the_student_becomes_the_methods_but_the_shared_classifier() 
     assert method.deployed(student) is student
 
 
-@IMAGES_AND_VOLUMES
-@pytest.mark.parametrize("task", ["multiclass", "segmentation"])
-@pytest.mark.parametrize("kind", ["map", "tokens", "tokens with a class token"])
-def test_any_tap_with_positions_fits_any_stage(task: str, dimensions: int, kind: str) -> None:
-    case = Case(task, dimensions, batch=4)
-    positions = 2**dimensions if task == "segmentation" else 3**dimensions
-    side = 2 if task == "segmentation" else 3
-    tap = TapSpec("x", "map3d" if dimensions == 3 else "map2d", (CHANNELS, *(side,) * dimensions))
-    if kind != "map":
-        tap = TapSpec("x", "tokens", (positions + kind.endswith("a class token"), CHANNELS))
-    taps = {"x": tap, "last": TapSpec("last", "vector", (CHANNELS,))}
-    case = Case(task, dimensions, batch=4, taps=taps, default_tap="last")
-    method = case.drd(pairs="x:s1", cka_mode="positions", cka_weight=0.5)
-    assert method.projectors[0].pair.teacher_sides == (side,) * dimensions
-    output = case.output(method)
-    maps = method.projectors[0].maps(torch.randn(4, *tap.shape).half())
-    size = output.stages["s1"].shape
-    assert method.projectors[0](maps, size[2:]).shape == size
-
-
-def test_taps_of_other_names_are_matched_from_the_deepest_up() -> None:
-    taps = {
-        name: TapSpec(name, "map2d", (CHANNELS, side, side))
-        for name, side in (("deep", 2), ("fine", 9), ("middle", 5))
-    }
-    seg = Case("segmentation", taps=taps, default_tap="deep").drd()
-    assert [(it.pair.tap.name, it.pair.stage) for it in seg._projectors()] == [
-        ("fine", "s1"),
-        ("middle", "s2"),
-        ("deep", "s3"),
-    ]
-    cls = Case(taps=taps, default_tap="deep").drd()
-    assert [(it.pair.tap.name, it.pair.stage) for it in cls._projectors()] == [
-        ("fine", "s1"),
-        ("middle", "s2"),
-    ]
-
-
-def test_pyramids_are_matched_by_stride_and_transformers_by_depth() -> None:
-    strides = {name: (channels, 2 ** (i + 1)) for i, (name, channels) in enumerate(WIDTHS.items())}
-    pyramid = {
-        name: TapSpec(name, "map2d", (CHANNELS, side, side))
-        for name, side in (("stride2", 12), ("s1", 6), ("s2", 3))
-    }
-    depths = {name: TapSpec(name, "map2d", (CHANNELS, 4, 4)) for name in ("s1", "s2", "s3")}
-    for taps, expected in (
-        (pyramid, {"s1": "stride2", "s2": "s1", "s3": "s2"}),
-        (depths, {"s1": "s1", "s2": "s2", "s3": "s3"}),
-    ):
-        method = Case("segmentation", taps=taps, student_stages=strides).drd()
-        pairs = {it.pair.stage: it.pair.tap.name for it in method._projectors()}
-        assert pairs == expected
-
-
-def test_stages_are_the_deepest_of_those_that_can_be_matched() -> None:
-    case, seg = Case(), Case("segmentation")
-    assert [it.pair.stage for it in case.drd(stages=2)._projectors()] == ["s2"]
-    assert [it.pair.stage for it in seg.drd(stages=2)._projectors()] == ["s2", "s3"]
-    assert [it.pair.stage for it in seg.drd(pairs="s1:s3, s3:s1")._projectors()] == ["s1", "s3"]
-    with pytest.raises(UsageError, match="3 taps are wanted for stages of the student, and 2 fit"):
-        case.drd(stages=4)
-
-
-@pytest.mark.parametrize(
-    ("options", "error", "said"),
-    [
-        ({"pairs": "s1"}, UsageError, "TAP:STAGE"),
-        ({"pairs": "s1:s9"}, UsageError, "another stage of the student"),
-        ({"pairs": "s1:s2,s2:s2"}, UsageError, "another stage of the student"),
-        ({"pairs": "s7:s2"}, UnknownNameError, "s7"),
-        ({"pairs": "s1:s2", "stages": 2}, UsageError, "stages or pairs"),
-    ],
-)
-def test_pairs_that_cannot_be_are_refused(
-    options: dict[str, Any], error: type[Exception], said: str
-) -> None:
-    with pytest.raises(error, match=said):
-        Case().drd(**options)
-
-
-def test_a_store_with_one_tap_is_for_rd() -> None:
-    taps = {"s3": TapSpec("s3", "map2d", (CHANNELS, 3, 3))}
-    with pytest.raises(UsageError, match=r"no tap can stand in[\s\S]*stages=1, which is rd"):
-        Case(taps=taps).drd()
-    assert Case(taps=taps).drd(stages=1).hybrids is None
-
-
-@IMAGES_AND_VOLUMES
-def test_masks_come_in_batches_of_two(dimensions: int) -> None:
-    case = Case("segmentation", dimensions, batch=2)
-    for mode in ("auto", "positions", "patch"):
-        terms = case.terms(case.drd(cka_mode=mode))
-        case.student.zero_grad()
-        terms["cka_s2"].backward()
-        assert case.student.segments["s2"][0].weight.grad.abs().sum() > 0
-    with pytest.raises(UsageError, match=r"batch of 2 is too small[\s\S]*cka_mode=positions"):
-        case.drd(cka_mode="pooled")
-
-
-@pytest.mark.parametrize(
-    ("sides", "options", "said"),
-    [
-        ((16, 16, 16), {}, r"at s3 a batch has 2 of them[\s\S]*1×1×1 at s3[\s\S]*--patch"),
-        ((32, 32, 32), {"cka_mode": "patch", "cka_patches": 1}, "at s1 a batch has 2"),
-    ],
-)
-def test_patches_too_small_for_cka_are_refused_when_the_method_is_built(
-    sides: tuple[int, ...], options: dict[str, Any], said: str
-) -> None:
-    case = Case("segmentation", 3, batch=2, sides=sides)
-    with pytest.raises(UsageError, match=said):
-        case.drd(**options)
-    case.drd(**{**options, "cka_weight": 0})
-    Case("segmentation", 3, batch=2, sides=(32, 32, 32)).drd()
-    Case("segmentation", 3, batch=4, sides=(16, 16, 16)).drd()
-
-
-def test_classifiers_of_small_batches_compare_positions_too() -> None:
-    case = Case(dimensions=3, batch=2)
-    with pytest.raises(UsageError, match="too small"):
-        case.drd()
-    method = case.drd(cka_mode="positions")
-    terms = case.terms(method)
-    assert {"cka", "cka_s1", "cka_s2"} <= terms.keys()
-    terms["cka"].backward()
-    assert case.student.segments["s3"][0].weight.grad.abs().sum() > 0
-    with pytest.raises(UsageError, match="no positions of its own"):
-        case.drd(cka_mode="positions", cka_target="reprogrammed")
-
-
-def test_positions_of_the_kl_are_balanced_or_drawn_where_that_is_asked_for() -> None:
-    case = Case("segmentation")
-    plain, balanced, drawn = (
-        case.terms(case.drd(**options))["kl_s3"].item()
-        for options in ({}, {"kl_balanced": True}, {"kl_positions": 50, "kl_balanced": True})
-    )
-    assert len({plain, balanced, drawn}) == 3
-    assert drawn == pytest.approx(plain, rel=0.5)
-
-
-def test_a_rare_foreground_is_half_of_a_drawn_kl_too() -> None:
-    case = Case("segmentation")
-    target = torch.zeros_like(case.batch.target)
-    target[0, 0, :5] = 1
-    batch = CachedBatch(case.batch.samples, case.batch.taps, target)
-    mine, theirs = torch.zeros(8, 2, SIDE, SIDE), torch.zeros(8, 2, SIDE, SIDE)
-    theirs[0, 1, 0, :5] = 2.0  # all that differs is in the foreground
-    expected = case.drd(kl_balanced=True)._kl(batch, mine, theirs).item()
-    method = case.drd(kl_balanced=True, kl_positions=100)
-    assert method._kl(batch, mine, theirs).item() == pytest.approx(expected, rel=1e-5)
-
-
-def test_the_kl_of_positions_does_not_depend_on_how_many_there_are() -> None:
-    case = Case("segmentation")
-    method = case.drd()
-    mine, theirs = torch.randn(2, 3, 4, 4), torch.randn(2, 3, 4, 4)
-    small = method._kl(case.batch, mine, theirs).item()
-    larger = [it.repeat_interleave(2, 2).repeat_interleave(2, 3) for it in (mine, theirs)]
-    assert method._kl(case.batch, *larger).item() == pytest.approx(small, rel=1e-5)
-
-
-def test_masks_have_no_branch_that_labels_positions_by_itself() -> None:
-    case = Case("segmentation")
-    method = case.drd()
-    assert not method.has_teacher_branch
-    assert method.teacher_epochs == 0
-    with pytest.raises(UsageError, match="every position by itself"):
-        case.drd(teacher_ema=0.5, cka_target="reprogrammed")
-    with pytest.raises(UsageError, match="every position by itself"):
-        case.drd(tap="s3")
-
-
 def test_the_papers_preset_depends_on_no_default_of_the_recommended_one() -> None:
     paper = find_method("drd-paper")
     assert set(DRDConfig.model_fields) - {"tap", "cka_min_batch"} == set(paper.options)
@@ -475,30 +220,3 @@ def test_the_papers_preset_depends_on_no_default_of_the_recommended_one() -> Non
     assert isinstance(config, DRDConfig)
     assert config.hybrid_bn == "shared"
     assert config.kl_grad == config.cka_grad == "both"
-
-
-@pytest.mark.parametrize("name", ["rd", "kd", "crd", "norm"])
-def test_methods_that_classify_samples_refuse_masks(name: str) -> None:
-    with pytest.raises(UsageError, match=rf"{name} is not for segmentation of images[\s\S]*hint"):
-        create_method(name, {}, Case("segmentation").context)
-
-
-@EVERY_TASK
-@IMAGES_AND_VOLUMES
-@pytest.mark.parametrize("name", ["none", "hint", "at", "sp"])
-def test_baselines_of_maps_serve_every_task(task: str, dimensions: int, name: str) -> None:
-    case = Case(task, dimensions)
-    options = (
-        {} if name == "none" else {"stages": ["s1", "s2"]} if name == "at" else {"stage": "s3"}
-    )
-    torch.manual_seed(1)
-    method = create_method(name, options, case.context)
-    terms = case.terms(method)
-    torch.stack(list(terms.values())).sum().backward()
-    assert all(torch.isfinite(term) for term in terms.values())
-    assert all(p.grad is not None for p in method.parameters())
-
-
-def test_logits_of_positions_are_nothing_a_teacher_has() -> None:
-    with pytest.raises(UsageError, match="no logits of the teacher for every position"):
-        create_method("hint", {"kd_weight": 1.0, "stage": "s3"}, Case("segmentation").context)
