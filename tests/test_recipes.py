@@ -300,6 +300,7 @@ def test_several_grids_share_what_they_do_not_say_themselves(
                 "teachers": one.teachers,
                 "students": ["unet-shufflenet-x0.5"],
                 "methods": ["none", "hint"],
+                "seeds": [2, 3],
                 "tune": {"factors": [1, 10], "distill": {"epochs": 2}},
                 "extract": {"views": 2},
                 "distill": {"epochs": 1},
@@ -308,7 +309,7 @@ def test_several_grids_share_what_they_do_not_say_themselves(
     )
     first, second = recipe.as_grids()
     assert (first.methods, second.methods) == (("none", "rd"), ("none", "hint"))
-    assert first.seeds == second.seeds == (0, 1)
+    assert (first.seeds, second.seeds) == ((0, 1), (2, 3))
     assert [each.tune and each.tune.factors for each in (first, second)] == [(0.1, 1), (1, 10)]
     assert second.extract == {"views": 2, "val_fraction": 0.2}
     cell = (one.teachers[0], "phantom-seg", "unet-shufflenet-x0.5", "hint", Places())
@@ -340,6 +341,7 @@ def test_a_method_that_is_not_for_a_grids_task_is_found_before_anything_runs(
             "listed by each of the grids",
         ),
         ("grids: [{datasets: [phantom], teachers: [x, x], students: [y]}]", "listed twice"),
+        ("teachers: [x]\nstudents: [y]\ngrids: [{datasets: [p], seeds: [1, 1]}]", "listed twice"),
         ("grids: [{datasets: [p], teachers: [x], students: [y], distill: {method: rd}}]", "grid"),
         (
             "grids: [{datasets: [p], teachers: [x], students: [y], tune: {factors: [1, 1]}}]",

@@ -76,8 +76,8 @@ class Tuning(BaseModel):
 
 class Grid(BaseModel):
     """One of several grids of a recipe, such as one for each kind of task. What it does not say is
-    as in the recipe around it; of `extract` and `distill`, option by option. A `tune` of its own
-    replaces the recipe's.
+    as in the recipe around it; of `extract` and `distill`, option by option. `seeds` and a `tune` of
+    its own replace the recipe's.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -86,6 +86,7 @@ class Grid(BaseModel):
     teachers: tuple[str, ...] = ()
     students: tuple[str, ...] = ()
     methods: tuple[str, ...] = ()
+    seeds: tuple[int, ...] = ()
     tune: Tuning | None = None
     extract: dict[str, Any] = {}
     distill: dict[str, Any] = {}
@@ -151,6 +152,8 @@ class Recipe(BaseModel):
                 if len(set(them)) < len(them):
                     raise ValueError(f"an entry of {name} is listed twice")
                 lists.append(them)
+            if len(set(grid.seeds)) < len(grid.seeds):
+                raise ValueError("an entry of seeds is listed twice")
             cells.update(product(*lists))
         if twice := [cell for cell, count in cells.items() if count > 1]:
             # Their rows would have one name, and tables show one of them.
@@ -182,7 +185,7 @@ class Recipe(BaseModel):
         return [self._of_grid(grid) for grid in self.grids] or [self]
 
     def _of_grid(self, grid: Grid) -> Recipe:
-        names = ("datasets", "teachers", "students", "methods", "tune")
+        names = ("datasets", "teachers", "students", "methods", "seeds", "tune")
         update = {name: getattr(grid, name) for name in names if getattr(grid, name)}
         options = {
             "extract": {**self.extract, **grid.extract},
