@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from rdcache.methods.hybrid import NormMode
-from rdcache.methods.rd import RDConfig
+from rdcache.methods.rd_options import RDConfig
 
 CKAMode = Literal["auto", "pooled", "positions", "patch"]
 

@@ -38,7 +38,8 @@ from rdcache.methods.base import (
     Terms,
     TrainingProgress,
 )
-from rdcache.methods.rd import RDConfig, ReprogrammingDistillation
+from rdcache.methods.rd import ReprogrammingDistillation
+from rdcache.methods.rd_options import RDConfig
 from rdcache.methods.registry import for_several_taps
 from rdcache.models import StudentOutput
 

@@ -76,7 +76,7 @@ class Tuning(BaseModel):
 
 class Grid(BaseModel):
     """One of several grids of a recipe, such as one for each kind of task. What it does not say is
-    as in the recipe around it; of `extract` and `distill`, option by option. `seeds` and a `tune` of
+    as in the recipe around it; of `extract` and `distill`, option by option. `seeds` and `tune` of
     its own replace the recipe's.
     """
 

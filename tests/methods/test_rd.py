@@ -12,7 +12,8 @@ from torch.nn import functional as F
 
 from rdcache.errors import UnknownNameError, UsageError
 from rdcache.methods import CachedBatch, MethodContext, TrainingProgress, create_method, find_method
-from rdcache.methods.rd import RDConfig, ReprogrammingDistillation, decayed
+from rdcache.methods.rd import ReprogrammingDistillation, decayed
+from rdcache.methods.rd_options import RDConfig
 from rdcache.models import StudentOutput
 
 BuildContext = Callable[..., MethodContext]
@@ -260,6 +261,13 @@ def test_every_kind_of_tap_and_block_reaches_the_students_width(
         assert logits.shape == (8, 3)
         logits.sum().backward()
         assert all(p.grad is not None for p in method.branch.parameters())
+
+
+def test_cross_fitted_targets_are_those_of_the_recommended_preset_but_for_who_gives_them() -> None:
+    crossfit = find_method("rd-crossfit").config({}).model_dump()
+    recommended = find_method("rd").config({}).model_dump()
+    differing = {name for name in crossfit if crossfit[name] != recommended[name]}
+    assert differing == {"folds", "teacher_epochs", "width", "dropout", "beta", "decay"}
 
 
 def test_the_papers_preset_depends_on_no_default_of_the_recommended_one() -> None:

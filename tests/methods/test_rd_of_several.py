@@ -18,7 +18,7 @@ from rdcache.methods import (
     TrainingProgress,
     create_method,
 )
-from rdcache.methods.rd import RDConfig
+from rdcache.methods.rd_options import RDConfig
 from rdcache.models import StudentOutput
 
 BuildContext = Callable[..., MethodContext]
