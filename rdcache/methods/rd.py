@@ -7,7 +7,7 @@ classifier h. α, β decay to 0 during training. Where the paper is silent, ther
 `docs/method.md` says what we chose and why. The preset `rd-paper` is this equation to the letter;
 in `rd`, the recommended one, CKA compares f_s with the teacher's own features: those that were
 reprogrammed soon tell no more about a training image than its label. With `folds`, p_t too comes
-from branches that have not seen the image (`crossfit.py`): `rd-crossfit`, for small data sets.
+from branches that have not seen the image (`crossfit.py`).
 """
 
 from __future__ import annotations
@@ -294,19 +294,5 @@ add_preset(
         "clip": 0.0,
         "ema": 0.0,
         "student_weights": None,
-    },
-)
-
-add_preset(
-    "rd-crossfit",
-    of="rd",
-    title="Reprogramming distillation from branches that have not seen the image, for small sets",
-    options={
-        "folds": 5,
-        "teacher_epochs": 40,
-        "width": 64,
-        "dropout": 0.5,
-        "beta": 10.0,
-        "decay": "none",
     },
 )

@@ -86,10 +86,17 @@ class Grid(BaseModel):
     teachers: tuple[str, ...] = ()
     students: tuple[str, ...] = ()
     methods: tuple[str, ...] = ()
-    seeds: tuple[int, ...] = ()
+    seeds: tuple[int, ...] | None = Field(default=None, min_length=1)
     tune: Tuning | None = None
     extract: dict[str, Any] = {}
     distill: dict[str, Any] = {}
+
+    @field_validator("seeds")
+    @classmethod
+    def _without_repetition(cls, seeds: tuple[int, ...] | None) -> tuple[int, ...] | None:
+        if seeds is not None and len(set(seeds)) < len(seeds):
+            raise ValueError("an entry of seeds is listed twice")
+        return seeds
 
 
 class Recipe(BaseModel):
@@ -110,7 +117,8 @@ class Recipe(BaseModel):
         per_method: options of `rdcache distill` that replace all of these for one method and its
             variants.
         grids: several grids in place of one, with what they have in common beside them: `datasets`
-            are then theirs, and `teachers`, `students` and `methods` for those that name none.
+            are then theirs, and `teachers`, `students`, `methods` and `seeds` for those that name
+            none.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -152,8 +160,6 @@ class Recipe(BaseModel):
                 if len(set(them)) < len(them):
                     raise ValueError(f"an entry of {name} is listed twice")
                 lists.append(them)
-            if len(set(grid.seeds)) < len(grid.seeds):
-                raise ValueError("an entry of seeds is listed twice")
             cells.update(product(*lists))
         if twice := [cell for cell, count in cells.items() if count > 1]:
             # Their rows would have one name, and tables show one of them.

@@ -62,9 +62,10 @@ def gains_table(
         for number, (teacher, method) in enumerate(lines_of)
     )
     what = f"Points of {metric.replace('_', ' ')} over {baseline}"
-    notes = (f"{what}; ± over seeds.", *_averaged(over), *notes_on(comparisons))
-    if not gained:
-        notes = (f"No row has a {baseline} beside it: there is nothing to take gains over.", *notes)
+    told = (
+        f"{what}; ± over seeds." if gained else f"Without a row of {baseline} there are no gains."
+    )
+    notes = (told, *_averaged(over), *notes_on(comparisons))
     if reference:
         notes += about_paper(len(headings) > len(datasets) + 2)
     return Table(title, tuple(headings), lines, block=2, notes=notes)

@@ -17,7 +17,6 @@ ONE_STAGE = "drd of one stage"
 OPTIONS = {
     "rd": {"width": 16},
     "rd-paper": {"width": 16},
-    "rd-crossfit": {"width": 16, "folds": 2, "teacher_epochs": 1},
     "direct": {"teacher_epochs": 1},
     "drd": {"width": 16, "projector_width": 16},
     "drd-paper": {"width": 16, "projector_width": 16},

@@ -168,7 +168,7 @@ def test_one_that_diverges_is_set_aside_and_the_others_are_finished(
     finished = distill_many(tiny.store, configs(options(epochs=3), first, *rest))
     assert [run.status for run in finished] == ["done before"] * 3
     alone = options(epochs=3, out=tmp_path / "alone")
-    for run, changes in (finished[0], first), (finished[1], rest[0]):
+    for run, changes in zip(finished[1:], rest, strict=True):  # `first` is as the last but its seed
         assert_same(run, distill_many(tiny.store, configs(alone, changes))[0])
 
 

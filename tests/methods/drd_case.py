@@ -83,6 +83,7 @@ class Case:
         self.context = MethodContext(**{**values, **changes})
 
     def method(self, name: str = "drd", **options: Any) -> Method:
+        """One of few channels, of the same initial weights each time, ready to train a student."""
         torch.manual_seed(1)
         own = {"width": 8, "projector_width": 8} if name.startswith("drd") else {"width": 8}
         method = create_method(name, {**own, **options}, self.context)
@@ -90,14 +91,17 @@ class Case:
         return method.train()
 
     def drd(self, name: str = "drd", **options: Any) -> DeepReprogrammingDistillation:
+        """The same, known to be DRD."""
         method = self.method(name, **options)
         assert isinstance(method, DeepReprogrammingDistillation)
         return method
 
     def output(self, method: Method) -> StudentOutput:
+        """What the student, while it trains, makes of the images."""
         self.student.train()
         return self.student(self.images, method.student_stages)
 
     def terms(self, method: Method, progress: TrainingProgress = START) -> dict[str, torch.Tensor]:
+        """The terms of the batch, with the same draws each time."""
         torch.manual_seed(5)
         return method(self.batch, self.output(method), progress)

@@ -263,13 +263,6 @@ def test_every_kind_of_tap_and_block_reaches_the_students_width(
         assert all(p.grad is not None for p in method.branch.parameters())
 
 
-def test_cross_fitted_targets_are_those_of_the_recommended_preset_but_for_who_gives_them() -> None:
-    crossfit = find_method("rd-crossfit").config({}).model_dump()
-    recommended = find_method("rd").config({}).model_dump()
-    differing = {name for name in crossfit if crossfit[name] != recommended[name]}
-    assert differing == {"folds", "teacher_epochs", "width", "dropout", "beta", "decay"}
-
-
 def test_the_papers_preset_depends_on_no_default_of_the_recommended_one() -> None:
     paper = find_method("rd-paper")
     left_open = {"tap", "cka_min_batch"}

@@ -171,7 +171,7 @@ def test_gains_are_averaged_over_the_students_that_all_rows_have() -> None:
 def test_without_a_plain_student_there_are_no_gains_and_the_table_says_so() -> None:
     table = laid_out("gains", [row("isic", "t", "a", "rd", 0.6), row("isic", "t", "a", "kd", 0.7)])
     assert table.lines == ()
-    assert table.notes[0].startswith("No row has a none beside it")
+    assert table.notes[0] == "Without a row of none there are no gains."
 
 
 def test_one_that_lacks_a_seed_is_not_the_best() -> None:
