@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fnmatch
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -280,6 +282,20 @@ def test_slips_in_variants_and_tuning_are_found_before_anything_runs(
 @pytest.mark.parametrize("name", sorted(path.name for path in PIPELINES.glob("*.yaml")))
 def test_every_recipe_that_travels_with_the_package_is_valid(name: str) -> None:
     assert load_recipe(shipped_recipe(name)).title
+
+
+def test_every_recipe_that_a_page_or_a_recipe_names_is_there() -> None:
+    root = Path(__file__).parents[1]
+    there = [path.name for path in PIPELINES.glob("*.yaml")]
+    pages = [*root.glob("*.md"), *root.glob("docs/*.md"), *PIPELINES.glob("*.yaml")]
+    assert len(pages) > len(there) > 10
+    missing = [
+        f"{page.name} names {name}"
+        for page in pages
+        for name in re.findall(r"[\w*.-]+\.yaml", page.read_text(encoding="utf-8"))
+        if name != "config.yaml" and not fnmatch.filter(there, name)
+    ]
+    assert missing == []
 
 
 def test_several_grids_share_what_they_do_not_say_themselves(
