@@ -21,10 +21,11 @@ $(BIN)/uv:
 demo: setup
 	$(BIN)/rdcache demo
 
-# Two processes on two cores: a thread each, in whatever they start as well.
+# Three processes on two cores, since many tests wait, for servers that hang or for a disk; a thread
+# each, in whatever they start as well.
 test: export OMP_NUM_THREADS = 1
 test: setup
-	$(BIN)/python -m pytest -n 2 --dist worksteal
+	$(BIN)/python -m pytest -n 3 --dist worksteal
 
 lint: setup
 	$(BIN)/ruff check .
