@@ -6,7 +6,9 @@ What has been written is there after a power cut: the file, its name, and the fo
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
+import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,6 +16,8 @@ from pathlib import Path
 from rdcache.files import sync_folder
 
 PIECES_A_CALL = 1024  # IOV_MAX of Linux and macOS
+BYTES_A_CALL = 2 * 2**20  # about; a call ends with the piece that exceeds them
+SYNC_FILE_RANGE_WRITE = 2  # of Linux: begin, and do not wait
 SYNCS_AT_ONCE = 16
 
 
@@ -77,15 +81,44 @@ def sync_tree(folder: Path) -> None:
 def _write_all(descriptor: int, pieces: Sequence[bytes | memoryview]) -> None:
     """Write pieces, many with each call: a shard has two for every sample, one of four bytes.
 
-    Space is not reserved first: where a file system cannot do that, it would be filled with zeros.
+    The disk begins with each call's bytes while the next ones are copied; left to itself it would
+    begin with the fsync. Space is not reserved first: where a file system cannot do that, it would
+    be filled with zeros.
     """
     waiting = [memoryview(piece) for piece in pieces]
+    start = 0
     while waiting:
-        written = os.writev(descriptor, waiting[:PIECES_A_CALL])
-        whole = 0
+        written = os.writev(descriptor, waiting[: _pieces_of_a_call(waiting)])
+        whole, nbytes = 0, written
         while whole < len(waiting) and written >= waiting[whole].nbytes:
             written -= waiting[whole].nbytes
             whole += 1
         del waiting[:whole]
         if written:  # the call ended within a piece
             waiting[0] = waiting[0][written:]
+        if waiting:  # else the fsync comes next
+            _begin_writing_back(descriptor, start, nbytes)
+        start += nbytes
+
+
+def _pieces_of_a_call(waiting: Sequence[memoryview]) -> int:
+    """How many of the pieces that are left go into the next call, one at least."""
+    nbytes = 0
+    for number, piece in enumerate(waiting[:PIECES_A_CALL], start=1):
+        nbytes += piece.nbytes
+        if nbytes >= BYTES_A_CALL:
+            return number
+    return min(len(waiting), PIECES_A_CALL)
+
+
+def _begin_writing_back(descriptor: int, start: int, nbytes: int) -> None:
+    """Have the kernel write a part of a file to the disk, without waiting for it. Whether it could
+    is for the fsync to say.
+    """
+    if sys.platform == "linux":
+        _libc.sync_file_range(descriptor, start, nbytes, SYNC_FILE_RANGE_WRITE)
+
+
+if sys.platform == "linux":
+    _libc = ctypes.CDLL(None)
+    _libc.sync_file_range.argtypes = [ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint]

@@ -286,6 +286,18 @@ def test_truth_values_are_no_views(store: Store, view: object) -> None:
         store.read([0], view)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("threads", [1, 2, 4])
+def test_several_threads_fill_a_batch_as_one_does(
+    threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(buffers, "COPYING_THREADS", threads)
+    monkeypatch.setattr(buffers, "WORTH_A_THREAD", 1)
+    payloads = np.random.default_rng(0).integers(0, 256, (7, 33), np.uint8)
+    rows = np.zeros_like(payloads)
+    buffers.fill_rows(rows, list(payloads))
+    np.testing.assert_array_equal(rows, payloads)
+
+
 def test_after_an_interruption_nobody_goes_on_filling_a_batch(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

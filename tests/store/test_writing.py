@@ -299,6 +299,20 @@ def test_a_shard_takes_few_calls_of_the_system(
     assert len(calls) == 3, "the tap, its outcomes and the receipt"
 
 
+def test_a_large_object_is_handed_to_the_disk_part_by_part(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun: list[tuple[int, int]] = []
+    monkeypatch.setattr(durability, "BYTES_A_CALL", 100)
+    monkeypatch.setattr(
+        durability, "_begin_writing_back", lambda _, start, nbytes: begun.append((start, nbytes))
+    )
+    pieces = [bytes([number]) * size for number, size in enumerate((60, 4, 60, 4, 250, 4, 60))]
+    LocalObjects(tmp_path).put("a", *pieces)
+    assert (tmp_path / "a").read_bytes() == b"".join(pieces)
+    assert begun == [(0, 124), (124, 254)]
+
+
 def test_every_folder_that_is_new_or_has_something_new_is_synced(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
