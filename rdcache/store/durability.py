@@ -89,16 +89,16 @@ def _write_all(descriptor: int, pieces: Sequence[bytes | memoryview]) -> None:
     start = 0
     while waiting:
         written = os.writev(descriptor, waiting[: _pieces_of_a_call(waiting)])
-        whole, nbytes = 0, written
-        while whole < len(waiting) and written >= waiting[whole].nbytes:
-            written -= waiting[whole].nbytes
+        left, whole = written, 0
+        while whole < len(waiting) and left >= waiting[whole].nbytes:
+            left -= waiting[whole].nbytes
             whole += 1
         del waiting[:whole]
-        if written:  # the call ended within a piece
-            waiting[0] = waiting[0][written:]
+        if left:  # the call ended within a piece
+            waiting[0] = waiting[0][left:]
         if waiting:  # else the fsync comes next
-            _begin_writing_back(descriptor, start, nbytes)
-        start += nbytes
+            _begin_writing_back(descriptor, start, written)
+        start += written
 
 
 def _pieces_of_a_call(waiting: Sequence[memoryview]) -> int:
