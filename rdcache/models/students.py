@@ -12,6 +12,7 @@ from torch import nn
 
 from rdcache.errors import UnknownNameError, UsageError
 from rdcache.models.backbones import TimmBackbone
+from rdcache.models.lite_students import efficientnet_lite0
 from rdcache.models.segmentation_student import SegmentationStudent
 from rdcache.models.student import Student, StudentCard, StudentInput
 from rdcache.models.student_recipe import Parts, StudentRecipe
@@ -24,7 +25,15 @@ from rdcache.models.weight_files import Tensors, load_matching, read_tensors, wi
 TIMM = "timm:"
 _RECIPES = {
     recipe.card.name: recipe
-    for recipe in (*classifiers(), vit_tiny(), *unets(), unet_vit_tiny(), resnet3d(), unet3d())
+    for recipe in (
+        *classifiers(),
+        efficientnet_lite0(),
+        vit_tiny(),
+        *unets(),
+        unet_vit_tiny(),
+        resnet3d(),
+        unet3d(),
+    )
 }
 
 
@@ -40,9 +49,10 @@ def create_student(
         name: a name of `list_students`, or `timm:NAME`.
         num_classes: of a segmentation student with the background.
         weights: None for an untrained network, `"imagenet"` for torchvision's or timm's
-            pretrained backbone (downloaded), or a file: a student of `save_student` (a U-Net also
-            starts from the classifier of the same backbone), or a state dict in the names of
-            torchvision, timm or MONAI. The last layer is always new.
+            pretrained backbone (downloaded; EfficientNet-Lite0's is in the extra `demo`), or a
+            file: a student of `save_student` (a U-Net also starts from the classifier of the same
+            backbone), or a state dict in the names of torchvision, timm or MONAI. The last layer is
+            always new.
         channels: of its input; by default 3 for images, 1 for volumes.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Students that segment, students of volumes, and ViT-Tiny: sizes, shapes, files, references."""
+"""Students beside torchvision's classifiers: sizes, shapes, files, references."""
 
 from __future__ import annotations
 
@@ -9,11 +9,18 @@ import pytest
 import timm
 import torch
 
-from rdcache.errors import UnknownNameError, UsageError, WeightsMismatchError
+from rdcache.errors import (
+    UnknownNameError,
+    UsageError,
+    WeightsMismatchError,
+    WeightsNotFoundError,
+)
 from rdcache.models import (
     create_student,
     list_students,
+    lite_students,
     load_student,
+    load_teacher,
     require_fit,
     save_student,
 )
@@ -22,6 +29,7 @@ from rdcache.models.volume_students import UNET_WIDTHS, monai_networks
 
 CARDS = {card.name: card for card in list_students()}
 PARAMETERS = {
+    "efficientnet-lite0": 3_371_008,
     "vit-tiny": 5_524_032,  # timm's 5,524,416 without the class token and its place
     "unet-resnet18": 12_156_608,
     "unet-mobilenet": 3_655_552,
@@ -84,6 +92,33 @@ def test_a_classifier_starts_the_encoder_of_its_u_net(tmp_path: Path) -> None:
 
 def decoded(unet: torch.nn.Module) -> torch.Tensor:
     return unet.decoder(unet.backbone(noise(2, 3, 32, 32), unet.stages)[1])  # type: ignore[operator,union-attr]
+
+
+def test_efficientnet_lite0_begins_as_the_teacher_of_that_name(tmp_path: Path) -> None:
+    student = create_student("efficientnet-lite0", 3, "imagenet").eval()
+    images = noise(1, 3, 224, 224)
+    taps = load_teacher("efficientnet-lite0").forward_taps(images, [*student.stages, "pooled"])
+    with torch.no_grad():
+        output = student(images, tuple(student.stages))
+    for stage, maps in output.stages.items():
+        torch.testing.assert_close(maps, taps[stage], rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(output.features, taps["pooled"], rtol=1e-3, atol=1e-3)
+    # timm's own names load, too.
+    network = timm.create_model("tf_efficientnet_lite0").eval()
+    torch.save(network.state_dict(), tmp_path / "timm.pth")
+    student = create_student("efficientnet-lite0", 3, tmp_path / "timm.pth").eval()
+    with torch.no_grad():
+        expected = network.forward_head(network.forward_features(images), pre_logits=True)
+        torch.testing.assert_close(student(images).features, expected)
+
+
+def test_without_the_package_the_weights_of_efficientnet_lite0_are_one_sentence(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(lite_students, "packaged_file", lambda variant: None)
+    with pytest.raises(WeightsNotFoundError, match="not installed") as caught:
+        create_student("efficientnet-lite0", 3, "imagenet")
+    assert "rdcache[demo]" in str(caught.value)
 
 
 @pytest.mark.parametrize("side", [32, 224])
