@@ -30,6 +30,7 @@ from rdcache.report import (
     leak_free,
     require_names,
     rows_of_folders,
+    told_by_validation,
 )
 from rdcache.store.locations import Location
 
@@ -73,6 +74,14 @@ ADAPTED = "adapted:"  # whose rows have names that only their results tell
     help="What is compared (default: that of each task: accuracy, auroc, dice).",
 )
 @click.option(
+    "--split",
+    type=click.Choice(["test", "val"]),
+    default="test",
+    show_default=True,
+    help="Images that the metrics are of. val: of the validation images, to choose among methods "
+    "without a look at the test images; there are no tests over images then.",
+)
+@click.option(
     "--baseline", default=PLAIN, show_default=True, help="The row that others are compared with."
 )
 @click.option(
@@ -90,6 +99,7 @@ def command(
     form: str,
     form_of_text: str,
     metric: str | None,
+    split: str,
     baseline: str,
     reference: bool,
     table: Path | None,
@@ -103,8 +113,12 @@ def command(
     Folders are taken as they are, a grid that is still under way too.
     """
     require_writable(table)
+    if reference and split == "val":
+        raise UsageError("--reference: the paper's numbers are of test images, not of --split val.")
     places = Places(root=root, data_dir=data_dir, out=out)
     title, rows = _rows(what, places, baseline)
+    if split == "val":
+        title, rows = f"{title}, validation images", [told_by_validation(row) for row in rows]
     require_names(rows, metric, baseline)
     comparisons = compare(rows, metric, baseline)
     laid_out = FORMS[form](title, comparisons, baseline, reference)

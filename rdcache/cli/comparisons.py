@@ -64,6 +64,7 @@ def _facts(comparison: Comparison) -> dict[str, object]:
         "teacher": row.teacher,
         "student": row.student,
         "method": row.method,
+        "split": row.split,
         "metrics": row.values,
         "tuned": row.tuning,
         "runs": {seed: str(folder) for seed, folder in row.runs.items()},

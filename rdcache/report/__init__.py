@@ -16,6 +16,7 @@ from rdcache.report.rows import (
     distinguished,
     leak_free,
     row_of,
+    told_by_validation,
 )
 from rdcache.report.significance import Gain, ImageTest, image_test, mcnemar, paired_gain
 from rdcache.report.tables import Entry, Heading, Table
@@ -52,4 +53,5 @@ __all__ = [
     "row_of",
     "rows_of_folders",
     "runs_below",
+    "told_by_validation",
 ]

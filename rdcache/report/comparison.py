@@ -70,7 +70,8 @@ class Comparison:
     def of_images(self) -> bool:
         """Whether the metric is a mean over test images, whose values are kept one by one."""
         row = self.row
-        return row.headline in OF_IMAGES and self.metric in (row.headline, row.leak_free)
+        known = row.split == "test" and row.headline in OF_IMAGES
+        return known and self.metric in (row.headline, row.leak_free)
 
     @cached_property
     def images(self) -> ImageTest | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from rdcache.distillation import Run
 from rdcache.distillation.config import CIRCUMSTANCES
@@ -35,7 +35,7 @@ class Row:
 
     Attributes:
         method: what the row is called.
-        values: metric name → seed → value.
+        values: metric name → seed → value, of the images of `split`.
         diverged: seeds with which training came to no student → why.
         runs: seed → folder of the run; predictions on the test images lie in it.
         leaked: uids of test images that also occur in training.
@@ -47,6 +47,8 @@ class Row:
         source: the teacher whose tensors were read, where that is an adapted one.
         headline: the metric of its task.
         distance_unit: of the metrics that are distances.
+        validation: `values` of the validation images, which are what presets are to be chosen by.
+        split: `test`, or `val` for a row that is told by its validation images.
     """
 
     dataset: str
@@ -65,6 +67,8 @@ class Row:
     source: str = ""
     headline: str = "accuracy"
     distance_unit: str = ""
+    validation: Mapping[str, Mapping[int, float]] = field(default_factory=dict)
+    split: Literal["test", "val"] = "test"
 
     @property
     def place(self) -> tuple[str, str, str]:
@@ -144,6 +148,7 @@ def row_of(
         underlying=first.result["method"] if first else method,
         headline=first.metric if first else headline,
         distance_unit=str(first.metrics.get("distance_unit", "")) if first else "",
+        validation=_validation_values(runs),
     )
     return of_adapted(row, adaptation_told(first.result["teacher"]) if first else {})
 
@@ -238,17 +243,44 @@ def _with_number(row: Row, number: int) -> Row:
 
 
 def _values(runs: Sequence[Run]) -> dict[str, dict[int, float]]:
-    """Metric → seed → value. Without leaks, the headline is the leak-free one as well."""
+    """Metric → seed → value, of the test images. Where none leaks, the leak-free headline is the
+    headline.
+    """
     values: dict[str, dict[int, float]] = {}
     for run in runs:
         metrics, headline = dict(run.metrics), run.metric
         without = leak_free(headline)
         if not run.result.get("leaked_test_uids"):
             metrics.setdefault(without, metrics.get(headline))
-        for name in (*METRICS_BESIDE.get(headline, (headline,)), without):
-            if isinstance(value := metrics.get(name), float):
-                values.setdefault(name, {})[run.seed] = value
+        _add(values, run.seed, metrics, (*METRICS_BESIDE.get(headline, (headline,)), without))
     return values
+
+
+def _validation_values(runs: Sequence[Run]) -> dict[str, dict[int, float]]:
+    """Metric → seed → value, on the validation images where there were any."""
+    values: dict[str, dict[int, float]] = {}
+    for run in runs:
+        shown = METRICS_BESIDE.get(run.metric, (run.metric,))
+        _add(values, run.seed, run.result.get("val") or {}, shown)
+    return values
+
+
+def _add(
+    values: dict[str, dict[int, float]],
+    seed: int,
+    metrics: Mapping[str, Any],
+    names: Iterable[str],
+) -> None:
+    for name in names:
+        if isinstance(value := metrics.get(name), float):
+            values.setdefault(name, {})[seed] = value
+
+
+def told_by_validation(row: Row) -> Row:
+    """The row with what its runs have measured on validation images, for choosing among methods
+    while the test images are not looked at.
+    """
+    return replace(row, values=row.validation, leaked=frozenset(), split="val")
 
 
 def leak_free(headline: str) -> str:

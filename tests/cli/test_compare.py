@@ -70,6 +70,15 @@ def test_a_recipe_is_run_and_laid_out_and_its_folders_are_as_well(
     assert r"\begin{tabular}" in table.read_text()
     assert {path: path.stat().st_mtime_ns for path in runs.rglob("result.json")} == results
 
+    by_validation = json.loads(compared(str(recipe), *place, "--json", "--split", "val"))
+    assert by_validation["title"].endswith(", validation images")
+    for row, tested in zip(by_validation["rows"], report["rows"], strict=True):
+        assert row["split"] == "val"
+        for seed, folder in row["runs"].items():
+            result = json.loads((Path(folder) / "result.json").read_text())
+            assert row["metrics"]["accuracy"][seed] == result["val"]["accuracy"]
+            assert tested["metrics"]["accuracy"][seed] == result["test"]["accuracy"]
+
     heading, *lines = csv.reader(compared(str(runs), "--format", "csv").splitlines())
     assert heading[3:5] == ["method", "accuracy (%)"]
     names = [line[3] for line in lines]
@@ -92,6 +101,7 @@ def test_mistakes_are_one_sentence(
         ((str(recipe), "--metric", "acuracy"), 2, "acuracy"),
         ((str(recipe), "--baseline", "direkt"), 2, "no row named 'direkt'"),
         ((str(folder), "--out", str(folder)), 2, "--out is of a recipe"),
+        ((str(recipe), "--split", "val", "--reference"), 2, "paper's numbers are of test images"),
         ((str(folder), "--form", "table9"), 2, "table9"),
     ):
         assert run_command_line(("compare", *arguments)) == status

@@ -30,6 +30,7 @@ def finished(tmp_path: Path) -> Callable[..., Path]:
         adapted: dict[str, str] | None = None,
         store: str = "f",
         fit: str = "",
+        val: dict[str, float] | None = None,
         below: str = "runs",
         **options: Any,
     ) -> Path:
@@ -57,7 +58,7 @@ def finished(tmp_path: Path) -> Callable[..., Path]:
             "dataset": {"name": dataset, "classes": CLASSES},
             "teacher": {"name": teacher, **({"adapted": adapted} if adapted else {})},
             "training": {"samples": 20},
-            "val": {"n": 5},
+            "val": {"n": 5, **(val or {})},
             "test": test,
             "leaked_test_uids": [f"u{number}" for number in leaked],
         }

@@ -14,11 +14,14 @@ from rdcache.distillation.diverged import record_divergence
 from rdcache.errors import RunNotFoundError, TrainingError, UnknownNameError
 from rdcache.report import (
     Row,
+    as_markdown,
     compare,
     distinguished,
+    plain_form,
     plain_table,
     require_names,
     rows_of_folders,
+    told_by_validation,
 )
 
 GOOD, FAIR = [True] * 9 + [False], [True] * 6 + [False] * 4
@@ -40,6 +43,24 @@ def test_runs_that_differ_in_their_seed_alone_make_a_row(
     assert compared.images is not None
     assert compared.images.mean == pytest.approx(0.3)
     assert compared.unequal == {}
+
+
+def test_rows_told_by_validation_say_nothing_of_test_images(
+    finished: Callable[..., Path], tmp_path: Path
+) -> None:
+    for seed in (0, 1):
+        finished("rd", seed, GOOD, leaked=[0], val={"accuracy": 0.8, "auroc": 0.75})
+        finished("none", seed, FAIR, leaked=[0], val={"accuracy": 0.6})
+    rows = [told_by_validation(row) for row in rows_of_folders([tmp_path / "runs"])]
+    assert rows[0].values == {"accuracy": {0: 0.6, 1: 0.6}}
+    assert rows[1].values == {"accuracy": {0: 0.8, 1: 0.8}, "auroc": {0: 0.75, 1: 0.75}}
+    _, rd = compare(rows)
+    assert rd.gain is not None
+    assert rd.gain.mean == pytest.approx(0.2)
+    assert rd.images is None, "predictions are of test images"
+    text = as_markdown(plain_form.tested_table("", [rd], "none", reference=False))
+    assert "leaks" not in text
+    assert "90.0" not in text, "of the test images"
 
 
 def test_rows_of_one_method_are_called_by_what_differs(
