@@ -43,6 +43,7 @@ COMPARED = list(
         if name not in DISTANCES  # of which less is better
     )
 )
+LEAK_FREE = {leak_free(headline) for headline in METRICS_BESIDE}
 ADAPTED = "adapted:"  # whose rows have names that only their results tell
 
 
@@ -113,12 +114,12 @@ def command(
     Folders are taken as they are, a grid that is still under way too.
     """
     require_writable(table)
-    if reference and split == "val":
-        raise UsageError("--reference: the paper's numbers are of test images, not of --split val.")
+    if split == "val":
+        _refuse_what_is_of_test_images(metric, reference)
     places = Places(root=root, data_dir=data_dir, out=out)
     title, rows = _rows(what, places, baseline)
     if split == "val":
-        title, rows = f"{title}, validation images", [told_by_validation(row) for row in rows]
+        title, rows = f"{title}, validation images", _told_by_validation(rows)
     require_names(rows, metric, baseline)
     comparisons = compare(rows, metric, baseline)
     laid_out = FORMS[form](title, comparisons, baseline, reference)
@@ -159,6 +160,32 @@ def _rows(what: Sequence[Path], places: Places, baseline: str) -> tuple[str, lis
     recipe = load_recipe(found(what[0]))
     _require_baseline(recipe, baseline)
     return recipe.title, rows_of_recipe(recipe, places)
+
+
+def _refuse_what_is_of_test_images(metric: str | None, reference: bool) -> None:
+    """Refuse, before anything is trained, what `--split val` cannot tell.
+
+    Raises:
+        UsageError: saying why.
+    """
+    if reference:
+        raise UsageError("--reference: the paper's numbers are of test images, not of --split val.")
+    if metric in LEAK_FREE:
+        raise UsageError(f"--metric {metric} is of test images, not of --split val.")
+
+
+def _told_by_validation(rows: Sequence[Row]) -> list[Row]:
+    """The rows with what their validation images say.
+
+    Raises:
+        UsageError: there were none of these.
+    """
+    if any(row.values for row in rows) and not any(row.validation for row in rows):
+        raise UsageError(
+            "these runs have no validation images.",
+            next="--split test, or a store with a larger --val-fraction",
+        )
+    return [told_by_validation(row) for row in rows]
 
 
 def _require_baseline(recipe: Recipe, baseline: str) -> None:

@@ -74,5 +74,5 @@ def _facts(comparison: Comparison) -> dict[str, object]:
         "gain": comparison.gain.as_facts() if comparison.gain else None,
         "over_images": asdict(comparison.images) if comparison.images else None,
         "unequal": comparison.unequal,
-        "same_test_images": comparison.same_images,
+        "same_images": comparison.same_images,
     }

@@ -11,7 +11,7 @@ from torch import nn
 
 from rdcache.errors import WeightsNotFoundError
 from rdcache.models.backbones import SegmentedBackbone, Segments, Stages
-from rdcache.models.efficientnet_lite import PREPROCESSING, packaged_file, rename
+from rdcache.models.efficientnet_lite import PREPROCESSING, foreign, packaged_file, rename
 from rdcache.models.student import StudentCard, StudentInput
 from rdcache.models.student_recipe import StudentRecipe
 from rdcache.models.weight_files import load_matching, read_tensors
@@ -36,6 +36,7 @@ def efficientnet_lite0() -> StudentRecipe:
         cut=lambda network: (SegmentedBackbone(cut_efficientnet(network), STAGES), None),
         expected=StudentInput(PREPROCESSING.size, PREPROCESSING.mean, PREPROCESSING.std),
         rename=partial(rename, VARIANT),
+        foreign=foreign,
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import nn
@@ -12,7 +12,7 @@ from rdcache.models.backbones import Backbone
 from rdcache.models.decoders import Decoder
 from rdcache.models.preprocessing import IMAGENET_MEAN, IMAGENET_STD
 from rdcache.models.student import StudentCard, StudentInput
-from rdcache.models.weight_files import Rename
+from rdcache.models.weight_files import Rename, Tensors
 
 IMAGENET_INPUT = StudentInput(224, IMAGENET_MEAN, IMAGENET_STD)
 Parts = tuple[Backbone, Decoder | None]
@@ -36,6 +36,8 @@ class StudentRecipe:
         expected: what its input has to be; of one channel, where it takes several numbers of them.
         channels: numbers of channels that it can be built for; the first is the default.
         rename: from the names of a published file to those of the network.
+        foreign: says which other network a file's tensors are, or `""`; for look-alikes that would
+            load.
     """
 
     card: StudentCard
@@ -45,3 +47,4 @@ class StudentRecipe:
     expected: StudentInput = IMAGENET_INPUT
     channels: tuple[int, ...] = (3,)
     rename: Rename = unchanged
+    foreign: Callable[[Tensors], str] = field(default=lambda tensors: "")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from torch import nn
 
-from rdcache.errors import UnknownNameError, UsageError
+from rdcache.errors import UnknownNameError, UsageError, WeightsMismatchError
 from rdcache.models.backbones import TimmBackbone
 from rdcache.models.lite_students import efficientnet_lite0
 from rdcache.models.segmentation_student import SegmentationStudent
@@ -59,8 +59,9 @@ def create_student(
         UnknownNameError: no such student.
         UsageError: fewer than one class, or channels that it cannot be built for; or it is one
             for volumes, and MONAI is not installed.
-        WeightsNotFoundError: no such file, or no way to the hub.
-        WeightsMismatchError: less than 99 % of the backbone's tensors are in the file.
+        WeightsNotFoundError: no such file, no way to the hub, or the package is not installed.
+        WeightsMismatchError: less than 99 % of the backbone's tensors are in the file, or it is
+            known to be of another network.
     """
     if num_classes < 1:
         raise UsageError("a student needs at least one class.", classes=num_classes)
@@ -168,6 +169,10 @@ def _loaded(recipe: StudentRecipe, network: nn.Module, path: Path) -> Parts:
     name = recipe.card.name
     tensors = without_prefix(read_tensors(path), "module.")
     if not _part(tensors, "backbone."):
+        if other := recipe.foreign(tensors):
+            raise WeightsMismatchError(
+                f"this file does not hold the weights of {name}.", file=path, it_is=other
+            )
         load_matching(network, recipe.rename(tensors), path, name)
         return recipe.cut(network)
     backbone, decoder = recipe.cut(network)

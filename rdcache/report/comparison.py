@@ -39,9 +39,13 @@ class Comparison:
 
     @cached_property
     def same_images(self) -> bool:
-        """Whether all runs of both rows were tested on the same images, as far as that is known."""
+        """Whether all runs of both rows are told by the same images, as far as that is known."""
         if self.base is None:
             return True
+        if self.row.split == "val":
+            digests = {row.data.get("dataset digest") for row in (self.row, self.base)} - {None}
+            alike = self.row.sizes.get("val") == self.base.sizes.get("val")
+            return alike and len(digests) < 2
         return same_images([self.row.predictions, self.base.predictions])
 
     @property

@@ -34,7 +34,11 @@ def _about(item: Comparison) -> list[str]:
         )
         notes.append(f"{method} is compared with {base} at {differing}.")
     if not item.same_images:
-        return [*notes, f"{method} has no gain: it was tested on other test images than {base}."]
+        images = {"test": "test", "val": "validation"}[item.row.split]
+        return [
+            *notes,
+            f"{method} has no gain: it was tested on other {images} images than {base}.",
+        ]
     theirs = item.base.values.get(item.metric, {})
     seeds = item.differences.keys()
     if item.values and theirs and not seeds:

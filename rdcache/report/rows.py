@@ -246,41 +246,41 @@ def _values(runs: Sequence[Run]) -> dict[str, dict[int, float]]:
     """Metric → seed → value, of the test images. Where none leaks, the leak-free headline is the
     headline.
     """
-    values: dict[str, dict[int, float]] = {}
+    metrics = {}
     for run in runs:
-        metrics, headline = dict(run.metrics), run.metric
-        without = leak_free(headline)
+        metrics[run.seed] = of_run = dict(run.metrics)
         if not run.result.get("leaked_test_uids"):
-            metrics.setdefault(without, metrics.get(headline))
-        _add(values, run.seed, metrics, (*METRICS_BESIDE.get(headline, (headline,)), without))
-    return values
+            of_run.setdefault(leak_free(run.metric), of_run.get(run.metric))
+    return _by_metric(runs, metrics)
 
 
 def _validation_values(runs: Sequence[Run]) -> dict[str, dict[int, float]]:
-    """Metric → seed → value, on the validation images where there were any."""
+    """Metric → seed → value, of the validation images where there were any."""
+    return _by_metric(runs, {run.seed: run.result.get("val") or {} for run in runs})
+
+
+def _by_metric(
+    runs: Sequence[Run], metrics: Mapping[int, Mapping[str, Any]]
+) -> dict[str, dict[int, float]]:
+    """Metric → seed → value, of those that tables show.
+
+    Args:
+        metrics: seed → metric → value.
+    """
     values: dict[str, dict[int, float]] = {}
     for run in runs:
-        shown = METRICS_BESIDE.get(run.metric, (run.metric,))
-        _add(values, run.seed, run.result.get("val") or {}, shown)
+        headline = run.metric
+        for name in (*METRICS_BESIDE.get(headline, (headline,)), leak_free(headline)):
+            if isinstance(value := metrics[run.seed].get(name), float):
+                values.setdefault(name, {})[run.seed] = value
     return values
-
-
-def _add(
-    values: dict[str, dict[int, float]],
-    seed: int,
-    metrics: Mapping[str, Any],
-    names: Iterable[str],
-) -> None:
-    for name in names:
-        if isinstance(value := metrics.get(name), float):
-            values.setdefault(name, {})[seed] = value
 
 
 def told_by_validation(row: Row) -> Row:
     """The row with what its runs have measured on validation images, for choosing among methods
     while the test images are not looked at.
     """
-    return replace(row, values=row.validation, leaked=frozenset(), split="val")
+    return replace(row, values=row.validation, split="val")
 
 
 def leak_free(headline: str) -> str:

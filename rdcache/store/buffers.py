@@ -17,7 +17,7 @@ from rdcache.store.threads import THREADS, computing_threads
 
 Buffers = Mapping[str, torch.Tensor]
 HUGE_PAGE = 2**21
-COPYING_THREADS = min(max(THREADS // 2, 1), 4)  # the others have a student to train
+COPYING_THREADS = max(THREADS // 2, 1)  # the other cores have a student to train
 WORTH_A_THREAD = 2**21  # bytes
 WORTH_HUGE_PAGES = 2**22  # from so many bytes on NumPy asks for them
 
@@ -45,10 +45,7 @@ def fill_rows(rows: np.ndarray, payloads: Sequence[np.ndarray]) -> None:
         rows: uint8 (n, bytes), contiguous.
         payloads: n times uint8 (bytes,).
     """
-    threads = min(COPYING_THREADS, rows.nbytes // WORTH_A_THREAD)
-    if threads < 2:
-        np.concatenate(payloads, 0, rows.reshape(-1))
-        return
+    threads = max(min(COPYING_THREADS, rows.nbytes // WORTH_A_THREAD), 1)
     step = -(-len(rows) // threads)
     # One call a part, made ready here: the others have little to do while they hold Python's lock.
     parts = [

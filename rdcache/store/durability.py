@@ -7,17 +7,19 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import os
-import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from rdcache.files import sync_folder
 
 PIECES_A_CALL = 1024  # IOV_MAX of Linux and macOS
-BYTES_A_CALL = 2 * 2**20  # about; a call ends with the piece that exceeds them
-SYNC_FILE_RANGE_WRITE = 2  # of Linux: begin, and do not wait
+BYTES_A_CALL = 2 * 2**20  # a call ends with the piece that reaches them
+SYNC_FILE_RANGE_WRITE = 2  # of Linux: begin, and do not wait for the end
+# Errors that say that a file, or a sandbox, has no such call, and nothing of the disk.
+NOT_HERE = {errno.ENOSYS, errno.EINVAL, errno.ESPIPE, errno.EOPNOTSUPP, errno.EPERM, errno.EINTR}
 SYNCS_AT_ONCE = 16
 
 
@@ -112,13 +114,27 @@ def _pieces_of_a_call(waiting: Sequence[memoryview]) -> int:
 
 
 def _begin_writing_back(descriptor: int, start: int, nbytes: int) -> None:
-    """Have the kernel write a part of a file to the disk, without waiting for it. Whether it could
-    is for the fsync to say.
+    """Have the kernel begin to write a part of a file to the disk, where it can.
+
+    Raises:
+        OSError: the disk failed, which a later fsync may not tell again.
     """
-    if sys.platform == "linux":
-        _libc.sync_file_range(descriptor, start, nbytes, SYNC_FILE_RANGE_WRITE)
+    if _sync_file_range is None:
+        return
+    if _sync_file_range(descriptor, start, nbytes, SYNC_FILE_RANGE_WRITE):
+        number = ctypes.get_errno()
+        if number not in NOT_HERE:
+            raise OSError(number, os.strerror(number))
 
 
-if sys.platform == "linux":
-    _libc = ctypes.CDLL(None)
-    _libc.sync_file_range.argtypes = [ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint]
+def _system_call() -> Callable[[int, int, int, int], int] | None:
+    """Linux's `sync_file_range`; None on systems without it."""
+    try:
+        call = ctypes.CDLL(None, use_errno=True).sync_file_range
+    except (OSError, AttributeError, TypeError):  # no such library, call, or way to look for it
+        return None
+    call.argtypes = [ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint]
+    return call
+
+
+_sync_file_range = _system_call()

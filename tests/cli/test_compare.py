@@ -102,6 +102,11 @@ def test_mistakes_are_one_sentence(
         ((str(recipe), "--baseline", "direkt"), 2, "no row named 'direkt'"),
         ((str(folder), "--out", str(folder)), 2, "--out is of a recipe"),
         ((str(recipe), "--split", "val", "--reference"), 2, "paper's numbers are of test images"),
+        (
+            (str(recipe), "--split", "val", "--metric", "dice_without_leaks"),
+            2,
+            "dice_without_leaks is of test images",
+        ),
         ((str(folder), "--form", "table9"), 2, "table9"),
     ):
         assert run_command_line(("compare", *arguments)) == status

@@ -94,7 +94,7 @@ def decoded(unet: torch.nn.Module) -> torch.Tensor:
     return unet.decoder(unet.backbone(noise(2, 3, 32, 32), unet.stages)[1])  # type: ignore[operator,union-attr]
 
 
-def test_efficientnet_lite0_begins_as_the_teacher_of_that_name(tmp_path: Path) -> None:
+def test_efficientnet_lite0_begins_as_the_teacher_of_that_name() -> None:
     student = create_student("efficientnet-lite0", 3, "imagenet").eval()
     images = noise(1, 3, 224, 224)
     taps = load_teacher("efficientnet-lite0").forward_taps(images, [*student.stages, "pooled"])
@@ -103,13 +103,23 @@ def test_efficientnet_lite0_begins_as_the_teacher_of_that_name(tmp_path: Path) -
     for stage, maps in output.stages.items():
         torch.testing.assert_close(maps, taps[stage], rtol=1e-3, atol=1e-3)
     torch.testing.assert_close(output.features, taps["pooled"], rtol=1e-3, atol=1e-3)
-    # timm's own names load, too.
+
+
+def test_timms_own_file_starts_efficientnet_lite0(tmp_path: Path) -> None:
     network = timm.create_model("tf_efficientnet_lite0").eval()
     torch.save(network.state_dict(), tmp_path / "timm.pth")
     student = create_student("efficientnet-lite0", 3, tmp_path / "timm.pth").eval()
+    images = noise(1, 3, 64, 64)
     with torch.no_grad():
         expected = network.forward_head(network.forward_features(images), pre_logits=True)
         torch.testing.assert_close(student(images).features, expected)
+
+
+def test_an_efficientnet_b0_is_not_taken_for_a_lite_one(tmp_path: Path) -> None:
+    torch.save(timm.create_model("efficientnet_b0").state_dict(), tmp_path / "b0.pth")
+    with pytest.raises(WeightsMismatchError, match="efficientnet-lite0") as caught:
+        create_student("efficientnet-lite0", 3, tmp_path / "b0.pth")
+    assert "squeeze-and-excitation" in str(caught.value)
 
 
 def test_without_the_package_the_weights_of_efficientnet_lite0_are_one_sentence(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,18 @@ def test_rows_told_by_validation_say_nothing_of_test_images(
     text = as_markdown(plain_form.tested_table("", [rd], "none", reference=False))
     assert "leaks" not in text
     assert "90.0" not in text, "of the test images"
+
+
+def test_rows_told_by_other_validation_images_have_no_gain(
+    finished: Callable[..., Path], tmp_path: Path
+) -> None:
+    finished("rd", 0, GOOD, val={"accuracy": 0.8, "n": 9})
+    finished("none", 0, GOOD[1:], val={"accuracy": 0.6})
+    rows = [told_by_validation(row) for row in rows_of_folders([tmp_path / "runs"])]
+    (note,) = plain_form.tested_table("", compare(rows), "none", reference=False).notes
+    assert note == "rd has no gain: it was tested on other validation images than none."
+    alike = [replace(row, sizes=rows[0].sizes) for row in rows]
+    assert compare(alike)[1].gain is not None, "what the test images were plays no part"
 
 
 def test_rows_of_one_method_are_called_by_what_differs(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import hashlib
 import os
@@ -311,6 +312,30 @@ def test_a_large_object_is_handed_to_the_disk_part_by_part(
     LocalObjects(tmp_path).put("a", *pieces)
     assert (tmp_path / "a").read_bytes() == b"".join(pieces)
     assert begun == [(0, 124), (124, 254)]
+
+
+def test_the_system_accepts_the_parts_of_a_large_object(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No error, that is, from the real call."""
+    monkeypatch.setattr(durability, "BYTES_A_CALL", 100)
+    monkeypatch.setattr(durability, "NOT_HERE", {errno.EINTR})
+    LocalObjects(tmp_path).put("a", *[bytes([number]) * 60 for number in range(9)])
+    assert (tmp_path / "a").stat().st_size == 540
+
+
+def test_a_disk_that_fails_under_a_part_leaves_no_object(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*given: int) -> int:
+        ctypes.set_errno(errno.EIO)
+        return -1
+
+    monkeypatch.setattr(durability, "BYTES_A_CALL", 100)
+    monkeypatch.setattr(durability, "_sync_file_range", fails)
+    with pytest.raises(StoreWriteError):
+        LocalObjects(tmp_path).put("a", bytes(150), bytes(150))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_every_folder_that_is_new_or_has_something_new_is_synced(
