@@ -145,10 +145,21 @@ class ReprogrammingDistillation(Method):
     def teacher_terms(self, batch: CachedBatch, progress: TrainingProgress) -> Terms:
         """Compute the cross-entropy of what the first stage trains."""
         if self.crossfit is not None:
+            self._calibrate(self.crossfit, batch, progress)
             tap = batch.taps[self.tap]
             return {"fold_ce": self.crossfit.loss(tap, batch.samples, batch.target, self.task_loss)}
         _, logits = self.branch(batch.taps[self.tap])
         return {"teacher_ce": self.task_loss(logits, batch.target)}
+
+    def _calibrate(
+        self, crossfit: CrossFittedBranches, batch: CachedBatch, progress: TrainingProgress
+    ) -> None:
+        """Calibrate the branches of the folds by what they say in the last epoch of their stage."""
+        if not self.config.calibrate_folds or progress.epoch < progress.epochs - 1:
+            return
+        crossfit.note(batch.taps[self.tap], batch.samples, batch.target)
+        if progress.step == progress.steps - 1:
+            crossfit.calibrate(self.task_loss)
 
     def teacher_branch(self, taps: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the features that CKA compares with, (B, ·), and the logits that KL has for its
@@ -259,6 +270,7 @@ add_preset(
         "cka_estimator": "biased",
         "cka_target": "reprogrammed",
         "folds": 0,
+        "calibrate_folds": False,
         "kl_grad": "both",
         "cka_grad": "both",
         "feature_norm": "none",

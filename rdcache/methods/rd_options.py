@@ -62,6 +62,11 @@ class RDConfig(ReprogrammerConfig):
         "was trained, in a first stage, on the other folds. 0, as in the paper: from the branch "
         "that trains beside the student.",
     )
+    calibrate_folds: bool = Field(
+        default=True,
+        description="Divide the logits of the folds' branches by the temperature under which they "
+        "fit best the labels of the images that they have not seen.",
+    )
     teacher_ema: float = Field(
         default=0.0,
         ge=0,

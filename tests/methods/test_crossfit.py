@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import pytest
@@ -69,6 +70,49 @@ def test_other_splits_are_judged_by_all_branches_together(crossfit: CrossFittedB
     tap = torch.randn(5, 4)
     mean = torch.stack([branch(tap)[1] for branch in crossfit.branches]).mean(0)
     torch.testing.assert_close(crossfit.mean_logits(tap), mean)
+
+
+def test_calibrated_branches_fit_the_labels_of_what_they_have_not_seen(
+    crossfit: CrossFittedBranches,
+) -> None:
+    """Three of four labels are the likeliest class, whose logit is 12 above the other's. The best
+    temperature gives it the odds of 3 to 1.
+    """
+    target = torch.tensor([0, 0, 0, 1])
+    sure = torch.tensor([[12.0, 0.0]]).expand(4, 2)
+    loss, seen = MulticlassLoss([3, 1]), torch.tensor([0, 1, 2, 3])
+    for branch in crossfit.branches:
+        branch.linear = nn.Linear(2, 2)
+        branch.linear.load_state_dict({"weight": torch.eye(2), "bias": torch.zeros(2)})
+    crossfit.train()
+    for half in (slice(0, 2), slice(2, 4)):
+        crossfit.note(sure[half], seen[half], target[half])
+    assert crossfit.training
+    crossfit.calibrate(loss)
+    assert crossfit.temperature.item() == pytest.approx(12 / math.log(3), rel=0.03)
+    torch.testing.assert_close(crossfit.logits(sure, seen), sure / crossfit.temperature)
+    torch.testing.assert_close(crossfit.mean_logits(sure), sure / crossfit.temperature)
+    assert "temperature" in crossfit.state_dict(), "a run that is resumed later needs it"
+
+
+@pytest.mark.parametrize("calibrate", [True, False])
+def test_rd_calibrates_the_folds_at_the_end_of_their_stage(
+    calibrate: bool, context: Callable[..., MethodContext], batch: CachedBatch
+) -> None:
+    options = {"width": 8, "folds": 2, "teacher_epochs": 2, "calibrate_folds": calibrate}
+    method = create_method("rd", options, context())
+    assert isinstance(method, ReprogrammingDistillation)
+    assert method.crossfit is not None
+    for epoch, step in ((0, 0), (0, 1), (1, 0)):
+        method.teacher_terms(batch, TrainingProgress(epoch, 2, step, 2))
+    assert method.crossfit.temperature.item() == 1
+    before = method.crossfit.logits(batch.taps["s4"], batch.samples)
+    method.train()
+    method.teacher_terms(batch, TrainingProgress(1, 2, 1, 2))
+    assert (method.crossfit.temperature.item() != 1) is calibrate
+    after = method.crossfit.logits(batch.taps["s4"], batch.samples)
+    losses = [float(method.task_loss(logits, batch.target)) for logits in (before, after)]
+    assert losses[1] < losses[0] or not calibrate
 
 
 def test_rd_takes_its_kl_target_from_the_folds_and_trains_them_first(
