@@ -38,7 +38,7 @@ def empty_tensor(shape: Sequence[int], dtype: torch.dtype, *, pin: bool = False)
 
 
 def fill_rows(rows: np.ndarray, payloads: Sequence[np.ndarray]) -> None:
-    """Copy payloads into a batch, with a few threads where it is large: one core alone does not use
+    """Copy payloads into a batch, where it is large with half of the cores: one of many does not use
     up the memory's bandwidth.
 
     Args:
