@@ -38,8 +38,8 @@ def empty_tensor(shape: Sequence[int], dtype: torch.dtype, *, pin: bool = False)
 
 
 def fill_rows(rows: np.ndarray, payloads: Sequence[np.ndarray]) -> None:
-    """Copy payloads into a batch, where it is large with half of the cores: one of many does not use
-    up the memory's bandwidth.
+    """Copy payloads into a batch; where it is large with half of the cores, as one of many does not
+    use up the memory's bandwidth.
 
     Args:
         rows: uint8 (n, bytes), contiguous.
