@@ -280,6 +280,8 @@ class DistillConfig(BaseModel):
             del deciding["train_fraction"], deciding["subset_seed"]
         if self.method_options.get("teacher_weights", 0) is None:
             del deciding["method_options"]["teacher_weights"]
+        if self.method_options.get("folds") == 0:
+            deciding["method_options"].pop("calibrate_folds", None)
         if self.student_weights is not None and Path(self.student_weights).is_file():
             content = Path(self.student_weights).read_bytes()
             deciding["student_weights"] = hashlib.sha256(content).hexdigest()

@@ -55,7 +55,7 @@ class CrossFittedBranches(nn.Module):
         return torch.stack(losses).sum()
 
     @torch.no_grad()
-    def note(self, tap: torch.Tensor, samples: torch.Tensor, target: torch.Tensor) -> None:
+    def note_unseen(self, tap: torch.Tensor, samples: torch.Tensor, target: torch.Tensor) -> None:
         """Keep for `calibrate` what the branches say of samples that they have not seen, while they
         are still being trained.
         """
@@ -65,7 +65,7 @@ class CrossFittedBranches(nn.Module):
 
     @torch.no_grad()
     def calibrate(self, task_loss: TaskLoss) -> None:
-        """Choose the temperature under which what was noted fits its labels best."""
+        """Choose the temperature under which what was noted has the smallest loss."""
         logits, target = (torch.cat(parts) for parts in zip(*self._noted, strict=True))
         losses = torch.stack([task_loss(logits / it, target) for it in TEMPERATURES.tolist()])
         self.temperature.copy_(TEMPERATURES[losses.argmin().cpu()])
@@ -83,7 +83,10 @@ class CrossFittedBranches(nn.Module):
 
     @torch.no_grad()
     def mean_logits(self, tap: torch.Tensor) -> torch.Tensor:
-        """Judge samples of other splits, which no branch has seen, by all of them: (B, C)."""
+        """Judge samples of other splits, which no branch has seen, by all of them: (B, C).
+
+        The temperature is that of single branches: their mean may be less sure than it should be.
+        """
         self.eval()
         mean = torch.stack([branch(tap)[1] for branch in self.branches]).mean(dim=0)
         return mean / self.temperature

@@ -145,19 +145,24 @@ class ReprogrammingDistillation(Method):
     def teacher_terms(self, batch: CachedBatch, progress: TrainingProgress) -> Terms:
         """Compute the cross-entropy of what the first stage trains."""
         if self.crossfit is not None:
-            self._calibrate(self.crossfit, batch, progress)
             tap = batch.taps[self.tap]
-            return {"fold_ce": self.crossfit.loss(tap, batch.samples, batch.target, self.task_loss)}
+            loss = self.crossfit.loss(tap, batch.samples, batch.target, self.task_loss)
+            # After the loss: older versions of PyTorch keep weights that were cast without gradient
+            # for whatever comes next under the same autocast.
+            self._watch(self.crossfit, batch, progress)
+            return {"fold_ce": loss}
         _, logits = self.branch(batch.taps[self.tap])
         return {"teacher_ce": self.task_loss(logits, batch.target)}
 
-    def _calibrate(
+    def _watch(
         self, crossfit: CrossFittedBranches, batch: CachedBatch, progress: TrainingProgress
     ) -> None:
-        """Calibrate the branches of the folds by what they say in the last epoch of their stage."""
+        """Note what the branches of the folds say in the last epoch of their stage, and calibrate
+        them at its end.
+        """
         if not self.config.calibrate_folds or progress.epoch < progress.epochs - 1:
             return
-        crossfit.note(batch.taps[self.tap], batch.samples, batch.target)
+        crossfit.note_unseen(batch.taps[self.tap], batch.samples, batch.target)
         if progress.step == progress.steps - 1:
             crossfit.calibrate(self.task_loss)
 

@@ -64,8 +64,8 @@ class RDConfig(ReprogrammerConfig):
     )
     calibrate_folds: bool = Field(
         default=True,
-        description="Divide the logits of the folds' branches by the temperature under which they "
-        "fit best the labels of the images that they have not seen.",
+        description="Divide the logits of the folds' branches by the temperature under which, in "
+        "the last epoch of their stage, their loss on images they have not seen is smallest.",
     )
     teacher_ema: float = Field(
         default=0.0,

@@ -233,6 +233,18 @@ def test_the_weights_of_teachers_name_a_run_only_where_they_are_given() -> None:
     assert plain.digest("store") == older.digest("store") != own.digest("store")
 
 
+def test_the_calibration_of_folds_names_a_run_only_where_there_are_folds() -> None:
+    for folds, alike in ((0, True), (2, False)):
+        options = {"folds": folds, "teacher_epochs": 1}
+        digests = {
+            DistillConfig(method_options={**options, "calibrate_folds": choice})
+            .resolved()
+            .digest("store")
+            for choice in (True, False)
+        }
+        assert (len(digests) == 1) is alike
+
+
 def _without(options: dict[str, Any], name: str) -> dict[str, Any]:
     return {key: value for key, value in options.items() if key != name}
 

@@ -86,13 +86,36 @@ def test_calibrated_branches_fit_the_labels_of_what_they_have_not_seen(
         branch.linear.load_state_dict({"weight": torch.eye(2), "bias": torch.zeros(2)})
     crossfit.train()
     for half in (slice(0, 2), slice(2, 4)):
-        crossfit.note(sure[half], seen[half], target[half])
+        crossfit.note_unseen(sure[half], seen[half], target[half])
     assert crossfit.training
     crossfit.calibrate(loss)
     assert crossfit.temperature.item() == pytest.approx(12 / math.log(3), rel=0.03)
     torch.testing.assert_close(crossfit.logits(sure, seen), sure / crossfit.temperature)
     torch.testing.assert_close(crossfit.mean_logits(sure), sure / crossfit.temperature)
     assert "temperature" in crossfit.state_dict(), "a run that is resumed later needs it"
+
+
+def test_what_is_noted_leaves_no_weights_without_gradient_under_autocast(
+    context: Callable[..., MethodContext], batch: CachedBatch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whichever way this version of PyTorch treats casts that were made under `no_grad`."""
+    options = {"width": 8, "folds": 2, "teacher_epochs": 1}
+    method = create_method("rd", options, context())
+    assert isinstance(method, ReprogrammingDistillation)
+    assert method.crossfit is not None
+    called: list[str] = []
+    for name in ("loss", "note_unseen"):
+        own = getattr(method.crossfit, name)
+        monkeypatch.setattr(
+            method.crossfit,
+            name,
+            lambda *given, own=own, name=name: called.append(name) or own(*given),
+        )
+    with torch.autocast("cpu", torch.bfloat16):
+        (loss,) = method.teacher_terms(batch, TrainingProgress(0, 1, 0, 2)).values()
+    loss.backward()
+    assert called == ["loss", "note_unseen"]
+    assert all(parameter.grad is not None for parameter in method.crossfit.parameters())
 
 
 @pytest.mark.parametrize("calibrate", [True, False])
