@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from rdcache.cli import run_command_line
 from rdcache.distillation.diverged import record_divergence
 from rdcache.errors import RunNotFoundError, TrainingError, UnknownNameError
 from rdcache.report import (
@@ -62,6 +63,15 @@ def test_rows_told_by_validation_say_nothing_of_test_images(
     text = as_markdown(plain_form.tested_table("", [rd], "none", reference=False))
     assert "leaks" not in text
     assert "90.0" not in text, "of the test images"
+
+
+def test_runs_without_validation_images_are_not_told_by_them(
+    finished: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    finished("rd", 0, GOOD)
+    assert run_command_line(("compare", str(tmp_path / "runs"), "--split", "val")) == 2
+    assert "these runs have no validation images" in capsys.readouterr().err
+    assert run_command_line(("compare", str(tmp_path / "runs"))) == 0
 
 
 def test_rows_told_by_other_validation_images_have_no_gain(
