@@ -33,6 +33,7 @@ from benchmarks.read_formats import (
 from rdcache.store import Store, open_store
 
 SAMPLE_BYTES = 2 * int(np.prod(SAMPLE))
+TURN = 32  # batches
 EPOCHS = 10  # over which a check of everything is spread
 THREADS = 8
 BASELINE, PREAD = "np.memmap, fancy indexing", f"pread, {THREADS} threads"
@@ -68,8 +69,9 @@ def main(samples: int, rounds: int, short: bool, folder: Path | None, out: Path 
 def warm(
     folder: Path, location: Path, plain: Path, rounds: int, generator: np.random.Generator
 ) -> list[Line]:
-    """Everything is in the page cache; a call is eight batches. Each reader draws its own: what one
-    has just read is in the processor's cache for the next.
+    """Everything is in the page cache; a call is so many batches that what the contender before
+    left in the processor's caches matters little. Each reader draws its own: what one has just read
+    is in those caches for the next.
     """
     store, truth = open_store(location), open_plain(plain)
     found = readers(folder, store, plain)
@@ -79,9 +81,11 @@ def warm(
     for reader in found:
         if not equals(reader.read(first), truth[first]):
             raise SystemExit(f"{reader.name} does not read what was written.")
-    contenders = [Contender(reader.name, _eight(reader, len(truth), generator)) for reader in found]
+    contenders = [
+        Contender(reader.name, _batches_of(reader, len(truth), generator)) for reader in found
+    ]
     lines = compare(contenders, BASELINE, rounds, AIMS)
-    show("Warm, random batches of 32", lines, 8 * BATCH * SAMPLE_BYTES / 2**30, "GiB")
+    show("Warm, random batches of 32", lines, TURN * BATCH * SAMPLE_BYTES / 2**30, "GiB")
     own = {line.name: line.seconds for line in lines}
     for name, aim in TIMES.items():
         if name in own:
@@ -90,9 +94,9 @@ def warm(
     return lines
 
 
-def _eight(reader: Reader, samples: int, generator: np.random.Generator) -> Callable[[], None]:
+def _batches_of(reader: Reader, samples: int, generator: np.random.Generator) -> Callable[[], None]:
     def run() -> None:
-        for _ in range(8):
+        for _ in range(TURN):
             reader.read(generator.choice(samples, BATCH, replace=False, shuffle=False))
 
     return run

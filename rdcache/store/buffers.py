@@ -45,7 +45,10 @@ def fill_rows(rows: np.ndarray, payloads: Sequence[np.ndarray]) -> None:
         rows: uint8 (n, bytes), contiguous.
         payloads: n times uint8 (bytes,).
     """
-    threads = max(min(COPYING_THREADS, rows.nbytes // WORTH_A_THREAD), 1)
+    threads = min(COPYING_THREADS, rows.nbytes // WORTH_A_THREAD)
+    if threads < 2:
+        np.concatenate(payloads, 0, rows.reshape(-1))
+        return
     step = -(-len(rows) // threads)
     # One call a part, made ready here: the others have little to do while they hold Python's lock.
     parts = [

@@ -34,20 +34,34 @@ def as_stored(tensors: torch.Tensor) -> np.ndarray:
     return as_bits.numpy()
 
 
+class Picks(NamedTuple):
+    """What a batch is made of.
+
+    Attributes:
+        samples: int64 (B,).
+        views: one for each sample, int64 (B,), or one for all.
+        numbers: view · samples of the store + sample, int64 (B,): their places in a table of
+            (views, samples).
+    """
+
+    samples: np.ndarray
+    views: np.ndarray | int
+    numbers: np.ndarray
+
+
 class Places(NamedTuple):
     """Where some samples of a batch lie.
 
     Attributes:
         rows: their numbers in the batch.
-        samples, views: which they are.
+        numbers: which they are, as in `Picks`.
         sources: the mapped shard of each.
         starts, lengths: where its payload lies there, without the checksum; one length for all
             where they are not compressed.
     """
 
     rows: Sequence[int]
-    samples: np.ndarray
-    views: np.ndarray
+    numbers: np.ndarray
     sources: Sequence[np.ndarray]
     starts: Sequence[int]
     lengths: int | np.ndarray
@@ -109,18 +123,13 @@ class MappedTap:
             self._forget()
 
     def gather(
-        self,
-        samples: np.ndarray,
-        views: np.ndarray,
-        *,
-        verify: bool = False,
-        out: torch.Tensor | None = None,
+        self, picks: Picks, *, verify: bool = False, out: torch.Tensor | None = None
     ) -> torch.Tensor:
         """Copy samples out of the mapped files: all at once where they are mapped or may stay so,
         else shard by shard, so that no more of them are held than are kept.
 
         Args:
-            samples, views: int64 (B,), within range and stored.
+            picks: within range and stored.
             verify: compare each payload with its crc32c.
             out: where to, (B, *tap), contiguous, in the stored dtype.
 
@@ -132,7 +141,9 @@ class MappedTap:
                 does not match. What is in `out` is of no use then.
         """
         self._notice_fork()
-        keys = (views * self.layout.shards_per_view + samples // self.layout.shard_samples).tolist()
+        layout = self.layout
+        in_view = picks.samples // layout.shard_samples
+        keys = (in_view + picks.views * layout.shards_per_view).tolist()
         touched = set(keys)
         if self.objects.lasting:
             new: set[int] = set()
@@ -144,56 +155,51 @@ class MappedTap:
         maps = self._maps  # the same also if another thread lets some go
         if new or not touched <= maps.keys():
             del maps  # what is let go meanwhile is not to be held here
-            return self._gather_by_shard(samples, views, keys, new, verify, out)
+            return self._gather_by_shard(picks, keys, new, verify, out)
         # Nothing is allocated before shards have shown that samples are as large as their tap says.
-        batch, rows = self._batch(len(samples), out)
-        self._take(rows, self._places(range(len(keys)), samples, views, keys, maps), verify)
+        batch, rows = self._batch(len(keys), out)
+        self._take(rows, self._places(range(len(keys)), picks.numbers, keys, maps), verify)
         return batch
 
     def _gather_by_shard(
         self,
-        samples: np.ndarray,
-        views: np.ndarray,
+        picks: Picks,
         keys: list[int],
         new: set[int],
         verify: bool,
         out: torch.Tensor | None,
     ) -> torch.Tensor:
-        numbers: dict[int, list[int]] = {key: [] for key in sorted(keys, key=new.__contains__)}
-        for number, key in enumerate(keys):
-            numbers[key].append(number)
-        self._source(next(iter(numbers)))  # before anything is allocated, as above
-        batch, rows = self._batch(len(samples), out)
+        chosen: dict[int, list[int]] = {key: [] for key in sorted(keys, key=new.__contains__)}
+        for row, key in enumerate(keys):
+            chosen[key].append(row)
+        self._source(next(iter(chosen)))  # before anything is allocated, as above
+        batch, rows = self._batch(len(keys), out)
 
         def take_from(key: int) -> None:
-            chosen = numbers[key]
-            where = samples[chosen], views[chosen], [key] * len(chosen)
-            places = self._places(chosen, *where, {key: self._source(key)})
+            own, own_keys = chosen[key], [key] * len(chosen[key])
+            places = self._places(own, picks.numbers[own], own_keys, {key: self._source(key)})
             self._take(rows, places, verify)
 
-        for key in numbers:
+        for key in chosen:
             take_from(key)  # a call of its own, so that the shard can go before the next one comes
         return batch
 
     def _places(
         self,
         rows: Sequence[int],
-        samples: np.ndarray,
-        views: np.ndarray,
+        numbers: np.ndarray,
         keys: Sequence[int],
         maps: Mapping[int, np.ndarray],
     ) -> Places:
         """Find samples in their mapped shards, and ask for those that are not in memory."""
-        numbers = views * self.layout.samples + samples
         lengths = self._lengths_of(numbers)
         starts = (self._stops.take(numbers) - lengths).tolist()
         if starts and min(starts) < 0:
-            first = int(np.argmin(starts))
-            raise self._corrupt(int(views[first]), int(samples[first]))
+            raise self._corrupt_at(numbers[np.argmin(starts)])
         own = [maps[key] for key in keys]
-        places = Places(rows, samples, views, own, starts, lengths)
+        places = Places(rows, numbers, own, starts, lengths)
         if absent := self._residency.absent(set(keys), maps, len(keys)):
-            ends = (self._stops.take(numbers)).tolist()
+            ends = self._stops.take(numbers).tolist()
             for key, source, start, end in zip(keys, own, starts, ends, strict=True):
                 if key in absent:
                     ask_for(source, start, end - start)
@@ -203,7 +209,7 @@ class MappedTap:
         """How long payloads are in shards that have been mapped: one length, or int64 (B,).
 
         Args:
-            numbers: view · samples + sample, of each.
+            numbers: as in `Picks`.
         """
         return self.tap.nbytes
 
@@ -224,7 +230,7 @@ class MappedTap:
             end = places.starts[place] + size
             stated = places.sources[place][end : end + shard.CHECKSUM_BYTES]
             if not shard.matches(rows[row], stated):
-                raise self._corrupt_at(places, place)
+                raise self._corrupt_at(places.numbers[place])
 
     def touch_all(self) -> None:
         """Map every shard, and so compare each with its digest where there are any.
@@ -353,8 +359,8 @@ class MappedTap:
         if hashlib.sha256(data.data).digest() != self.digests[view, index].tobytes():
             raise CorruptShardError("a shard does not match its receipt.")
 
-    def _corrupt_at(self, places: Places, place: int) -> CorruptShardError:
-        return self._corrupt(int(places.views[place]), int(places.samples[place]))
+    def _corrupt_at(self, number: int) -> CorruptShardError:
+        return self._corrupt(*divmod(int(number), self.layout.samples))
 
     def _corrupt(self, view: int, sample: int) -> CorruptShardError:
         index = sample // self.layout.shard_samples

@@ -28,7 +28,7 @@ class CompressedTap(MappedTap):
                     payload = self._payload(places, place, verify)
                     decompress(self.tap, payload, rows[places.rows[place]])
                 except ValueError:
-                    raise self._corrupt_at(places, place) from None
+                    raise self._corrupt_at(places.numbers[place]) from None
 
         count = len(places.rows)
         if count < 2 or count * self.tap.nbytes < WORTH_THREADS:
@@ -54,7 +54,7 @@ class CompressedTap(MappedTap):
             return source[start:end]
         payload = source[start:end].copy()  # the bytes that are checked are decompressed
         if not shard.matches(payload, source[end : end + shard.CHECKSUM_BYTES]):
-            raise self._corrupt_at(places, place)
+            raise self._corrupt_at(places.numbers[place])
         return payload
 
     def _forget(self) -> None:

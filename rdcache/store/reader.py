@@ -24,7 +24,7 @@ from rdcache.store.buffers import (
     stored_dtype,
 )
 from rdcache.store.columns import read_columns, read_receipts, require_metadata
-from rdcache.store.gather import MappedTap
+from rdcache.store.gather import MappedTap, Picks
 from rdcache.store.gather_compressed import CompressedTap
 from rdcache.store.locations import RemotePath
 from rdcache.store.manifest import (
@@ -202,8 +202,7 @@ class Store:
         self, samples: Sequence[int] | np.ndarray, views: Sequence[int] | np.ndarray | int
     ) -> np.ndarray:
         """For each (sample, view) pair, whether its tensors are stored: bool (len(samples),)."""
-        rows, sides = self._pairs(samples, views)
-        return np.asarray(self._outcome[sides, rows] == STORED)
+        return self._outcome.take(self._picks(samples, views).numbers) == STORED
 
     def outcome(self, shard: ShardRef) -> np.ndarray:
         """What became of each sample of a shard: uint8 (stop - start,)."""
@@ -262,19 +261,19 @@ class Store:
             StoreReadError: a shard that is there, but that the system does not let us read.
         """
         specs = [self._tap(name) for name in (self.taps if taps is None else taps)]
-        rows, sides = self._pairs(samples, views)
-        self._require_stored(rows, sides)
+        picks = self._picks(samples, views)
+        self._require_stored(picks)
         if out is not None:
             for tap in specs:
-                require_buffer(out, tap, read_dtype(tap), len(rows))
+                require_buffer(out, tap, read_dtype(tap), len(picks.samples))
         batch = {}
         for tap in specs:
             own = None if out is None else out[tap.name]
             if tap.scales is None:
-                batch[tap.name] = self._mapped[tap.name].gather(rows, sides, verify=verify, out=own)
+                batch[tap.name] = self._mapped[tap.name].gather(picks, verify=verify, out=own)
             else:
-                steps = self._mapped[tap.name].gather(rows, sides, verify=verify)
-                scales = self._mapped[tap.scales.name].gather(rows, sides, verify=verify)
+                steps = self._mapped[tap.name].gather(picks, verify=verify)
+                scales = self._mapped[tap.scales.name].gather(picks, verify=verify)
                 batch[tap.name] = dequantise(steps, scales, tap, own)
         return batch
 
@@ -292,30 +291,30 @@ class Store:
         Args and errors are those of `read`; buffers are those of `empty_stored_batch`.
         """
         names = list(self._mapped) if taps is None else taps
-        rows, sides = self._pairs(samples, views)
-        self._require_stored(rows, sides)
+        picks = self._picks(samples, views)
+        self._require_stored(picks)
         if out is not None:
             for name in names:
                 tap = self._laid_out[name]
-                require_buffer(out, tap, stored_dtype(tap), len(rows))
+                require_buffer(out, tap, stored_dtype(tap), len(picks.samples))
         return {
             name: self._mapped[name].gather(
-                rows, sides, verify=verify, out=None if out is None else out[name]
+                picks, verify=verify, out=None if out is None else out[name]
             )
             for name in names
         }
 
-    def _pairs(
+    def _picks(
         self, samples: Sequence[int] | np.ndarray, views: Sequence[int] | np.ndarray | int
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Sample and view numbers as int64 arrays of one length, all within range."""
+    ) -> Picks:
+        """Sample and view numbers, all within range."""
         rows = self._numbers(samples, self.samples, "sample").reshape(-1)
-        if type(views) is int and 0 <= views < self.views:
-            return rows, np.full(len(rows), views)  # so often that it is to be quick
+        if type(views) is int and 0 <= views < self.views:  # so often that it is to be quick
+            return Picks(rows, views, rows + views * self.samples if views else rows)
         sides = self._numbers(views, self.views, "view")
         if sides.ndim and sides.shape != rows.shape:
             raise UsageError(f"{len(rows)} samples are asked for in {len(sides)} views.")
-        return rows, sides if sides.ndim else np.full(len(rows), sides)
+        return Picks(rows, sides if sides.ndim else int(sides), rows + sides * self.samples)
 
     def _numbers(
         self, values: Sequence[int] | np.ndarray | int, limit: int, what: str
@@ -324,7 +323,8 @@ class Store:
         if numbers.size and numbers.dtype.kind not in "iu":
             raise UsageError(f"{what}s are asked for by whole numbers.", got=numbers.dtype)
         whole = numbers.astype(np.int64, copy=False)
-        if whole.size and whole.view(np.uint64).max() >= limit:  # negative ones are huge then
+        # As unsigned numbers negative ones are huge.
+        if whole.size and np.maximum.reduce(whole.view(np.uint64), None) >= limit:
             outside = numbers[(numbers < 0) | (numbers >= limit)]
             raise UsageError(
                 f"there is no {what} {outside[0]} in this store.",
@@ -333,14 +333,14 @@ class Store:
             )
         return whole
 
-    def _require_stored(self, rows: np.ndarray, sides: np.ndarray) -> None:
+    def _require_stored(self, picks: Picks) -> None:
         """One clear sentence about the first pair that is not there, if any."""
-        outcome = self._outcome.take(sides * self.samples + rows)
-        lacking = outcome != STORED
-        if not lacking.any():
+        outcome = self._outcome.take(picks.numbers)
+        stored = outcome == STORED
+        if np.count_nonzero(stored) == len(stored):
             return
-        first = int(np.argmax(lacking))
-        sample, view = int(rows[first]), int(sides[first])
+        first = int(np.argmin(stored))
+        view, sample = divmod(int(picks.numbers[first]), self.samples)
         if outcome[first] == NOT_FINITE:
             why = "the teacher gave NaN or Inf for it"
         elif sample >= self.extents[view]:
