@@ -20,6 +20,7 @@ from rdcache.extraction.precision import PRECISIONS, chosen_precision, precision
 from rdcache.extraction.reduction import KeptTap, deciding_parts, kept_taps
 from rdcache.extraction.volumes import suited_to, volume_parts
 from rdcache.models import Teacher, load_teacher
+from rdcache.models.taps import finer_map
 from rdcache.progress import Progress, ignore
 from rdcache.store import (
     Fingerprint,
@@ -253,7 +254,8 @@ def _require_same_splits(teacher: Teacher, dataset: ImageDataset) -> None:
 
 def chosen_taps(teacher: Teacher, config: ExtractConfig) -> tuple[TapSpec, ...]:
     """The taps asked for, as the teacher gives them; by default what RD and a linear probe need."""
-    usual = [teacher.default_tap, *(name for name in ("pooled",) if name in teacher.taps)]
+    finer = finer_map({tap.name: tap.shape for tap in teacher.taps.values()}, teacher.default_tap)
+    usual = [name for name in (finer, teacher.default_tap, "pooled") if name in teacher.taps]
     # Logits of positions, of a segmentation, are as large as the image.
     if teacher.adaptation is not None and teacher.taps["logits"].kind == "logits":
         usual.append("logits")

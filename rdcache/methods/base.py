@@ -17,6 +17,7 @@ from torch import nn
 from rdcache.errors import UnknownNameError, UsageError
 from rdcache.methods.task_losses import TaskLoss
 from rdcache.models import Student, StudentOutput
+from rdcache.models.taps import finer_map
 from rdcache.store import TapSpec
 
 Terms = dict[str, torch.Tensor]
@@ -169,6 +170,14 @@ class MethodContext:
                 error.facts["next"] = f"rdcache extract … --taps {','.join([*self.taps, name])}"
             raise error
         return self.taps[name]
+
+    def finer_map(self) -> str | None:
+        """The stored map of the teacher that `rdcache.models.taps.finer_map` finds; None where
+        there are several teachers.
+        """
+        if len(self.teachers) > 1:
+            return None
+        return finer_map({tap.name: tap.shape for tap in self.taps.values()}, self.default_tap)
 
     def tap_of_teacher(self, name: str) -> str | None:
         """What the store calls a tap of the teacher that is read by default; None: it lacks it.

@@ -15,6 +15,20 @@ CKAMode = Literal["auto", "pooled", "positions", "patch"]
 class DRDConfig(RDConfig):
     """Options of DRD: those of RD, which the deepest stage of a classifier follows, and its own."""
 
+    finer_tap: bool = Field(
+        default=False, description="As in rd, for the branch beside the deepest stage."
+    )
+    spatial: Literal["map", "pooled"] = Field(
+        default="pooled", description="Reprogram the map and pool after, or pool the tap first."
+    )
+    map_side: int | None = Field(
+        default=None, ge=1, description="As in rd, for the branch beside the deepest stage."
+    )
+    width: int | None = Field(
+        default=256,
+        ge=4,
+        description="Channels inside the blocks; null for the student's feature width.",
+    )
     stages: int | None = Field(
         default=None,
         ge=1,

@@ -76,6 +76,8 @@ class ReprogrammingDistillation(Method):
     config: RDConfig
 
     def __init__(self, config: RDConfig, context: MethodContext) -> None:
+        if config.tap is None and config.finer_tap:
+            config = config.model_copy(update={"tap": context.finer_map()})
         super().__init__(config, context)
         if config.cka_weight > 0:
             require_batch_size(
@@ -279,7 +281,9 @@ add_preset(
         "kl_grad": "both",
         "cka_grad": "both",
         "feature_norm": "none",
+        "finer_tap": False,
         "spatial": "map",
+        "map_side": None,
         "block": "basic_block",
         "norm": "bn",
         "width": None,

@@ -17,6 +17,25 @@ Gradient = Literal["both", "student", "teacher"]
 class RDConfig(ReprogrammerConfig):
     """Options of RD."""
 
+    finer_tap: bool = Field(
+        default=True,
+        description="Where no tap is named: read the coarsest map that is finer than the teacher's "
+        "default tap, if the store has one.",
+    )
+    spatial: Literal["map", "pooled"] = Field(
+        default="map", description="Reprogram the map and pool after, or pool the tap first."
+    )
+    map_side: int | None = Field(
+        default=9,
+        ge=1,
+        description="With spatial=map: average larger maps down to so many positions a side first; "
+        "null leaves them as they are.",
+    )
+    width: int | None = Field(
+        default=128,
+        ge=4,
+        description="Channels inside the blocks; null for the student's feature width.",
+    )
     share_classifier: bool = Field(
         default=True, description="One classifier for both branches, as in the paper."
     )

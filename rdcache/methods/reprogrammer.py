@@ -14,6 +14,7 @@ import torch
 from pydantic import Field
 from torch import nn
 
+from rdcache.losses.map_similarity import average_pooled
 from rdcache.methods.base import ChannelStatistics, TeacherConfig
 from rdcache.methods.layers import batch_norm, convolution, positions_of
 from rdcache.methods.teacher_maps import TeacherMaps, map_shape
@@ -41,6 +42,12 @@ class ReprogrammerConfig(TeacherConfig):
     )
     spatial: Literal["map", "pooled"] = Field(
         default="pooled", description="Reprogram the map and pool after, or pool the tap first."
+    )
+    map_side: int | None = Field(
+        default=None,
+        ge=1,
+        description="With spatial=map: average larger maps down to so many positions a side first; "
+        "null leaves them as they are.",
     )
     feature_norm: Literal["none", "channel"] = Field(
         default="channel",
@@ -71,9 +78,10 @@ class Reprogrammer(nn.Module):
         dimensions: int = 2,
     ) -> None:
         super().__init__()
-        self.pooled = config.spatial == "pooled"
         channels, *sides = map_shape(tap, dimensions)
-        kernel = 1 if self.pooled or max(sides) == 1 or config.block == "mlp" else 3
+        most = 1 if config.spatial == "pooled" else config.map_side
+        self.sides = [min(side, most or side) for side in sides]
+        kernel = 1 if max(self.sides) == 1 or config.block == "mlp" else 3
         width = config.width or feature_dim
         blocks = _Blocks(dimensions, config.norm)
         layers: list[nn.Module] = [blocks.convolution(channels, width, 1)]
@@ -86,10 +94,7 @@ class Reprogrammer(nn.Module):
 
     def forward(self, tap: torch.Tensor) -> torch.Tensor:
         """Map (B, *tap) in any floating dtype to features (B, D); autocast decides about theirs."""
-        maps = self.maps(tap)
-        if self.pooled:
-            maps = maps.mean(dim=positions_of(maps), keepdim=True)
-        reprogrammed = self.layers(maps)
+        reprogrammed = self.layers(average_pooled(self.maps(tap), self.sides))
         features: torch.Tensor = reprogrammed.mean(dim=positions_of(reprogrammed))
         return self.dropout(features)
 

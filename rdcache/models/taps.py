@@ -7,6 +7,7 @@ grid), `tokens` (patch tokens), `pooled` (the embedding the model recommends), `
 from __future__ import annotations
 
 import copy
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
@@ -77,6 +78,21 @@ def default_tap(shapes: Mapping[str, tuple[int, ...]]) -> str:
     maps = [name for name, shape in shapes.items() if len(shape) >= 3 and name != "s4_pre"]
     others = [name for name in shapes if name != "logits"]
     return (maps or others or list(shapes))[-1]
+
+
+def finer_map(shapes: Mapping[str, tuple[int, ...]], default: str) -> str | None:
+    """The coarsest map that is finer than the default tap, of several the one with most channels;
+    None: the default tap is no map, or none is finer.
+    """
+    if len(shapes[default]) < 3:
+        return None
+    fewest = math.prod(shapes[default][1:])
+    finer = [
+        (math.prod(sides), -channels, name)
+        for name, (channels, *sides) in shapes.items()
+        if len(sides) >= 2 and math.prod(sides) > fewest
+    ]
+    return min(finer)[-1] if finer else None
 
 
 def measure_shapes(

@@ -156,7 +156,7 @@ def test_rd_takes_its_kl_target_from_the_folds_and_trains_them_first(
 
     student = student_output(setting)
     kl = method(batch, student, start)["kl"]
-    target = method.crossfit.logits(batch.taps["s4"], batch.samples)
+    target = method.crossfit.logits(batch.taps[method.tap], batch.samples)
     p_t, p_s = (target / 4).softmax(1), (student.logits / 4).softmax(1)
     expected = 16 * (p_t * (p_t / p_s).log()).sum(1).mean()
     assert kl.item() == pytest.approx(expected.item(), rel=1e-4)

@@ -44,7 +44,11 @@ def trained(case: Case, method: Method, steps: int = 3) -> dict[str, torch.Tenso
 @pytest.mark.parametrize("options", [{}, {"teacher_ema": 0.9, "cka_target": "reprogrammed"}])
 def test_one_stage_is_rd_bit_for_bit(task: str, dimensions: int, options: dict[str, Any]) -> None:
     one, other = Case(task, dimensions), Case(task, dimensions)
-    drd, rd = one.method("drd", stages=1, **options), other.method("rd", **options)
+    branch = {"finer_tap": False, "spatial": "map", "map_side": 9, "width": 8}
+    drd, rd = (
+        case.method(name, **branch, **own, **options)
+        for case, name, own in ((one, "drd", {"stages": 1}), (other, "rd", {}))
+    )
     mine, theirs = one.terms(drd), other.terms(rd)
     assert list(mine) == list(theirs)
     assert all(torch.equal(mine[name], theirs[name]) for name in mine)

@@ -132,8 +132,9 @@ def test_the_recommended_preset_compares_with_the_teachers_own_features(
 ) -> None:
     setting = context()
     student = student_output(setting)
-    term = rd(setting)(batch, student, START)["cka"]
-    own = batch.taps["s4"].float().mean((2, 3))
+    method = rd(setting)
+    term = method(batch, student, START)["cka"]
+    own = batch.taps[method.tap].float().mean((2, 3))
     expected = 1 - unbiased_cka(student.features.detach().double(), own.double())
     assert term.item() == pytest.approx(expected.item(), abs=1e-5)
     term.backward()
@@ -220,7 +221,7 @@ def test_kl_in_both_directions_is_their_mean(
     setting = context()
     student = student_output(setting)
     forth, back, both = (
-        rd(setting, kl_direction=direction)(batch, student, START)["kl"].item()
+        rd(setting, kl_direction=direction, tap="s4")(batch, student, START)["kl"].item()
         for direction in ("t2s", "s2t", "sym")
     )
     assert forth != pytest.approx(back, rel=1e-3)
@@ -267,3 +268,15 @@ def test_the_papers_preset_depends_on_no_default_of_the_recommended_one() -> Non
     paper = find_method("rd-paper")
     left_open = {"tap", "cka_min_batch"}
     assert set(RDConfig.model_fields) - left_open == set(paper.options)
+
+
+def test_the_branch_reads_a_map_that_is_finer_than_the_default_tap(context: BuildContext) -> None:
+    setting = context()
+    assert rd(setting).tap == rd(setting).config.tap == "s3"
+    assert rd(setting, tap="pooled").tap == "pooled"
+    assert rd(setting, finer_tap=False).tap == rd(setting, preset="rd-paper").tap == "s4"
+
+
+def test_without_a_finer_map_the_branch_reads_the_default_tap(context: BuildContext) -> None:
+    coarse = {name: tap for name, tap in context().taps.items() if name in ("s4", "pooled")}
+    assert rd(context(taps=coarse)).tap == "s4"

@@ -66,3 +66,29 @@ def test_a_three_layer_projector_is_three_convolutions() -> None:
     module = Reprogrammer(TapSpec("s4", "map2d", (6, 4, 4)), 8, config)
     kernels = [m.kernel_size for m in module.modules() if isinstance(m, torch.nn.Conv2d)]
     assert kernels == [(1, 1), (3, 3), (1, 1)]
+
+
+@pytest.mark.parametrize(("side", "kernels"), [(None, 3), (9, 3), (4, 3), (1, 1)])
+def test_large_maps_are_averaged_before_they_are_reprogrammed(
+    side: int | None, kernels: int
+) -> None:
+    """To 9, 9, 4 of 7 whose windows overlap, and 1 position a side."""
+    spec = TapSpec("s3", "map2d", (5, 7, 9))
+    config = ReprogrammerConfig(width=8, spatial="map", map_side=side)
+    module = Reprogrammer(spec, 4, config).eval()
+    tap = torch.randn(2, *spec.shape)
+    sides = tuple(min(length, side or length) for length in spec.shape[1:])
+    averaged = torch.nn.functional.adaptive_avg_pool2d(tap, sides)
+    expected = module.layers(averaged).mean(dim=(2, 3))
+    torch.testing.assert_close(module(tap), expected)
+    found = {m.kernel_size for m in module.modules() if isinstance(m, torch.nn.Conv2d)}
+    assert found == {(1, 1), (kernels, kernels)}
+
+
+def test_only_the_long_sides_of_a_volumes_map_are_averaged() -> None:
+    spec = TapSpec("s4", "map3d", (5, 2, 9, 2))
+    config = ReprogrammerConfig(width=8, spatial="map", map_side=3)
+    module = Reprogrammer(spec, 4, config, dimensions=3).eval()
+    tap = torch.randn(2, *spec.shape)
+    expected = module.layers(torch.nn.functional.avg_pool3d(tap, (1, 3, 1))).mean(dim=(2, 3, 4))
+    torch.testing.assert_close(module(tap), expected)
