@@ -33,7 +33,7 @@ from benchmarks.read_formats import (
 from rdcache.store import Store, open_store
 
 SAMPLE_BYTES = 2 * int(np.prod(SAMPLE))
-TURN = 32  # batches
+BATCHES_A_TURN = 32
 EPOCHS = 10  # over which a check of everything is spread
 THREADS = 8
 BASELINE, PREAD = "np.memmap, fancy indexing", f"pread, {THREADS} threads"
@@ -85,7 +85,7 @@ def warm(
         Contender(reader.name, _batches_of(reader, len(truth), generator)) for reader in found
     ]
     lines = compare(contenders, BASELINE, rounds, AIMS)
-    show("Warm, random batches of 32", lines, TURN * BATCH * SAMPLE_BYTES / 2**30, "GiB")
+    show("Warm, random batches of 32", lines, BATCHES_A_TURN * BATCH * SAMPLE_BYTES / 2**30, "GiB")
     own = {line.name: line.seconds for line in lines}
     for name, aim in TIMES.items():
         if name in own:
@@ -96,7 +96,7 @@ def warm(
 
 def _batches_of(reader: Reader, samples: int, generator: np.random.Generator) -> Callable[[], None]:
     def run() -> None:
-        for _ in range(TURN):
+        for _ in range(BATCHES_A_TURN):
             reader.read(generator.choice(samples, BATCH, replace=False, shuffle=False))
 
     return run

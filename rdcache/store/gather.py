@@ -41,7 +41,7 @@ class Picks(NamedTuple):
         samples: int64 (B,).
         views: one for each sample, int64 (B,), or one for all.
         numbers: view · samples of the store + sample, int64 (B,): their places in a table of
-            (views, samples).
+            (views, samples). May be the caller's own array, and is not to be written to.
     """
 
     samples: np.ndarray
@@ -53,7 +53,7 @@ class Places(NamedTuple):
     """Where some samples of a batch lie.
 
     Attributes:
-        rows: their numbers in the batch.
+        rows: their places in the batch.
         numbers: which they are, as in `Picks`.
         sources: the mapped shard of each.
         starts, lengths: where its payload lies there, without the checksum; one length for all
@@ -116,7 +116,7 @@ class MappedTap:
         # Where each payload ends in its shard; 0 where there is none, or its shard was not touched:
         # pages of zeros that nobody writes to take no memory.
         self._stops = np.zeros((self.layout.views, self.layout.samples), np.int64)
-        self._numbers = math.prod(self.tap.shape)
+        self._size = math.prod(self.tap.shape)
 
     def _notice_fork(self) -> None:
         if self._process != os.getpid():
@@ -169,18 +169,19 @@ class MappedTap:
         verify: bool,
         out: torch.Tensor | None,
     ) -> torch.Tensor:
-        chosen: dict[int, list[int]] = {key: [] for key in sorted(keys, key=new.__contains__)}
+        rows_of: dict[int, list[int]] = {key: [] for key in sorted(keys, key=new.__contains__)}
         for row, key in enumerate(keys):
-            chosen[key].append(row)
-        self._source(next(iter(chosen)))  # before anything is allocated, as above
+            rows_of[key].append(row)
+        self._source(next(iter(rows_of)))  # before anything is allocated, as above
         batch, rows = self._batch(len(keys), out)
 
         def take_from(key: int) -> None:
-            own, own_keys = chosen[key], [key] * len(chosen[key])
-            places = self._places(own, picks.numbers[own], own_keys, {key: self._source(key)})
+            own = rows_of[key]
+            source = {key: self._source(key)}
+            places = self._places(own, picks.numbers[own], [key] * len(own), source)
             self._take(rows, places, verify)
 
-        for key in chosen:
+        for key in rows_of:
             take_from(key)  # a call of its own, so that the shard can go before the next one comes
         return batch
 
@@ -255,7 +256,7 @@ class MappedTap:
         """A batch to be filled, and its samples as uint8 (B, bytes)."""
         shape = (count, *self.tap.shape)
         batch = empty_tensor(shape, stored_dtype(self.tap)) if out is None else out
-        rows = as_stored(batch).reshape(count, self._numbers)
+        rows = as_stored(batch).reshape(count, self._size)
         return batch, rows.view(np.uint8)
 
     def _source(self, key: int) -> np.ndarray:

@@ -307,7 +307,7 @@ class Store:
     def _picks(
         self, samples: Sequence[int] | np.ndarray, views: Sequence[int] | np.ndarray | int
     ) -> Picks:
-        """Sample and view numbers, all within range."""
+        """Sample and view numbers, all within range; else a UsageError."""
         rows = self._numbers(samples, self.samples, "sample").reshape(-1)
         if type(views) is int and 0 <= views < self.views:  # so often that it is to be quick
             return Picks(rows, views, rows + views * self.samples if views else rows)
@@ -323,7 +323,7 @@ class Store:
         if numbers.size and numbers.dtype.kind not in "iu":
             raise UsageError(f"{what}s are asked for by whole numbers.", got=numbers.dtype)
         whole = numbers.astype(np.int64, copy=False)
-        # As unsigned numbers negative ones are huge.
+        # As unsigned numbers negative ones are huge. `max` takes a detour through Python.
         if whole.size and np.maximum.reduce(whole.view(np.uint64), None) >= limit:
             outside = numbers[(numbers < 0) | (numbers >= limit)]
             raise UsageError(

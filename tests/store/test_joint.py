@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from rdcache.errors import UnknownNameError, UsageError
+from rdcache.errors import CorruptShardError, UnknownNameError, UsageError
 from rdcache.store import Fingerprint, JointStore, Store, StoreLayout, TapSpec, default_taps
 from rdcache.store.quantisation import quantised, with_scales
 
@@ -168,3 +168,16 @@ def test_stores_that_are_not_in_step_are_refused_by_what_differs(
 def test_two_stores_of_one_teacher_are_refused(first: Store, build: Build) -> None:
     with pytest.raises(UsageError, match="2 of these stores are of the teacher one"):
         JointStore([first, build("again", facts=facts("one"))])
+
+
+def test_damage_is_placed_where_the_members_own_shards_have_it(first: Store, second: Store) -> None:
+    path = second.location / "taps/pooled/c/1/0/0"
+    content = bytearray(path.read_bytes())
+    content[2 * (7 * 4 + 4)] ^= 1  # of the third sample: seven float32 and a checksum each
+    path.write_bytes(content)
+    joint = JointStore([first, second])
+    with pytest.raises(CorruptShardError) as caught:
+        joint.read([9, 2, 4], [0, 1, 1], ["timm-two.pooled"], verify=True)
+    assert caught.value.facts["store"] == str(second.location)
+    assert caught.value.facts["shard"] == "view 1, number 0 (samples 0 to 5)"
+    assert len(joint.read([9, 4], [0, 1], ["timm-two.pooled"], verify=True)) == 1

@@ -6,6 +6,7 @@ import json
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -162,8 +163,9 @@ def test_the_manifest_is_plain_json_of_the_group_with_the_facts_in_it(
     assert store.complete
 
 
-def test_one_view_number_serves_all_samples(store: Store) -> None:
-    one, each = store.read([5, 0], 2, ["pooled"]), store.read([5, 0], [2, 2], ["pooled"])
+@pytest.mark.parametrize("view", [2, np.int64(2), np.array(2), np.array([2, 2])])
+def test_one_view_number_serves_all_samples(store: Store, view: Any) -> None:
+    one, each = store.read([5, 0], view, ["pooled"]), store.read([5, 0], [2, 2], ["pooled"])
     assert torch.equal(one["pooled"], each["pooled"])
 
 
