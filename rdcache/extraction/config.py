@@ -77,8 +77,8 @@ class ExtractConfig(BaseModel):
     dataset: str = Field(description="Name of the dataset; see `rdcache list datasets`.")
     taps: tuple[str, ...] = Field(
         default=(),
-        description="Taps to keep, comma-separated (default: the teacher's default tap, and "
-        "`pooled` where it has one).",
+        description="Taps to keep, comma-separated (default: the teacher's default tap, the "
+        "coarsest map that is finer, which RD reads, and `pooled`, as far as it has them).",
     )
     views: str = Field(
         default="8",

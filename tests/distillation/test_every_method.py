@@ -43,7 +43,8 @@ def phantom(tmp_path_factory: pytest.TempPathFactory) -> Store:
 def runs(phantom: Store, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Run]:
     """One epoch over a sixth of the images by each method, side by side."""
     each = {name: (name, OPTIONS.get(name, {})) for name in METHODS}
-    each[ONE_STAGE] = ("drd", {**OPTIONS["rd"], "stages": 1})
+    own = {"finer_tap": True, "spatial": "map", "map_side": 9}  # what drd leaves to rd
+    each[ONE_STAGE] = ("drd", {**OPTIONS["rd"], **own, "stages": 1})
     configs = [
         DistillConfig(
             student="shufflenet-x0.5",
