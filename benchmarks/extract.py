@@ -110,6 +110,7 @@ def main(
                 teacher=f"timm:{name}",
                 weights="random",
                 dataset=f"folder:{Path(place, 'images')}",
+                taps=("s4", "pooled"),
                 views="clean",
                 precision=precision,
                 compile=compiled,

@@ -29,7 +29,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.comparison import keep
-from benchmarks.epoch import from_store, train
+from benchmarks.epoch import LIGHT_BRANCH, from_store, train
 from benchmarks.extract import bare_forward, draw_images
 from rdcache.data import ImageDataset
 from rdcache.distillation import DistillConfig
@@ -106,7 +106,7 @@ def main(
             for student in students:
                 config = DistillConfig(
                     student=student,
-                    method_options={"tap": TAPS.get(teacher, "s4")},
+                    method_options={"tap": TAPS.get(teacher, "s4"), **LIGHT_BRANCH},
                     image_size=image_size,
                     device=str(place),
                     amp="bf16" if place.type == "cuda" else "off",
