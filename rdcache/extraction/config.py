@@ -78,7 +78,8 @@ class ExtractConfig(BaseModel):
     taps: tuple[str, ...] = Field(
         default=(),
         description="Taps to keep, comma-separated (default: the teacher's default tap, the "
-        "coarsest map that is finer, which RD reads, and `pooled`, as far as it has them).",
+        "coarsest map of images that is finer, which RD reads, and `pooled`, as far as it has "
+        "them).",
     )
     views: str = Field(
         default="8",

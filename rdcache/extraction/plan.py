@@ -254,7 +254,9 @@ def _require_same_splits(teacher: Teacher, dataset: ImageDataset) -> None:
 
 def chosen_taps(teacher: Teacher, config: ExtractConfig) -> tuple[TapSpec, ...]:
     """The taps asked for, as the teacher gives them; by default what RD and a linear probe need."""
-    finer = finer_map({tap.name: tap.shape for tap in teacher.taps.values()}, teacher.default_tap)
+    shapes = {name: tap.shape for name, tap in teacher.taps.items()}
+    # That of a volume takes four times the room of the default tap, and no gain was measured yet.
+    finer = finer_map(shapes, teacher.default_tap) if teacher.dimensions == 2 else None
     usual = [name for name in (finer, teacher.default_tap, "pooled") if name in teacher.taps]
     # Logits of positions, of a segmentation, are as large as the image.
     if teacher.adaptation is not None and teacher.taps["logits"].kind == "logits":
