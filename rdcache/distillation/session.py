@@ -31,6 +31,7 @@ from rdcache.distillation.shared_sources import Note, Sources
 from rdcache.distillation.source import Places, choose_store, open_dataset
 from rdcache.errors import UsageError
 from rdcache.models import choose_device, require_fit
+from rdcache.models.taps import finer_map
 from rdcache.progress import Progress, ignore
 from rdcache.store import Store, default_taps
 from rdcache.tasks import task_of
@@ -308,10 +309,13 @@ def _as_computed(config: DistillConfig, store: Store, on_note: Note) -> DistillC
 
 def _taps_read(config: DistillConfig, store: Store) -> list[str]:
     """The taps that a method reads, as far as its options and the store tell."""
-    if "tap" not in config.method_options:
+    options, defaults = config.method_options, list(default_taps(store).values())
+    if "tap" not in options:
         return []
-    given = config.method_options["tap"]
-    names = given.split(",") if given else default_taps(store).values()
+    given = options["tap"]
+    if given is None and options.get("finer_tap") and len(defaults) == 1:
+        given = finer_map({tap.name: tap.shape for tap in store.taps.values()}, defaults[0])
+    names = given.split(",") if given else defaults
     return [name.strip() for name in names if name.strip() in store.taps]
 
 

@@ -77,9 +77,9 @@ class ExtractConfig(BaseModel):
     dataset: str = Field(description="Name of the dataset; see `rdcache list datasets`.")
     taps: tuple[str, ...] = Field(
         default=(),
-        description="Taps to keep, comma-separated (default: the teacher's default tap, the "
-        "coarsest map of images that is finer, which RD reads, and `pooled`, as far as it has "
-        "them).",
+        description="Taps to keep, comma-separated (default: the teacher's default tap; of images "
+        "also the coarsest map that is finer, which RD reads; and `pooled`; each where the "
+        "teacher has it).",
     )
     views: str = Field(
         default="8",

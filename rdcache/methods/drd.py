@@ -5,8 +5,9 @@
 f_i = φ_i(tap_i) is put in place of the student's map of stage i, and z_i is what the rest of the
 student makes of it (`injection.py`, `hybrid.py`). α, β decay to 0 during training. Where samples
 are classified, the deepest stage is the one in front of the classifier, and its branch is RD's own
-(`rd.py`): with stages=1 this is `rd`, bit for bit. Where positions are, the deepest stage is the
-encoder's last map, and the logits, their loss and their KL are of every position.
+(`rd.py`): with stages=1 and the tap and branch of `rd` this is `rd`, bit for bit. Where positions
+are, the deepest stage is the encoder's last map, and the logits, their loss and their KL are of
+every position.
 
 CKA compares the student's own map with the teacher's own, or with `cka_target=reprogrammed` with
 f_i. Masks come in batches of few images, so there it is of positions rather than of whole maps.

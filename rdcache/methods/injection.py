@@ -106,7 +106,7 @@ def injected_pairs(
             taps=", ".join(context.taps),
             stages=", ".join(free) or "none that can be replaced",
             next="rdcache extract … --taps s1,s2,s3,s4, or --set pairs=TAP:STAGE,…"
-            + ("" if deepest is None else ", or --set stages=1, which is rd"),
+            + ("" if deepest is None else ", or --set stages=1, RD's branch alone"),
         )
     return tuple(
         stage_pair(tap, stage, context)

@@ -5,9 +5,10 @@
 with f_t = reprogrammer(tap), f_s the student's pooled features, and z = h(f) of one shared linear
 classifier h. α, β decay to 0 during training. Where the paper is silent, there is an option;
 `docs/method.md` says what we chose and why. The preset `rd-paper` is this equation to the letter;
-in `rd`, the recommended one, CKA compares f_s with the teacher's own features: those that were
-reprogrammed soon tell no more about a training image than its label. With `folds`, p_t too comes
-from branches that have not seen the image (`crossfit.py`).
+in `rd`, the recommended one, the tap is a finer map than the teacher's last, and CKA compares f_s
+with the teacher's own features: those that were reprogrammed soon tell no more about a training
+image than its label. With `folds`, p_t too comes from branches that have not seen the image
+(`crossfit.py`).
 """
 
 from __future__ import annotations

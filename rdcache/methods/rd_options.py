@@ -19,8 +19,8 @@ class RDConfig(ReprogrammerConfig):
 
     finer_tap: bool = Field(
         default=True,
-        description="Where no tap is named: read the coarsest map that is finer than the teacher's "
-        "default tap, if the store has one.",
+        description="Where no tap is named, and there is one teacher: read the coarsest map, as "
+        "stored, that is finer than the teacher's default tap, if there is one.",
     )
     spatial: Literal["map", "pooled"] = Field(
         default="map", description="Reprogram the map and pool after, or pool the tap first."

@@ -82,15 +82,17 @@ def default_tap(shapes: Mapping[str, tuple[int, ...]]) -> str:
 
 def finer_map(shapes: Mapping[str, tuple[int, ...]], default: str) -> str | None:
     """The coarsest map that is finer than the default tap, of several the one with most channels;
-    None: the default tap is no map, or none is finer.
+    None: the default tap is no map, or none is finer. Logits of positions are no map to start from.
     """
-    if len(shapes[default]) < 3:
+    if len(shapes.get(default, ())) < 3:
         return None
     fewest = math.prod(shapes[default][1:])
     finer = [
         (math.prod(sides), -channels, name)
         for name, (channels, *sides) in shapes.items()
-        if len(sides) >= 2 and math.prod(sides) > fewest
+        if len(sides) >= 2
+        and math.prod(sides) > fewest
+        and name.rpartition(".")[2] not in ("logits", "s4_pre")
     ]
     return min(finer)[-1] if finer else None
 

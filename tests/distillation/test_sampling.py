@@ -13,8 +13,10 @@ from rdcache.distillation.config import DistillConfig
 from rdcache.distillation.randomness import counted_generator
 from rdcache.distillation.residency import choose_shuffle
 from rdcache.distillation.sampling import TrainingSamples, in_groups_of_shards
+from rdcache.distillation.session import _taps_read
 from rdcache.distillation.view_orders import view_orders
 from rdcache.errors import UsageError
+from rdcache.store import TapSpec
 
 from .conftest import VIEWS, Tiny, write_store
 
@@ -203,3 +205,16 @@ def test_what_does_not_fit_into_memory_is_read_by_shards(
     monkeypatch.setattr("rdcache.distillation.residency.memory_limit", lambda: 1000)
     assert choose_shuffle(tiny.store, ["s4"], 3, "auto") == "shards"
     assert choose_shuffle(tiny.store, ["s4"], 3, "full") == "full"
+
+
+def test_the_order_is_chosen_by_the_taps_that_are_read(tiny: Tiny, tmp_path: Path) -> None:
+    taps = (TapSpec("s3", "map2d", (4, 6, 6)), TapSpec("s4", "map2d", (8, 3, 3)))
+    store = write_store(tmp_path / "store", tiny.dataset, taps=taps)
+    read = {
+        method: _taps_read(DistillConfig(method=method).resolved(), store)
+        for method in ("rd", "rd-paper", "none")
+    }
+    assert read == {"rd": ["s3"], "rd-paper": ["s4"], "none": []}
+    assert _taps_read(DistillConfig(method="rd").resolved(), tiny.store) == ["s4"]
+    named = DistillConfig(method="rd", method_options={"tap": "tokens"}).resolved()
+    assert _taps_read(named, tiny.store) == ["tokens"]

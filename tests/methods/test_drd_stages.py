@@ -99,7 +99,7 @@ def test_pairs_that_cannot_be_are_refused(
 
 def test_a_store_with_one_tap_is_for_rd() -> None:
     taps = {"s3": TapSpec("s3", "map2d", (CHANNELS, 3, 3))}
-    with pytest.raises(UsageError, match=r"no tap can stand in[\s\S]*stages=1, which is rd"):
+    with pytest.raises(UsageError, match=r"no tap can stand in[\s\S]*stages=1, RD's branch alone"):
         Case(taps=taps).drd()
     assert Case(taps=taps).drd(stages=1).hybrids is None
 
