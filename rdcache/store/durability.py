@@ -9,14 +9,14 @@ import contextlib
 import ctypes
 import errno
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from rdcache.files import sync_folder
 
 PIECES_A_CALL = 1024  # IOV_MAX of Linux and macOS
-BYTES_A_CALL = 2 * 2**20  # a call ends with the piece that reaches them
+BYTES_A_CALL = 2 * 2**20  # a huge page
 SYNC_FILE_RANGE_WRITE = 2  # of Linux: begin, and do not wait for the end
 # Errors that say that a file, or a sandbox, has no such call, and nothing of the disk.
 NOT_HERE = {errno.ENOSYS, errno.EINVAL, errno.ESPIPE, errno.EOPNOTSUPP, errno.EPERM, errno.EINTR}
@@ -87,30 +87,47 @@ def _write_all(descriptor: int, pieces: Sequence[bytes | memoryview]) -> None:
     begin with the fsync. Space is not reserved first: where a file system cannot do that, it would
     be filled with zeros.
     """
-    waiting = [memoryview(piece) for piece in pieces]
+    left = sum(map(len, pieces))
     start = 0
-    while waiting:
-        written = os.writev(descriptor, waiting[: _pieces_of_a_call(waiting)])
-        left, whole = written, 0
-        while whole < len(waiting) and left >= waiting[whole].nbytes:
-            left -= waiting[whole].nbytes
-            whole += 1
-        del waiting[:whole]
-        if left:  # the call ended within a piece
-            waiting[0] = waiting[0][left:]
-        if waiting:  # else the fsync comes next
-            _begin_writing_back(descriptor, start, written)
-        start += written
+    for call in _calls(pieces):
+        nbytes = sum(map(len, call))
+        _write_call(descriptor, call)
+        left -= nbytes
+        if left:  # else the fsync comes next
+            _begin_writing_back(descriptor, start, nbytes)
+        start += nbytes
 
 
-def _pieces_of_a_call(waiting: Sequence[memoryview]) -> int:
-    """How many of the pieces that are left go into the next call, one at least."""
-    nbytes = 0
-    for number, piece in enumerate(waiting[:PIECES_A_CALL], start=1):
-        nbytes += piece.nbytes
-        if nbytes >= BYTES_A_CALL:
-            return number
-    return min(len(waiting), PIECES_A_CALL)
+def _calls(pieces: Sequence[bytes | memoryview]) -> Iterator[list[memoryview]]:
+    """Pieces in lists for one call each, which ends where a huge page of the file does, within a
+    piece if need be. Linux keeps in one page of memory what one call writes of it, if it can, and a
+    file in huge pages is read faster.
+    """
+    call: list[memoryview] = []
+    room = BYTES_A_CALL
+    for piece in pieces:
+        rest = memoryview(piece)
+        while len(rest) >= room:
+            yield [*call, rest[:room]]
+            rest, call, room = rest[room:], [], BYTES_A_CALL
+        if len(rest):
+            call.append(rest)
+            room -= len(rest)
+        if len(call) == PIECES_A_CALL - 1:  # one more may end it
+            yield call
+            call = []
+    if call:
+        yield call
+
+
+def _write_call(descriptor: int, call: list[memoryview]) -> None:
+    """Write all pieces of a list, with more calls where the system takes fewer bytes."""
+    while call:
+        written = os.writev(descriptor, call)
+        while call and written >= len(call[0]):
+            written -= len(call.pop(0))
+        if written:  # the call ended within a piece
+            call[0] = call[0][written:]
 
 
 def _begin_writing_back(descriptor: int, start: int, nbytes: int) -> None:
