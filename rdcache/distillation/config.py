@@ -208,7 +208,7 @@ class DistillConfig(BaseModel):
     )
     verify_shards: bool = Field(
         default=False,
-        description="Compare every shard with its checksums when it is first read.",
+        description="Compare every tensor with its checksum when it is first read.",
     )
     require_signature: Path | None = Field(
         default_factory=required_signature,

@@ -22,7 +22,7 @@ from rdcache.store import arrays, shard
 from rdcache.store.buffers import empty_tensor, fill_rows, stored_dtype
 from rdcache.store.compression import largest_shard
 from rdcache.store.objects import ReadableObjects
-from rdcache.store.pages import Residency, ask_for
+from rdcache.store.pages import Residency, Window, ask_for
 from rdcache.store.spec import ShardRef, StoreLayout, TapSpec
 
 USE_SECONDS = 60.0  # after which it is noted again that files are in use
@@ -75,7 +75,7 @@ class MappedTap:
     Args:
         digests: uint8 (views, shards, 32), the sha256 that each shard is compared with as it is
             first touched; without them the checksum of its index has to do.
-        check_payloads: compare all payloads of a shard with their crc32c as it is first touched.
+        check_payloads: compare each payload with its crc32c as it is first read.
 
     Attributes:
         neighbours: the taps that a download for this one may take the room of; this one is one.
@@ -116,6 +116,10 @@ class MappedTap:
         # Where each payload ends in its shard; 0 where there is none, or its shard was not touched:
         # pages of zeros that nobody writes to take no memory.
         self._stops = np.zeros((self.layout.views, self.layout.samples), np.int64)
+        self._trusted = np.zeros(self._stops.shape, bool)  # which have matched their crc32c
+        self._window: Window | None = None  # onto all shards, once they are mapped for good
+        self._in_window: np.ndarray  # which of its rows each payload is; -1 where there is none
+        self._dtype = self.tap.stored_dtype
         self._size = math.prod(self.tap.shape)
 
     def _notice_fork(self) -> None:
@@ -141,6 +145,10 @@ class MappedTap:
                 does not match. What is in `out` is of no use then.
         """
         self._notice_fork()
+        if out is None and not verify:
+            indexed = self._indexed(picks.numbers)
+            if indexed is not None:
+                return indexed
         layout = self.layout
         in_view = picks.samples // layout.shard_samples
         keys = (in_view + picks.views * layout.shards_per_view).tolist()
@@ -160,6 +168,24 @@ class MappedTap:
         batch, rows = self._batch(len(keys), out)
         self._take(rows, self._places(range(len(keys)), picks.numbers, keys, maps), verify)
         return batch
+
+    def _indexed(self, numbers: np.ndarray) -> torch.Tensor | None:
+        """A new batch, by one indexing of the memory that all shards are mapped to; None where not
+        all are, are in memory and stay so, or payloads are compressed or still to be checked.
+
+        Args:
+            numbers: as in `Picks`.
+        """
+        if self._window is None or not self._residency.all_there(len(self._maps), len(numbers)):
+            return None
+        if self._unchecked(numbers, verify=False) is not None:
+            return None
+        places = self._in_window.take(numbers)
+        if np.minimum.reduce(places, initial=0) < 0:
+            raise self._corrupt_at(numbers[np.argmin(places)])
+        rows = self._window.rows[places].view(self._dtype)
+        batch = torch.from_numpy(rows.reshape(len(numbers), *self.tap.shape))
+        return batch.view(torch.bfloat16) if self.tap.dtype == "bfloat16" else batch
 
     def _gather_by_shard(
         self,
@@ -193,18 +219,16 @@ class MappedTap:
         maps: Mapping[int, np.ndarray],
     ) -> Places:
         """Find samples in their mapped shards, and ask for those that are not in memory."""
+        stops = self._stops.take(numbers)
         lengths = self._lengths_of(numbers)
-        starts = (self._stops.take(numbers) - lengths).tolist()
+        starts = (stops - lengths).tolist()
         if starts and min(starts) < 0:
             raise self._corrupt_at(numbers[np.argmin(starts)])
-        own = [maps[key] for key in keys]
-        places = Places(rows, numbers, own, starts, lengths)
         if absent := self._residency.absent(set(keys), maps, len(keys)):
-            ends = self._stops.take(numbers).tolist()
-            for key, source, start, end in zip(keys, own, starts, ends, strict=True):
+            for key, start, stop in zip(keys, starts, stops.tolist(), strict=True):
                 if key in absent:
-                    ask_for(source, start, end - start)
-        return places
+                    ask_for(maps[key], start, stop - start)
+        return Places(rows, numbers, [maps[key] for key in keys], starts, lengths)
 
     def _lengths_of(self, numbers: np.ndarray) -> int | np.ndarray:
         """How long payloads are in shards that have been mapped: one length, or int64 (B,).
@@ -219,19 +243,32 @@ class MappedTap:
         size = self.tap.nbytes
         there = zip(places.sources, places.starts, strict=True)
         payloads = [source[start : start + size] for source, start in there]
-        if len(payloads) == len(rows) > 0:
+        unchecked = self._unchecked(places.numbers, verify)
+        if unchecked is None and len(payloads) == len(rows) > 0:
             fill_rows(rows, payloads)
-        else:
-            for row, payload in zip(places.rows, payloads, strict=True):
-                rows[row] = payload
-        if not verify:
             return
-        # The copies are what is checked: the caller gets the very bytes that matched.
-        for place, row in enumerate(places.rows):
-            end = places.starts[place] + size
-            stated = places.sources[place][end : end + shard.CHECKSUM_BYTES]
-            if not shard.matches(rows[row], stated):
-                raise self._corrupt_at(places.numbers[place])
+        for place, (row, payload) in enumerate(zip(places.rows, payloads, strict=True)):
+            rows[row] = payload
+            # The copy is what is checked: the caller gets the very bytes that matched, and they are
+            # in the processor's cache now.
+            if unchecked is not None and unchecked[place]:
+                self._require_match(rows[row], places, place, places.starts[place] + size)
+
+    def _unchecked(self, numbers: np.ndarray, verify: bool) -> list[bool] | None:
+        """Which payloads are to be compared with their crc32c; None where none is."""
+        if verify:
+            return [True] * len(numbers)
+        if not self.check_payloads:
+            return None
+        trusted = self._trusted.take(numbers)
+        return None if trusted.all() else (~trusted).tolist()
+
+    def _require_match(self, payload: np.ndarray, places: Places, place: int, end: int) -> None:
+        """Compare a payload with its crc32c, which lies at `end` of its shard."""
+        number = places.numbers[place]
+        if not shard.matches(payload, places.sources[place][end : end + shard.CHECKSUM_BYTES]):
+            raise self._corrupt_at(number)
+        self._trusted.put(number, True)
 
     def touch_all(self) -> None:
         """Map every shard, and so compare each with its digest where there are any.
@@ -299,6 +336,22 @@ class MappedTap:
         for key, (view, index), data in zip(keys, numbers, found, strict=True):
             self._admit(view, index, data)
             self._maps[key] = data
+        complete = len(self._maps) == self.layout.shard_count
+        if complete and self.objects.lasting and self.tap.codec == "none":
+            self._see_as_one()
+
+    def _see_as_one(self) -> None:
+        """Open a window onto all shards, which are mapped and stay so."""
+        window = Window.over(list(self._maps.values()), self.tap.nbytes)
+        if window is None:
+            return
+        places = np.full(self._stops.shape, -1)
+        for key, data in self._maps.items():
+            ref = self.layout.shard(*divmod(key, self.layout.shards_per_view))
+            stops = self._stops[ref.view, ref.start : ref.stop]
+            starts = stops - self.tap.nbytes + (data.ctypes.data - window.first)
+            places[ref.view, ref.start : ref.stop] = np.where(stops > 0, starts, -1)
+        self._in_window, self._window = places, window
 
     def _mapped(self, view: int, index: int) -> np.ndarray:
         """One shard as uint8 (bytes,); nothing of it has been looked at."""
@@ -323,8 +376,6 @@ class MappedTap:
         offsets, lengths = table[present].T
         if not self._fit(offsets, lengths, data.size - tail):
             raise self._corrupt(view, ref.start)
-        if self.check_payloads:
-            self._require_checksums(ref, data, table)
         self._note(ref, np.where(present[:, None], table, np.uint64(0)).astype(np.int64))
 
     def _note(self, ref: ShardRef, table: np.ndarray) -> None:
@@ -334,16 +385,8 @@ class MappedTap:
             table: int64 (chunks, 2), offset and length with checksum; zeros for an absent chunk.
         """
         stops = np.maximum(table.sum(1) - shard.CHECKSUM_BYTES, 0)
+        self._trusted[ref.view, ref.start : ref.stop] = False  # it may have been downloaded again
         self._stops[ref.view, ref.start : ref.stop] = stops[: ref.stop - ref.start]
-
-    def _require_checksums(self, ref: ShardRef, data: np.ndarray, table: np.ndarray) -> None:
-        """Compare every payload of a shard with its crc32c."""
-        ask_for(data, 0, data.size)
-        for number in np.flatnonzero(table[:, 0] != shard.ABSENT).tolist():
-            start, length = table[number].tolist()
-            end = start + length - shard.CHECKSUM_BYTES
-            if not shard.matches(data[start:end], data[end : end + shard.CHECKSUM_BYTES]):
-                raise self._corrupt(ref.view, ref.start)
 
     def _fit(self, offsets: np.ndarray, lengths: np.ndarray, room: int) -> bool:
         """Whether all chunks have the length of a sample and lie within the first `room` bytes."""

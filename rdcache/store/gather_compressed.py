@@ -22,10 +22,13 @@ class CompressedTap(MappedTap):
     """All shards of one compressed tap. Reads what `MappedTap` reads, with the same errors."""
 
     def _take(self, rows: np.ndarray, places: Places, verify: bool) -> None:
+        unchecked = self._unchecked(places.numbers, verify)
+
         def fill(part: range) -> None:
             for place in part:
                 try:
-                    payload = self._payload(places, place, verify)
+                    check = unchecked is not None and unchecked[place]
+                    payload = self._payload(places, place, check)
                     decompress(self.tap, payload, rows[places.rows[place]])
                 except ValueError:
                     raise self._corrupt_at(places.numbers[place]) from None
@@ -45,16 +48,15 @@ class CompressedTap(MappedTap):
         for part_done in running:
             part_done.result()
 
-    def _payload(self, places: Places, place: int, verify: bool) -> np.ndarray:
+    def _payload(self, places: Places, place: int, check: bool) -> np.ndarray:
         """One compressed sample."""
         source, start, lengths = places.sources[place], places.starts[place], places.lengths
         assert isinstance(lengths, np.ndarray)
         end = start + int(lengths[place])
-        if not verify:
+        if not check:
             return source[start:end]
         payload = source[start:end].copy()  # the bytes that are checked are decompressed
-        if not shard.matches(payload, source[end : end + shard.CHECKSUM_BYTES]):
-            raise self._corrupt_at(places.numbers[place])
+        self._require_match(payload, places, place, end)
         return payload
 
     def _forget(self) -> None:

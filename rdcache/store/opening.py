@@ -28,8 +28,8 @@ def open_store(
         allow_incomplete: open one whose extraction has not finished, for a look at it.
         require_signature: PEM file of a public key. A store that is not signed by it is refused,
             and every shard is compared with what was signed when it is first touched.
-        verify_shards: compare all payloads of a shard with their crc32c when it is first touched,
-            once for each process; a batch from one that does not match is a `CorruptShardError`.
+        verify_shards: compare each payload with its crc32c when it is first read, once for each
+            process; a batch with one that does not match is a `CorruptShardError`.
 
     Raises:
         StoreNotFoundError: no store lies there.

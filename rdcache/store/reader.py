@@ -56,7 +56,7 @@ class Store:
 
     Args:
         check_receipts: compare each shard with its receipt when it is first touched.
-        check_payloads: compare all payloads of a shard with their crc32c when it is first touched.
+        check_payloads: compare each payload with its crc32c when it is first read.
 
     Attributes:
         location: its folder, or its address in a bucket.

@@ -16,6 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import google_crc32c
 import numpy as np
 import pytest
 import torch
@@ -25,7 +26,8 @@ from hypothesis import strategies as st
 from rdcache.errors import CorruptShardError, StoreReadError, UsageError
 from rdcache.store import Store, TapSpec, buffers, gather_compressed, objects, open_store, pages
 from rdcache.store import gather as gathering
-from rdcache.store.pages import Residency, ask_for, is_resident, map_file
+from rdcache.store.pages import Residency, Window, ask_for, is_resident, map_file
+from rdcache.store.shard import index_bytes
 
 from .conftest import LAYOUT, TAPS, begin, fill, rows_of, sample_table, view_parameters
 
@@ -76,9 +78,8 @@ def plain(kept: Store) -> dict[str, np.ndarray]:
     }
 
 
-ways = st.fixed_dictionaries(
-    {"verify": st.booleans(), "check": st.booleans(), "out": st.booleans(), "cold": st.booleans()}
-)
+WAYS = ("verify", "check", "out", "cold", "all mapped")
+ways = st.fixed_dictionaries({way: st.booleans() for way in WAYS})
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -93,6 +94,8 @@ def test_every_way_to_read_gives_the_bits_of_plain_zarr(
     with pytest.MonkeyPatch.context() as patch:
         if way["cold"]:
             patch.setattr(pages, "is_resident", lambda data: False)
+        if way["all mapped"]:
+            store.read_stored([sample for _, sample in PAIRS], [view for view, _ in PAIRS])
         batch = store.read_stored(samples, views, verify=way["verify"], out=out)
     assert batch.keys() == plain.keys()
     for name, rows in batch.items():
@@ -151,25 +154,66 @@ def test_large_buffers_begin_with_a_huge_page(tmp_path: Path) -> None:
     assert bits(batch) == b"".join(bits(store.read([n], 0)["large"]) for n in range(10))
 
 
+def test_when_all_shards_are_mapped_a_new_batch_is_one_indexing(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = store.read([5, 0, 9, 5], 0)
+    store.read([sample for _, sample in PAIRS], [view for view, _ in PAIRS])
+    with monkeypatch.context() as patch:
+        patch.delattr(gathering, "fill_rows")
+        after = store.read([5, 0, 9, 5], 0)
+    assert {name: bits(rows) for name, rows in after.items()} == {
+        name: bits(rows) for name, rows in before.items()
+    }
+    assert all(after[name].dtype == rows.dtype for name, rows in before.items())
+    after["pooled"].zero_()  # it is the caller's, and no view of the file
+    assert bits(store.read([5, 0, 9, 5], 0)["pooled"]) == bits(before["pooled"])
+
+
+def test_a_payload_that_is_missing_is_no_other_ones_bytes(store: Store) -> None:
+    path = Path(str(store.location)) / SHARD
+    data = bytearray(path.read_bytes())
+    tail = index_bytes(LAYOUT.shard_samples)
+    data[-tail : 16 - tail] = b"\xff" * 16  # of sample 4, which was extracted
+    data[-4:] = google_crc32c.value(bytes(data[-tail:-4])).to_bytes(4, "little")
+    path.write_bytes(data)
+    there = [pair for pair in PAIRS if pair != (0, 4)]
+    opened = open_store(store.location)
+    for _ in range(2):  # the second time all shards are mapped
+        opened.read([sample for _, sample in there], [view for view, _ in there])
+        with pytest.raises(CorruptShardError, match=SHARD):
+            opened.read([3, 4], 0, ["pooled"])
+
+
+def test_files_too_far_apart_for_numpy_have_no_window(monkeypatch: pytest.MonkeyPatch) -> None:
+    files = [np.arange(100, dtype=np.uint8), np.arange(100, 200, dtype=np.uint8)]
+    window = Window.over(files, 10)
+    assert window is not None
+    place = files[1].ctypes.data + 7 - window.first
+    assert window.rows[[place]].tolist() == [list(range(107, 117))]
+    monkeypatch.setattr(pages, "MOST_BYTES", 100)
+    assert Window.over(files, 10) is None
+
+
 @pytest.mark.parametrize("way", ["none", "zstd"])
-def test_a_flipped_bit_is_found_when_its_shard_is_first_touched(tmp_path: Path, way: str) -> None:
+def test_a_flipped_bit_is_found_when_its_sample_is_first_read(tmp_path: Path, way: str) -> None:
     location = built(tmp_path / "store", way).location
     path = location / SHARD
     data = bytearray(path.read_bytes())
     data[3] ^= 1  # of sample 4
     path.write_bytes(data)
     store = open_store(location, verify_shards=True)
-    store.read([0], 0)
+    store.read([0, 5], 0)  # 5 lies in the same shard
     with pytest.raises(CorruptShardError, match=SHARD):
-        store.read([5], 0, ["pooled"])  # another sample of this shard
+        store.read([5, 4], 0, ["pooled"])
     with pytest.raises(CorruptShardError, match=SHARD):
-        store.read([5], 0, ["pooled"])  # nor is it trusted later
+        store.read([4], 0, ["pooled"])  # nor is it trusted later
     with pytest.raises(CorruptShardError):
-        pickle.loads(pickle.dumps(store)).read([5], 0, ["pooled"])
+        pickle.loads(pickle.dumps(store)).read([4], 0, ["pooled"])
     assert open_store(location).read([5], 0, ["pooled"])
 
 
-def test_a_shard_is_checked_once(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_sample_is_checked_once(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     checked, matches = [], gathering.shard.matches
 
     def counted(payload: np.ndarray, stated: np.ndarray) -> bool:
@@ -179,11 +223,13 @@ def test_a_shard_is_checked_once(store: Store, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(gathering.shard, "matches", counted)
     opened = open_store(store.location, verify_shards=True)
     opened.read([4, 5], 0, ["pooled"])
-    assert len(checked) == 4  # all samples of the shard
+    assert len(checked) == 2
     opened.read([6, 4, 5], 0, ["pooled"])
-    assert len(checked) == 4
-    opened.read([0], 0, ["pooled"])
-    assert len(checked) == 8
+    assert len(checked) == 3
+    opened.read([4, 5], 1, ["pooled"])  # another view
+    assert len(checked) == 5
+    opened.read([4, 5], 0, ["pooled"], verify=True)
+    assert len(checked) == 7
 
 
 @pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="needs a list of descriptors")
