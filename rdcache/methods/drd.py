@@ -54,6 +54,11 @@ from rdcache.methods.stage_pairs import StagePair, maps_of, stage_pair
 from rdcache.models import StudentOutput
 
 GRIDS = {2: 16, 3: 8}  # positions along an axis that CKA draws from
+# Of those of RD's branch the ones that both presets leave at their default.
+BRANCH_OPTIONS = (
+    *("tap", "finer_tap", "map_side"),
+    *("folds", "teacher_ema", "teacher_epochs", "teacher_weights"),
+)
 
 
 @register(
@@ -317,7 +322,7 @@ def _refuse_options_of_a_branch(config: DRDConfig) -> None:
     """
     given = [
         name
-        for name in ("tap", "folds", "teacher_ema", "teacher_epochs", "teacher_weights")
+        for name in BRANCH_OPTIONS
         if getattr(config, name) != DRDConfig.model_fields[name].default
     ]
     if given:

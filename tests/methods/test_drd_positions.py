@@ -51,7 +51,7 @@ def test_masks_have_no_branch_that_labels_positions_by_itself() -> None:
     method = case.drd()
     assert not method.has_teacher_branch
     assert method.teacher_epochs == 0
-    with pytest.raises(UsageError, match="every position by itself"):
-        case.drd(teacher_ema=0.5, cka_target="reprogrammed")
-    with pytest.raises(UsageError, match="every position by itself"):
-        case.drd(tap="s3")
+    given = ({"teacher_ema": 0.5, "cka_target": "reprogrammed"}, {"tap": "s3"}, {"finer_tap": True})
+    for options in given:
+        with pytest.raises(UsageError, match="every position by itself"):
+            case.drd(**options)
