@@ -75,8 +75,7 @@ def warm(
     """
     store, truth = open_store(location), open_plain(plain)
     found = readers(folder, store, plain)
-    del store
-    gc.collect()  # an open store refers to itself; mapped pages cannot be dropped
+    gc.collect()  # the store that was written refers to itself; what is mapped cannot be dropped
     drop_and_read(path for path in folder.rglob("*") if path.is_file())
     first = np.arange(BATCH)
     for reader in found:

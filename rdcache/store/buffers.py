@@ -37,6 +37,11 @@ def empty_tensor(shape: Sequence[int], dtype: torch.dtype, *, pin: bool = False)
     return torch.from_numpy(memory[start : start + nbytes]).view(dtype).reshape(tuple(shape))
 
 
+def copying_threads(nbytes: int) -> int:
+    """How many threads `fill_rows` copies so many bytes with; 0 and 1 are the caller's own."""
+    return min(COPYING_THREADS, nbytes // WORTH_A_THREAD)
+
+
 def fill_rows(rows: np.ndarray, payloads: Sequence[np.ndarray]) -> None:
     """Copy payloads into a batch; where it is large with half of the cores, as one of many does not
     use up the memory's bandwidth.
@@ -45,7 +50,7 @@ def fill_rows(rows: np.ndarray, payloads: Sequence[np.ndarray]) -> None:
         rows: uint8 (n, bytes), contiguous.
         payloads: n times uint8 (bytes,).
     """
-    threads = min(COPYING_THREADS, rows.nbytes // WORTH_A_THREAD)
+    threads = copying_threads(rows.nbytes)
     if threads < 2:
         np.concatenate(payloads, 0, rows.reshape(-1))
         return

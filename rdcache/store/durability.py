@@ -87,7 +87,7 @@ def _write_all(descriptor: int, pieces: Sequence[bytes | memoryview]) -> None:
     begin with the fsync. Space is not reserved first: where a file system cannot do that, it would
     be filled with zeros.
     """
-    left = sum(map(len, pieces))
+    left = sum(memoryview(piece).nbytes for piece in pieces)
     start = 0
     for call in _calls(pieces):
         nbytes = sum(map(len, call))
@@ -99,21 +99,21 @@ def _write_all(descriptor: int, pieces: Sequence[bytes | memoryview]) -> None:
 
 
 def _calls(pieces: Sequence[bytes | memoryview]) -> Iterator[list[memoryview]]:
-    """Pieces in lists for one call each, which ends where a huge page of the file does, within a
-    piece if need be. Linux keeps in one page of memory what one call writes of it, if it can, and a
-    file in huge pages is read faster.
+    """Pieces in lists for one call each, which ends at the latest where a huge page of the file
+    does, within a piece if need be. Linux keeps in one page of memory what one call writes of it,
+    if it can, and a file in huge pages is read faster.
     """
     call: list[memoryview] = []
     room = BYTES_A_CALL
     for piece in pieces:
-        rest = memoryview(piece)
+        rest = memoryview(piece).cast("B")
         while len(rest) >= room:
             yield [*call, rest[:room]]
             rest, call, room = rest[room:], [], BYTES_A_CALL
         if len(rest):
             call.append(rest)
             room -= len(rest)
-        if len(call) == PIECES_A_CALL - 1:  # one more may end it
+        if len(call) == PIECES_A_CALL:
             yield call
             call = []
     if call:

@@ -13,17 +13,19 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from threading import Lock
 from typing import Any, NamedTuple
+from weakref import WeakSet
 
 import numpy as np
 import torch
 
 from rdcache.errors import CorruptShardError
 from rdcache.store import arrays, shard
-from rdcache.store.buffers import empty_tensor, fill_rows, stored_dtype
+from rdcache.store.buffers import copying_threads, empty_tensor, fill_rows, stored_dtype
 from rdcache.store.compression import largest_shard
 from rdcache.store.objects import ReadableObjects
-from rdcache.store.pages import Residency, Window, ask_for
+from rdcache.store.pages import Residency, ask_for
 from rdcache.store.spec import ShardRef, StoreLayout, TapSpec
+from rdcache.store.window import Window
 
 USE_SECONDS = 60.0  # after which it is noted again that files are in use
 
@@ -67,6 +69,9 @@ class Places(NamedTuple):
     lengths: int | np.ndarray
 
 
+_taps: WeakSet[MappedTap] = WeakSet()  # of this process
+
+
 class MappedTap:
     """All shards of one tap, mapped as they are first touched, until they have to make room.
 
@@ -97,6 +102,7 @@ class MappedTap:
         self.check_payloads = check_payloads
         self.neighbours = [self]
         self._forget()
+        _taps.add(self)
 
     def __getstate__(self) -> dict[str, Any]:
         names = ("objects", "layout", "tap", "digests", "check_payloads", "neighbours")
@@ -105,9 +111,9 @@ class MappedTap:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self._forget()
+        _taps.add(self)
 
     def _forget(self) -> None:
-        self._process = os.getpid()
         self._lock = Lock()
         self._maps: dict[int, np.ndarray] = {}
         self._residency = Residency(self.layout.shard_samples)
@@ -117,14 +123,11 @@ class MappedTap:
         # pages of zeros that nobody writes to take no memory.
         self._stops = np.zeros((self.layout.views, self.layout.samples), np.int64)
         self._trusted = np.zeros(self._stops.shape, bool)  # which have matched their crc32c
-        self._window: Window | None = None  # onto all shards, once they are mapped for good
-        self._in_window: np.ndarray  # which of its rows each payload is; -1 where there is none
+        self._window: Window | None = None  # onto shards that stay mapped, not compressed
+        if self.objects.lasting and self.tap.codec == "none":
+            self._window = Window(self._stops.size, self.tap.nbytes)
         self._dtype = self.tap.stored_dtype
         self._size = math.prod(self.tap.shape)
-
-    def _notice_fork(self) -> None:
-        if self._process != os.getpid():
-            self._forget()
 
     def gather(
         self, picks: Picks, *, verify: bool = False, out: torch.Tensor | None = None
@@ -144,11 +147,8 @@ class MappedTap:
             CorruptShardError: a shard is missing, cut short, or its index is damaged; a payload
                 does not match. What is in `out` is of no use then.
         """
-        self._notice_fork()
-        if out is None and not verify:
-            indexed = self._indexed(picks.numbers)
-            if indexed is not None:
-                return indexed
+        if out is None and not verify and (indexed := self._indexed(picks.numbers)) is not None:
+            return indexed
         layout = self.layout
         in_view = picks.samples // layout.shard_samples
         keys = (in_view + picks.views * layout.shards_per_view).tolist()
@@ -170,21 +170,23 @@ class MappedTap:
         return batch
 
     def _indexed(self, numbers: np.ndarray) -> torch.Tensor | None:
-        """A new batch, by one indexing of the memory that all shards are mapped to; None where not
-        all are, are in memory and stay so, or payloads are compressed or still to be checked.
+        """A new batch, by one indexing of mapped memory; None where shards are still to be mapped,
+        are not in memory or may go, payloads are compressed or to be checked, or several threads
+        are quicker.
 
         Args:
             numbers: as in `Picks`.
         """
-        if self._window is None or not self._residency.all_there(len(self._maps), len(numbers)):
+        if self._window is None or copying_threads(len(numbers) * self.tap.nbytes) > 1:
             return None
         if self._unchecked(numbers, verify=False) is not None:
             return None
-        places = self._in_window.take(numbers)
-        if np.minimum.reduce(places, initial=0) < 0:
-            raise self._corrupt_at(numbers[np.argmin(places)])
-        rows = self._window.rows[places].view(self._dtype)
-        batch = torch.from_numpy(rows.reshape(len(numbers), *self.tap.shape))
+        if not self._residency.all_there(len(self._maps), len(numbers)):
+            return None
+        rows = self._window.take(numbers)
+        if rows is None:
+            return None
+        batch = torch.from_numpy(rows.view(self._dtype).reshape(len(rows), *self.tap.shape))
         return batch.view(torch.bfloat16) if self.tap.dtype == "bfloat16" else batch
 
     def _gather_by_shard(
@@ -276,13 +278,11 @@ class MappedTap:
         Raises:
             CorruptShardError: a shard is missing or damaged.
         """
-        self._notice_fork()
         for ref in self.layout.shards():
             self._source(ref.view * self.layout.shards_per_view + ref.index)
 
     def let_go(self) -> None:
         """Forget maps of files that had to make room: the space is free when nobody maps them."""
-        self._notice_fork()
         with self._lock:
             gone = self.objects.gone(self._names(self._maps))
             if gone:
@@ -336,22 +336,11 @@ class MappedTap:
         for key, (view, index), data in zip(keys, numbers, found, strict=True):
             self._admit(view, index, data)
             self._maps[key] = data
-        complete = len(self._maps) == self.layout.shard_count
-        if complete and self.objects.lasting and self.tap.codec == "none":
-            self._see_as_one()
-
-    def _see_as_one(self) -> None:
-        """Open a window onto all shards, which are mapped and stay so."""
-        window = Window.over(list(self._maps.values()), self.tap.nbytes)
-        if window is None:
-            return
-        places = np.full(self._stops.shape, -1)
-        for key, data in self._maps.items():
-            ref = self.layout.shard(*divmod(key, self.layout.shards_per_view))
-            stops = self._stops[ref.view, ref.start : ref.stop]
-            starts = stops - self.tap.nbytes + (data.ctypes.data - window.first)
-            places[ref.view, ref.start : ref.stop] = np.where(stops > 0, starts, -1)
-        self._in_window, self._window = places, window
+            if self._window is not None:
+                ref = self.layout.shard(view, index)
+                first, stop = (view * self.layout.samples + it for it in (ref.start, ref.stop))
+                starts = self._stops[view, ref.start : ref.stop] - self.tap.nbytes
+                self._window.add(data, slice(first, stop), starts)
 
     def _mapped(self, view: int, index: int) -> np.ndarray:
         """One shard as uint8 (bytes,); nothing of it has been looked at."""
@@ -417,3 +406,11 @@ class MappedTap:
             file=arrays.tap_object(self.tap, view, index),
             next="run the `rdcache extract` that makes this store again",
         )
+
+
+def _begin_anew() -> None:
+    for tap in list(_taps):
+        tap._forget()
+
+
+os.register_at_fork(after_in_child=_begin_anew)

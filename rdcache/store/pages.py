@@ -14,9 +14,8 @@ import os
 import stat
 import sys
 import weakref
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Mapping, Set
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
@@ -24,7 +23,6 @@ PAGE = mmap.PAGESIZE
 ASKED_AT_ONCE = 128 * 2**10  # bytes; of more the kernel may ignore the rest
 WINDOWS, WINDOW_PAGES = 32, 4  # where a shard is looked at, and how many pages each time
 FORGIVEN = 1  # windows that may be missing: to ask for all of a shard costs more than a few pages
-MOST_BYTES = 2**62  # that an array may seem to have
 FAILED = ctypes.c_void_p(-1).value
 _untold: set[int] = set()  # addresses of maps of which the kernel does not tell what is in memory
 
@@ -67,36 +65,6 @@ def map_file(path: Path) -> np.ndarray:
     data = np.frombuffer(memoryview(content), np.uint8)
     data.flags.writeable = False
     return data
-
-
-class Window(NamedTuple):
-    """The memory from one mapped file to another as rows that overlap, so that one indexing copies
-    samples out of all of them, where slices take a call each.
-
-    Attributes:
-        first: the address where it begins.
-        rows: uint8 (addresses, bytes of a sample); row i are the bytes from `first + i` on. Only
-            such as lie in files that are still mapped may be looked at.
-    """
-
-    first: int
-    rows: np.ndarray
-
-    @classmethod
-    def over(cls, files: Sequence[np.ndarray], nbytes: int) -> Window | None:
-        """The smallest one with all files in it; None where it has more bytes than NumPy counts.
-
-        Args:
-            nbytes: bytes of a sample.
-        """
-        first = min(file.ctypes.data for file in files)
-        stop = max(file.ctypes.data + file.size for file in files)
-        if (stop - first) * nbytes > MOST_BYTES:
-            return None
-        memory = memoryview((ctypes.c_ubyte * (stop - first)).from_address(first))
-        rows = np.ndarray((stop - first - nbytes + 1, nbytes), np.uint8, memory, 0, (1, 1))
-        rows.flags.writeable = False
-        return cls(first, rows)
 
 
 def _unmap(address: int, size: int) -> None:
@@ -152,11 +120,10 @@ class Residency:
         self._read = 0  # samples since the last look at all
 
     def all_there(self, shards: int, samples: int) -> bool:
-        """Whether all of so many shards were in memory when they were looked at, and that is not
-        to be done again yet. If so, `samples` are read from them.
+        """Whether so many shards have been looked at, all are in memory, and it is not time to look
+        again. If so, `samples` are read from them.
         """
-        looked = len(self._seen) == shards and self._read <= self.shard_samples * shards
-        if self._absent or not looked:
+        if self._absent or len(self._seen) < shards or self._is_time():
             return False
         self._read += samples
         return True
@@ -166,14 +133,18 @@ class Residency:
 
         Args:
             keys: those that are read now.
-            sources: shard → its mapped file.
+            sources: shard → its mapped file; of these, and others that are mapped.
             samples: how many are read from them.
         """
-        if self._read > self.shard_samples * len(self._seen):
+        new = keys - self._seen
+        if self._is_time():
+            new = (keys | self._seen) & sources.keys()
             self._seen, self._absent, self._read = set(), set(), 0
         self._read += samples
-        if not keys <= self._seen:
-            new = keys - self._seen
+        if new:
             self._absent |= {key for key in new if not is_resident(sources[key])}
             self._seen |= new
         return keys & self._absent
+
+    def _is_time(self) -> bool:
+        return self._read > self.shard_samples * len(self._seen)

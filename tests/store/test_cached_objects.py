@@ -370,3 +370,17 @@ def test_few_shards_are_held_while_a_part_is_copied(
     copy_store(large, tmp_path / "mine", Part(splits=("test",)))
     assert len(references) >= 14
     assert most <= 12
+
+
+def test_what_is_mapped_again_is_checked_again(remote: RemotePath, tmp_path: Path) -> None:
+    store = open_store(remote, verify_shards=True)
+    store.read([0], 0, ["pooled"])
+    (path,) = (tmp_path / "cache" / "downloads" / "shards").glob("*/*")
+    data = bytearray(path.read_bytes())
+    data[3] ^= 1  # of sample 0
+    path.unlink()  # what is mapped stays as it was
+    path.write_bytes(data)
+    store.read([0], 0, ["pooled"])
+    store._mapped["pooled"]._maps.clear()  # as if it had made room
+    with pytest.raises(CorruptShardError):
+        store.read([0], 0, ["pooled"])

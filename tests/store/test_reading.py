@@ -16,7 +16,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import google_crc32c
 import numpy as np
 import pytest
 import torch
@@ -26,8 +25,7 @@ from hypothesis import strategies as st
 from rdcache.errors import CorruptShardError, StoreReadError, UsageError
 from rdcache.store import Store, TapSpec, buffers, gather_compressed, objects, open_store, pages
 from rdcache.store import gather as gathering
-from rdcache.store.pages import Residency, Window, ask_for, is_resident, map_file
-from rdcache.store.shard import index_bytes
+from rdcache.store.pages import Residency, ask_for, is_resident, map_file
 
 from .conftest import LAYOUT, TAPS, begin, fill, rows_of, sample_table, view_parameters
 
@@ -152,47 +150,6 @@ def test_large_buffers_begin_with_a_huge_page(tmp_path: Path) -> None:
     batch = store.read(range(10), 0)["large"]
     assert batch.data_ptr() % 2**21 == 0
     assert bits(batch) == b"".join(bits(store.read([n], 0)["large"]) for n in range(10))
-
-
-def test_when_all_shards_are_mapped_a_new_batch_is_one_indexing(
-    store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    before = store.read([5, 0, 9, 5], 0)
-    store.read([sample for _, sample in PAIRS], [view for view, _ in PAIRS])
-    with monkeypatch.context() as patch:
-        patch.delattr(gathering, "fill_rows")
-        after = store.read([5, 0, 9, 5], 0)
-    assert {name: bits(rows) for name, rows in after.items()} == {
-        name: bits(rows) for name, rows in before.items()
-    }
-    assert all(after[name].dtype == rows.dtype for name, rows in before.items())
-    after["pooled"].zero_()  # it is the caller's, and no view of the file
-    assert bits(store.read([5, 0, 9, 5], 0)["pooled"]) == bits(before["pooled"])
-
-
-def test_a_payload_that_is_missing_is_no_other_ones_bytes(store: Store) -> None:
-    path = Path(str(store.location)) / SHARD
-    data = bytearray(path.read_bytes())
-    tail = index_bytes(LAYOUT.shard_samples)
-    data[-tail : 16 - tail] = b"\xff" * 16  # of sample 4, which was extracted
-    data[-4:] = google_crc32c.value(bytes(data[-tail:-4])).to_bytes(4, "little")
-    path.write_bytes(data)
-    there = [pair for pair in PAIRS if pair != (0, 4)]
-    opened = open_store(store.location)
-    for _ in range(2):  # the second time all shards are mapped
-        opened.read([sample for _, sample in there], [view for view, _ in there])
-        with pytest.raises(CorruptShardError, match=SHARD):
-            opened.read([3, 4], 0, ["pooled"])
-
-
-def test_files_too_far_apart_for_numpy_have_no_window(monkeypatch: pytest.MonkeyPatch) -> None:
-    files = [np.arange(100, dtype=np.uint8), np.arange(100, 200, dtype=np.uint8)]
-    window = Window.over(files, 10)
-    assert window is not None
-    place = files[1].ctypes.data + 7 - window.first
-    assert window.rows[[place]].tolist() == [list(range(107, 117))]
-    monkeypatch.setattr(pages, "MOST_BYTES", 100)
-    assert Window.over(files, 10) is None
 
 
 @pytest.mark.parametrize("way", ["none", "zstd"])
