@@ -181,11 +181,12 @@ class MappedTap:
             return None
         if self._unchecked(numbers, verify=False) is not None:
             return None
-        if not self._residency.all_there(len(self._maps), len(numbers)):
+        if not self._residency.all_there(len(self._maps)):
             return None
         rows = self._window.take(numbers)
         if rows is None:
             return None
+        self._residency.count(len(rows))
         batch = torch.from_numpy(rows.view(self._dtype).reshape(len(rows), *self.tap.shape))
         return batch.view(torch.bfloat16) if self.tap.dtype == "bfloat16" else batch
 

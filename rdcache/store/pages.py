@@ -119,31 +119,31 @@ class Residency:
         self._absent: set[int] = set()
         self._read = 0  # samples since the last look at all
 
-    def all_there(self, shards: int, samples: int) -> bool:
+    def all_there(self, shards: int) -> bool:
         """Whether so many shards have been looked at, all are in memory, and it is not time to look
-        again. If so, `samples` are read from them.
+        again.
         """
-        if self._absent or len(self._seen) < shards or self._is_time():
-            return False
+        return not (self._absent or len(self._seen) < shards or self._is_time())
+
+    def count(self, samples: int) -> None:
+        """Note that samples have been read without asking which shards are not in memory."""
         self._read += samples
-        return True
 
     def absent(self, keys: Set[int], sources: Mapping[int, np.ndarray], samples: int) -> Set[int]:
         """Which shards are not in memory.
 
         Args:
             keys: those that are read now.
-            sources: shard → its mapped file; of these, and others that are mapped.
+            sources: shard → its mapped file; of these, and of all others that stay mapped.
             samples: how many are read from them.
         """
-        new = keys - self._seen
         if self._is_time():
-            new = (keys | self._seen) & sources.keys()
-            self._seen, self._absent, self._read = set(), set(), 0
-        self._read += samples
-        if new:
+            absent = {key for key, source in sources.items() if not is_resident(source)}
+            self._seen, self._absent, self._read = set(sources), absent, 0
+        elif new := keys - self._seen:
             self._absent |= {key for key in new if not is_resident(sources[key])}
             self._seen |= new
+        self._read += samples
         return keys & self._absent
 
     def _is_time(self) -> bool:

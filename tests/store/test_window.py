@@ -127,7 +127,7 @@ def test_a_window_sees_files_that_are_added_and_no_others(
 
 
 CHILDREN = """
-import os, sys, threading
+import os, signal, sys, threading
 from rdcache.store import open_store
 sys.setswitchinterval(1e-5)
 store = open_store(sys.argv[1])
@@ -135,12 +135,18 @@ everything = [(view, n) for view, extent in enumerate(store.extents) for n in ra
 views, samples = [list(it) for it in zip(*everything)]
 def read(): return {name: rows.float() for name, rows in store.read(samples, views).items()}
 expected = read()
+half_mapped = open_store(sys.argv[1])
+half_mapped.read([0], 0)
 def check():
     for _ in range(4):
         got = read()
         same.append(all(got[name].equal(rows) for name, rows in expected.items()))
-for _ in range(40):
+for number in range(40):
+    if number == 30:  # from now on as if a thread of the parent were mapping a shard
+        store = half_mapped
+        store._mapped["pooled"]._lock.acquire()
     if (child := os.fork()) == 0:
+        signal.alarm(60)
         same, threads = [], [threading.Thread(target=check) for _ in range(4)]
         [thread.start() for thread in threads]
         [thread.join() for thread in threads]
@@ -148,6 +154,17 @@ for _ in range(40):
     status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     assert status == 0, status
 """
+
+
+def test_a_window_opens_also_where_shards_were_mapped_that_are_never_read(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mapped = store._mapped["pooled"]
+    mapped.touch_all()
+    for _ in range(3):  # until all shards are looked at again
+        store.read([0, 1, 2, 3], 0, ["pooled"])
+    monkeypatch.delattr(gathering, "fill_rows")
+    store.read([0, 1, 2, 3], 0, ["pooled"])
 
 
 def test_threads_of_a_forked_child_read_the_same(store: Store) -> None:
