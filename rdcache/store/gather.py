@@ -12,7 +12,7 @@ import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from threading import Lock
-from typing import Any, NamedTuple
+from typing import Any
 from weakref import WeakSet
 
 import numpy as np
@@ -24,6 +24,7 @@ from rdcache.store.buffers import copying_threads, empty_tensor, fill_rows, stor
 from rdcache.store.compression import largest_shard
 from rdcache.store.objects import ReadableObjects
 from rdcache.store.pages import Residency, ask_for
+from rdcache.store.picks import Picks, Places
 from rdcache.store.spec import ShardRef, StoreLayout, TapSpec
 from rdcache.store.window import Window
 
@@ -34,39 +35,6 @@ def as_stored(tensors: torch.Tensor) -> np.ndarray:
     """Tensors as the numbers that a store holds: bfloat16, which NumPy lacks, as bits in uint16."""
     as_bits = tensors.view(torch.uint16) if tensors.dtype == torch.bfloat16 else tensors
     return as_bits.numpy()
-
-
-class Picks(NamedTuple):
-    """What a batch is made of.
-
-    Attributes:
-        samples: int64 (B,).
-        views: one for each sample, int64 (B,), or one for all.
-        numbers: view · samples of the store + sample, int64 (B,): their places in a table of
-            (views, samples). May be the caller's own array, and is not to be written to.
-    """
-
-    samples: np.ndarray
-    views: np.ndarray | int
-    numbers: np.ndarray
-
-
-class Places(NamedTuple):
-    """Where some samples of a batch lie.
-
-    Attributes:
-        rows: their places in the batch.
-        numbers: which they are, as in `Picks`.
-        sources: the mapped shard of each.
-        starts, lengths: where its payload lies there, without the checksum; one length for all
-            where they are not compressed.
-    """
-
-    rows: Sequence[int]
-    numbers: np.ndarray
-    sources: Sequence[np.ndarray]
-    starts: Sequence[int]
-    lengths: int | np.ndarray
 
 
 _taps: WeakSet[MappedTap] = WeakSet()  # of this process

@@ -10,7 +10,8 @@ import numpy as np
 
 from rdcache.store import shard
 from rdcache.store.compression import decompress
-from rdcache.store.gather import MappedTap, Places
+from rdcache.store.gather import MappedTap
+from rdcache.store.picks import Places
 from rdcache.store.spec import ShardRef
 from rdcache.store.threads import THREADS, computing_threads
 

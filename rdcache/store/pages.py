@@ -138,8 +138,9 @@ class Residency:
             samples: how many are read from them.
         """
         if self._is_time():
-            absent = {key for key, source in sources.items() if not is_resident(source)}
-            self._seen, self._absent, self._read = set(sources), absent, 0
+            known = dict(sources)  # other threads may be mapping more
+            absent = {key for key, source in known.items() if not is_resident(source)}
+            self._seen, self._absent, self._read = set(known), absent, 0
         elif new := keys - self._seen:
             self._absent |= {key for key in new if not is_resident(sources[key])}
             self._seen |= new

@@ -24,7 +24,7 @@ from rdcache.store.buffers import (
     stored_dtype,
 )
 from rdcache.store.columns import read_columns, read_receipts, require_metadata
-from rdcache.store.gather import MappedTap, Picks
+from rdcache.store.gather import MappedTap
 from rdcache.store.gather_compressed import CompressedTap
 from rdcache.store.locations import RemotePath
 from rdcache.store.manifest import (
@@ -34,6 +34,7 @@ from rdcache.store.manifest import (
     require_root,
 )
 from rdcache.store.objects import ReadableObjects
+from rdcache.store.picks import Picks
 from rdcache.store.quantisation import dequantise
 from rdcache.store.spec import (
     NOT_FINITE,

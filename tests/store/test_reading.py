@@ -241,6 +241,23 @@ def test_shards_are_looked_at_again_when_as_many_samples_as_they_hold_were_read(
     assert residency.absent({0}, {0: cold}, 1) == set()
 
 
+def test_shards_may_be_mapped_while_all_are_looked_at_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    sources = {0: np.zeros(1, np.uint8), 1: np.zeros(1, np.uint8)}
+    residency = Residency(shard_samples=4)
+    residency.absent({0, 1}, sources, 9)
+
+    def another_thread_maps_one(data: np.ndarray) -> bool:
+        sources[len(sources)] = data
+        return True
+
+    monkeypatch.setattr(pages, "is_resident", another_thread_maps_one)
+    assert residency.absent({0}, sources, 1) == set()
+    assert residency.all_there(2)
+    assert not residency.all_there(len(sources)), "the others are still to be looked at"
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="other kernels are not asked")
 def test_files_of_others_are_not_taken_to_be_in_memory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
