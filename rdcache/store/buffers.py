@@ -52,7 +52,8 @@ def fill_rows(rows: np.ndarray, payloads: Sequence[np.ndarray]) -> None:
     """
     threads = copying_threads(rows.nbytes)
     if threads < 2:
-        np.concatenate(payloads, 0, rows.reshape(-1))
+        if payloads:  # NumPy puts nothing at all together only under protest
+            np.concatenate(payloads, 0, rows.reshape(-1))
         return
     step = -(-len(rows) // threads)
     # One call a part, made ready here: the others have little to do while they hold Python's lock.

@@ -4,6 +4,7 @@ by a few threads.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import Future, wait
 
 import numpy as np
@@ -37,7 +38,12 @@ class CompressedTap(MappedTap):
         count = len(places.rows)
         if count < 2 or count * self.tap.nbytes < WORTH_THREADS:
             fill(range(count))
-            return
+        else:
+            self._in_threads(fill, count)
+        if unchecked is not None:
+            self._trust(places.numbers)
+
+    def _in_threads(self, fill: Callable[[range], None], count: int) -> None:
         size = -(-count // PARTS)
         parts = [range(start, min(start + size, count)) for start in range(0, count, size)]
         running: list[Future[None]] = []

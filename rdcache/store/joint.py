@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import torch
 import zarr
 
 from rdcache.errors import UsageError
@@ -80,6 +81,17 @@ class JointStore(Store):
         """The tap's Zarr array in the store that it lies in; see `Store.array`."""
         member, name = self._home[self._tap(tap).name]
         return member.array(name)
+
+    def _gather(
+        self,
+        name: str,
+        samples: np.ndarray,
+        views: np.ndarray | int,
+        verify: bool,
+        out: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        self._require_stored(self._picks(samples, views))  # no member knows what the others lack
+        return super()._gather(name, samples, views, verify, out)
 
 
 def joint_fingerprint(members: Sequence[Store]) -> Fingerprint:

@@ -50,6 +50,8 @@ from rdcache.store.spec import (
 if TYPE_CHECKING:
     import dask.array
 
+INT64 = np.dtype(np.int64)
+
 
 class Store:
     """A store that is open for reading. Safe to pickle: files are mapped anew in each process. Safe
@@ -110,6 +112,7 @@ class Store:
                 self.layout,
                 tap,
                 None if receipts is None else receipts[:, :, number],
+                self._outcome,
                 check_payloads=check_payloads,
             )
             for number, tap in enumerate(self.layout.taps)
@@ -203,7 +206,7 @@ class Store:
         self, samples: Sequence[int] | np.ndarray, views: Sequence[int] | np.ndarray | int
     ) -> np.ndarray:
         """For each (sample, view) pair, whether its tensors are stored: bool (len(samples),)."""
-        return self._outcome.take(self._picks(samples, views).numbers) == STORED
+        return self._outcome.take(self._picks(*_asked(samples, views)).numbers) == STORED
 
     def outcome(self, shard: ShardRef) -> np.ndarray:
         """What became of each sample of a shard: uint8 (stop - start,)."""
@@ -261,21 +264,20 @@ class Store:
             CorruptShardError: a shard that is missing, damaged, or does not match its checksum.
             StoreReadError: a shard that is there, but that the system does not let us read.
         """
-        specs = [self._tap(name) for name in (self.taps if taps is None else taps)]
-        picks = self._picks(samples, views)
-        self._require_stored(picks)
+        specs = self.taps.values() if taps is None else [self._tap(name) for name in taps]
+        rows, sides = _asked(samples, views)
         if out is not None:
             for tap in specs:
-                require_buffer(out, tap, read_dtype(tap), len(picks.samples))
+                require_buffer(out, tap, read_dtype(tap), len(rows))
         batch = {}
         for tap in specs:
             own = None if out is None else out[tap.name]
-            if tap.scales is None:
-                batch[tap.name] = self._mapped[tap.name].gather(picks, verify=verify, out=own)
+            if (scales := tap.scales) is None:
+                batch[tap.name] = self._gather(tap.name, rows, sides, verify, own)
             else:
-                steps = self._mapped[tap.name].gather(picks, verify=verify)
-                scales = self._mapped[tap.scales.name].gather(picks, verify=verify)
-                batch[tap.name] = dequantise(steps, scales, tap, own)
+                steps = self._gather(tap.name, rows, sides, verify)
+                factors = self._gather(scales.name, rows, sides, verify)
+                batch[tap.name] = dequantise(steps, factors, tap, own)
         return batch
 
     def read_stored(
@@ -292,47 +294,47 @@ class Store:
         Args and errors are those of `read`; buffers are those of `empty_stored_batch`.
         """
         names = list(self._mapped) if taps is None else taps
-        picks = self._picks(samples, views)
-        self._require_stored(picks)
+        rows, sides = _asked(samples, views)
         if out is not None:
             for name in names:
                 tap = self._laid_out[name]
-                require_buffer(out, tap, stored_dtype(tap), len(picks.samples))
+                require_buffer(out, tap, stored_dtype(tap), len(rows))
         return {
-            name: self._mapped[name].gather(
-                picks, verify=verify, out=None if out is None else out[name]
-            )
+            name: self._gather(name, rows, sides, verify, None if out is None else out[name])
             for name in names
         }
 
-    def _picks(
-        self, samples: Sequence[int] | np.ndarray, views: Sequence[int] | np.ndarray | int
-    ) -> Picks:
-        """Sample and view numbers, all within range; else a UsageError."""
-        rows = self._numbers(samples, self.samples, "sample").reshape(-1)
-        if type(views) is int and 0 <= views < self.views:  # so often that it is to be quick
-            return Picks(rows, views, rows + views * self.samples if views else rows)
-        sides = self._numbers(views, self.views, "view")
-        if sides.ndim and sides.shape != rows.shape:
-            raise UsageError(f"{len(rows)} samples are asked for in {len(sides)} views.")
-        return Picks(rows, sides if sides.ndim else int(sides), rows + sides * self.samples)
+    def _gather(
+        self,
+        name: str,
+        samples: np.ndarray,
+        views: np.ndarray | int,
+        verify: bool,
+        out: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """The tensors of one tap as they are stored; numbers are those of `_asked`."""
+        tap = self._mapped[name]
+        batch = None if verify else tap.at_once(samples, views, out)
+        if batch is None:
+            picks = self._picks(samples, views)
+            self._require_stored(picks)
+            batch = tap.gather(picks, verify=verify, out=out)
+        return batch
 
-    def _numbers(
-        self, values: Sequence[int] | np.ndarray | int, limit: int, what: str
-    ) -> np.ndarray:
-        numbers = np.asarray(values)
-        if numbers.size and numbers.dtype.kind not in "iu":
-            raise UsageError(f"{what}s are asked for by whole numbers.", got=numbers.dtype)
-        whole = numbers.astype(np.int64, copy=False)
-        # As unsigned numbers negative ones are huge. `max` takes a detour through Python.
-        if whole.size and np.maximum.reduce(whole.view(np.uint64), None) >= limit:
-            outside = numbers[(numbers < 0) | (numbers >= limit)]
+    def _picks(self, samples: np.ndarray, views: np.ndarray | int) -> Picks:
+        """Sample and view numbers, all within range; else a UsageError."""
+        self._require_within(samples, self.samples, "sample")
+        self._require_within(np.asarray(views), self.views, "view")
+        return Picks(samples, views, samples + views * self.samples)
+
+    def _require_within(self, numbers: np.ndarray, limit: int, what: str) -> None:
+        outside = numbers[(numbers < 0) | (numbers >= limit)]
+        if outside.size:
             raise UsageError(
                 f"there is no {what} {outside[0]} in this store.",
                 store=self.where,
                 has=f"{limit} {what}s, counted from 0",
             )
-        return whole
 
     def _require_stored(self, picks: Picks) -> None:
         """One clear sentence about the first pair that is not there, if any."""
@@ -357,3 +359,30 @@ class Store:
         if name not in self.taps:
             raise UnknownNameError.of("tap in this store", name, self.taps)
         return self.taps[name]
+
+
+def _asked(
+    samples: Sequence[int] | np.ndarray, views: Sequence[int] | np.ndarray | int
+) -> tuple[np.ndarray, np.ndarray | int]:
+    """Sample numbers, int64 (B,), and views: as many, or one for all.
+
+    Raises:
+        UsageError: they are no whole numbers, or not as many.
+    """
+    if type(samples) is np.ndarray and samples.dtype is INT64 and samples.ndim == 1:
+        rows = samples
+    else:
+        rows = _whole(samples, "sample").reshape(-1)
+    if type(views) is int:
+        return rows, views
+    sides = _whole(views, "view")
+    if sides.ndim and sides.shape != rows.shape:
+        raise UsageError(f"{len(rows)} samples are asked for in {len(sides)} views.")
+    return rows, sides if sides.ndim else int(sides)
+
+
+def _whole(values: Sequence[int] | np.ndarray | int, what: str) -> np.ndarray:
+    numbers = np.asarray(values)
+    if numbers.size and numbers.dtype.kind not in "iu":
+        raise UsageError(f"{what}s are asked for by whole numbers.", got=numbers.dtype)
+    return numbers.astype(np.int64, copy=False)

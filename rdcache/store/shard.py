@@ -100,9 +100,15 @@ def is_whole(tail: bytes, size: int, present: int) -> bool:
     return len(lengths) == present and int(lengths.sum()) + len(tail) == size
 
 
+def crc32c(payload: np.ndarray) -> int:
+    """The checksum of a payload (uint8, contiguous)."""
+    checksum: int = google_crc32c.value(payload)
+    return checksum
+
+
 def matches(payload: np.ndarray, stated: np.ndarray) -> bool:
     """Whether a payload (uint8, contiguous) has the crc32c that is stated (uint8 (4,))."""
-    return _checksum(payload) == stated.tobytes()
+    return crc32c(payload) == int.from_bytes(stated.tobytes(), "little")
 
 
 def _checksum(data: bytes | np.ndarray) -> bytes:

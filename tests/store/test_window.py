@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 import torch
 
-from rdcache.errors import CorruptShardError
-from rdcache.store import Store, TapSpec, buffers, open_store, window
+from rdcache.errors import CorruptShardError, UsageError
+from rdcache.store import Store, TapSpec, buffers, open_store, shard, window
 from rdcache.store import gather as gathering
 from rdcache.store.pages import map_file
 from rdcache.store.shard import index_bytes
@@ -64,7 +64,7 @@ def test_what_several_threads_copy_faster_is_left_to_them(
     monkeypatch.setattr(buffers, "COPYING_THREADS", 2)
     monkeypatch.setattr(buffers, "WORTH_A_THREAD", 1)
     before = bits(store.read([5, 0], 0))
-    monkeypatch.setattr(Window, "take", None)
+    monkeypatch.setattr(Window, "copies", None)
     assert bits(store.read([5, 0], 0)) == before
 
 
@@ -111,19 +111,82 @@ def test_a_window_sees_files_that_are_added_and_no_others(
         (map_file(tmp_path / name) for name in ("low", "high")), key=lambda file: file.ctypes.data
     )
     for order in (files, files[::-1]):
-        seen = Window(8, 10)
-        assert seen.take(np.array([0])) is None
+        seen = Window(1, 8, 10)
+        assert not is_seen(seen, 0), "nothing is mapped"
         for number, file in enumerate(order):
-            seen.add(file, slice(4 * number, 4 * number + 3), np.array([0, -1, 7]))
-        found = seen.take(np.array([6, 0]))
-        assert found is not None
-        assert found.tolist() == [order[1][7:17].tolist(), order[0][:10].tolist()]
-        assert seen.take(np.array([6, 1])) is None, "not in the file"
-        assert seen.take(np.array([3])) is None, "of no file"
+            seen.add(file, 0, slice(4 * number, 4 * number + 3), np.array([0, -1, 7]))
+        assert not is_seen(seen, 6, 0), "still hidden"
+        seen.show(np.array([6, 0]), 0)
+        addresses = seen.find(np.array([6, 0]), 0)
+        expected = [order[1][7:17].tolist(), order[0][:10].tolist()]
+        assert seen.copies(addresses).tolist() == expected
+        assert [payload.tolist() for payload in seen.payloads(addresses)] == expected
+        behind = [order[1][17:21], order[0][10:14]]
+        assert seen.checksums(addresses).tolist() == [int(it.view("<u4")[0]) for it in behind]
+        assert not is_seen(seen, 6, 1), "not in the file"
+        assert not is_seen(seen, 3), "of no file"
+        assert not is_seen(seen, 6, 4), "hidden"
     monkeypatch.setattr(window, "MOST_BYTES", 100)
-    wide = Window(8, 10)
-    wide.add(files[0], slice(0, 1), np.array([0]))
-    assert wide.take(np.array([0])) is None
+    wide = Window(1, 8, 10)
+    wide.add(files[0], 0, slice(0, 1), np.array([0]))
+    wide.show(slice(0, 1), 0)
+    assert not is_seen(wide, 0)
+
+
+def is_seen(seen: Window, *samples: int) -> bool:
+    for look in (seen.copies, seen.payloads):
+        try:
+            look(seen.find(np.array(samples), 0))
+        except IndexError:
+            return False
+    return True
+
+
+@pytest.mark.parametrize("out", [False, True])
+@pytest.mark.parametrize(
+    ("sample", "view"),
+    [(-1, 0), (10, 0), (19, 0), (20, 0), (2**62, 0), (0, -1), (0, 3), (0, 5), (0, 6), (0, 2**62)],
+)
+def test_numbers_out_of_range_are_refused_also_where_all_is_mapped(
+    store: Store, sample: int, view: int, out: bool
+) -> None:
+    assert (store.samples, store.views) == (10, 3)
+    read_a_sample_of_each_shard(store)
+    buffers_ = store.empty_batch(2) if out else None
+    what = "sample" if view == 0 else "view"
+    for views in (view, [0, view]):
+        with pytest.raises(UsageError, match=f"there is no {what} {sample if view == 0 else view}"):
+            store.read([1, sample], views, out=buffers_)
+
+
+def test_what_was_not_stored_is_refused_whatever_its_shard_says(store: Store) -> None:
+    store._outcome[0, 4] = 2
+    for _ in range(2):
+        store.read([0, 5], 0)
+    with pytest.raises(UsageError, match="sample 4 has no tensors"):
+        store.read([5, 4], 0)
+
+
+@pytest.mark.parametrize("out", [False, True])
+def test_a_payload_is_checked_when_it_is_first_read_also_where_all_is_mapped(
+    store: Store, monkeypatch: pytest.MonkeyPatch, out: bool
+) -> None:
+    opened = open_store(store.location, verify_shards=True)
+    read_a_sample_of_each_shard(opened)
+    expected = bits(store.read([5, 6, 0], 0, ["pooled"]))
+    monkeypatch.setattr(gathering.MappedTap, "gather", None)
+    checked: list[int] = []
+    crc32c = shard.crc32c
+
+    def counted(payload: np.ndarray) -> int:
+        checked.append(len(payload))
+        return crc32c(payload)
+
+    monkeypatch.setattr(shard, "crc32c", counted)
+    into = opened.empty_batch(3, ["pooled"]) if out else None
+    for _ in range(2):
+        assert bits(opened.read([5, 6, 0], 0, ["pooled"], out=into)) == expected
+    assert len(checked) == 2, "samples 5 and 6, and 0 when its shard was touched"
 
 
 CHILDREN = """
