@@ -128,7 +128,7 @@ def train(trainer: Trainer, batches: Iterable[TrainingBatch]) -> None:
     for number, batch in enumerate(batches):
         trainer.step(batch, number)
     if trainer.source.device.type == "cuda":
-        torch.cuda.synchronize()
+        torch.cuda.synchronize(trainer.source.device)
 
 
 def _like_noise(batch: TrainingBatch) -> TrainingBatch:

@@ -22,6 +22,7 @@ from PIL import Image
 from benchmarks.comparison import Contender, Line, compare, keep, show
 from rdcache.extraction import ExtractConfig, ExtractionPlan, plan_extraction, run_extraction
 from rdcache.extraction.forward import TeacherForward, forward_of
+from rdcache.extraction.precision import arithmetic
 
 MODELS = "resnet50,densenet121,vit_base_patch16_224"
 BARE, OURS = "bare forward, images decoded", "extraction from JPEG files"
@@ -51,9 +52,7 @@ def bare_forward(forward: TeacherForward, images: int) -> Callable[[], None]:
     def run() -> None:
         for batch in batches:
             normalised = forward.teacher.preprocessing.normalise(batch)
-            with torch.autocast(
-                device.type, dtype=torch.bfloat16, enabled=forward.precision == "bfloat16"
-            ):
+            with arithmetic(device, forward.precision):
                 forward.teacher.forward_taps(normalised, forward.taps)
         if device.type == "cuda":
             torch.cuda.synchronize(device)

@@ -199,8 +199,8 @@ def _live(plan: ExtractionPlan, store: Store, config: DistillConfig, device: tor
         """The student's images beside taps that the teacher computes now."""
         images = trainer.source.training(picks, (), True, "benchmark")
         requests = [(number, 0, each.samples.tolist()) for number, each in enumerate(picks)]
-        for batch, (_, taps) in zip(images, forward.stream(requests), strict=True):
-            halves = {name: tap.to(device).half() for name, tap in taps.items()}
+        for batch, (_, taps) in zip(images, forward.on_device(requests), strict=True):
+            halves = {name: tap.half() for name, tap in taps.items()}
             cached = CachedBatch(batch.cached.samples, halves, batch.cached.target)
             yield TrainingBatch(cached, batch.images)
 

@@ -1,4 +1,5 @@
-"""How much memory there is to take: of the machine, within the limits of a job, and of a GPU.
+"""How much memory there is to take: of the machine, within the limits of a job, and of a GPU; and
+how arrays come to a GPU without anybody waiting.
 
 A job's limits are those of its cgroup and of the ones around it, as Slurm and Kubernetes set them;
 both versions of cgroups are read, each where it is usually mounted.
@@ -11,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 
 PROC, CGROUPS = Path("/proc"), Path("/sys/fs/cgroup")
@@ -65,6 +67,18 @@ def available_device_memory(device: torch.device) -> int:
     free, _ = torch.cuda.mem_get_info(device)
     unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     return int(free + unused)
+
+
+def sent(array: np.ndarray, device: torch.device) -> torch.Tensor:
+    """An array on its way to a device; on the CPU the array's own memory.
+
+    From memory that is not pinned a copy to a GPU waits until the GPU has done all that it was
+    given before: in a training, the steps that are under way.
+    """
+    tensor = torch.from_numpy(array)
+    if device.type != "cuda":
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
 
 
 def _of_machine(proc: Path, field: str) -> int:

@@ -81,11 +81,15 @@ class LiveImages:
         def make(step: int) -> tuple[torch.Tensor, torch.Tensor]:
             picks, generator = batches[step], counted_generator("jitter", *key, step)
             labels = torch.from_numpy(self.dataset.labels[picks.samples])
-            return self._pinned(self._images(picks.samples, picks.views, generator)), labels
+            images = self._images(picks.samples, picks.views, generator)
+            return self._pinned(images), self._pinned(labels)
 
         arrange = made_between if self.device.type == "cpu" else made_ahead
         for images, labels in arrange(make, len(batches)):
-            yield images.to(self.device, non_blocking=True), labels.to(self.device)
+            yield (
+                images.to(self.device, non_blocking=True),
+                labels.to(self.device, non_blocking=True),
+            )
 
     def clean(self, samples: np.ndarray) -> Iterator[torch.Tensor]:
         """Images of the clean view in batches, in order."""

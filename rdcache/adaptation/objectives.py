@@ -137,7 +137,9 @@ class AsymmetricLoss(nn.Module):
         """The loss for given ε (B, C)."""
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         true = F.one_hot(target, logits.shape[1]).to(logits.dtype)
-        blur = draws.abs().to(logits.dtype) * self.spread.to(logits)
+        if self.spread.device != logits.device:  # sent once: the copy is waited for
+            self.spread = self.spread.to(logits.device)
+        blur = draws.abs().to(logits.dtype) * self.spread.to(logits.dtype)
         log_p = F.log_softmax(logits - self.scale * (blur + self.margin * true), dim=1)
         p = log_p.exp()
         # The slope of a root is infinite at 0, which float32 reaches.

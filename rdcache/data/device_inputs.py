@@ -21,7 +21,7 @@ import torch
 from rdcache.data.photometry import WHITE
 from rdcache.data.student_inputs import StudentInputs
 from rdcache.data.volume_inputs import VolumeInputs
-from rdcache.memory import available_device_memory
+from rdcache.memory import available_device_memory, sent
 
 DEVICE_SHARE = 0.25  # of the device's free memory; the rest is for training
 MOST_PIXELS = 2**25  # that are gathered at once: 0.8 GB on the way to a batch
@@ -46,10 +46,10 @@ class FilterWeights:
     def matrix(self, device: torch.device) -> torch.Tensor:
         """The same as float32 (B, S, length)."""
         taps = self.weights.shape[2]
-        places = torch.from_numpy(self.first).to(device)[..., None]
+        places = sent(self.first, device)[..., None]
         places = places + torch.arange(taps, device=device)
         matrix = torch.zeros(*self.first.shape, self.length + taps, device=device)
-        matrix.scatter_(2, places, torch.from_numpy(self.weights).to(device))
+        matrix.scatter_(2, places, sent(self.weights, device))
         return matrix[..., : self.length]
 
 
@@ -128,16 +128,14 @@ class DeviceInputs(StudentInputs):
         if self.resident and self._on_device[samples].all():
             pixels = self.device_cuts(samples, np.broadcast_to(np.asarray(views), samples.shape))
             return self._photometry.on_device(pixels, pixels.mean(dim=(1, 2, 3)), generator)
-        cuts, centres = (
-            torch.from_numpy(each).to(self.device) for each in self.cuts(samples, views)
-        )
+        cuts, centres = (sent(each, self.device) for each in self.cuts(samples, views))
         return self._photometry.on_device(cuts, centres, generator)
 
     def masks(
         self, samples: Sequence[int] | np.ndarray, views: Sequence[int] | np.ndarray | int
     ) -> torch.Tensor:
         """Masks of a batch on the device, cut by the CPU; see `StudentInputs.masks`."""
-        return torch.from_numpy(self._mask_cuts(samples, views)).to(self.device).long()
+        return sent(self._mask_cuts(samples, views), self.device).long()
 
     @torch.no_grad()
     def device_cuts(self, samples: np.ndarray, views: np.ndarray) -> torch.Tensor:
@@ -163,7 +161,7 @@ class DeviceInputs(StudentInputs):
             columns = across.matrix(self.device).transpose(1, 2)
             narrow = _whole(pixels.flatten(1, 2) @ columns).view(*pixels.shape[:3], self.size)
             cuts = _whole(down.matrix(self.device)[:, None] @ narrow)  # (B, 3, S, S)
-        transposed = torch.from_numpy(turns % 2 == 1).to(self.device).view(-1, 1, 1, 1)
+        transposed = sent(turns % 2 == 1, self.device).view(-1, 1, 1, 1)
         cuts = torch.where(transposed, cuts.transpose(2, 3), cuts)
         return cuts.permute(0, 2, 3, 1).contiguous()
 
@@ -174,13 +172,12 @@ class DeviceInputs(StudentInputs):
 
         def places(weights: FilterWeights, sides: np.ndarray) -> torch.Tensor:
             numbers = weights.start[:, None] + np.arange(weights.length)
-            return torch.from_numpy(np.minimum(numbers, sides[:, None] - 1)).to(self.device)
+            return sent(np.minimum(numbers, sides[:, None] - 1), self.device)
 
         sides = self.images.sizes[samples]
         columns, rows = places(across, sides[:, 0]), places(down, sides[:, 1])
         start, width = (
-            torch.from_numpy(each).to(self.device).view(-1, 1, 1)
-            for each in (self._starts[samples], sides[:, 0])
+            sent(each, self.device).view(-1, 1, 1) for each in (self._starts[samples], sides[:, 0])
         )
         index = start + rows[:, :, None] * width + columns[:, None, :]
         pixels = self._pixels[index].permute(0, 3, 1, 2)

@@ -14,6 +14,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from rdcache.memory import sent
+
+CPU = torch.device("cpu")
 WHITE = 255.0
 # Images are converted in blocks that stay in a core's cache between the three steps.
 BLOCK_VALUES = 200_000
@@ -47,8 +50,7 @@ class Photometry:
 
     def __init__(self, mean: Sequence[float], std: Sequence[float], jitter: Jitter | None) -> None:
         self.jitter = jitter
-        self._mean = torch.tensor(mean) * WHITE
-        self._std = torch.tensor(std) * WHITE
+        self._constants = {CPU: (torch.tensor(mean) * WHITE, torch.tensor(std) * WHITE)}
 
     def on_cpu(
         self, pixels: np.ndarray, centres: np.ndarray, generator: np.random.Generator | None
@@ -103,8 +105,11 @@ class Photometry:
         bright, contrast = torch.ones_like(centres), torch.ones_like(centres)
         if generator is not None and self.jitter is not None:
             drawn = self.jitter.factors(len(centres), generator)
-            bright, contrast = (torch.from_numpy(each).to(centres.device) for each in drawn)
-        mean, std = self._mean.to(centres.device), self._std.to(centres.device)
+            bright, contrast = (sent(each, centres.device) for each in drawn)
+        if centres.device not in self._constants:  # sent once: every copy is waited for
+            mean, std = self._constants[CPU]
+            self._constants[centres.device] = mean.to(centres.device), std.to(centres.device)
+        mean, std = self._constants[centres.device]
         gain = (bright * contrast)[:, None] / std
         shift = ((bright * (1 - contrast) * centres)[:, None] - mean) / std
         return gain, shift, (-mean / std)[None], ((WHITE - mean) / std)[None]

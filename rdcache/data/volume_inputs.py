@@ -23,7 +23,7 @@ from rdcache.data.volume_views import cut_volume, cut_volume_mask
 from rdcache.data.volumes import Shape, unit_range
 from rdcache.data.working_volumes import WorkingVolumes
 from rdcache.errors import DatasetError, UsageError
-from rdcache.memory import available_memory
+from rdcache.memory import available_memory, sent
 from rdcache.store.threads import usable_cores
 
 CPU = torch.device("cpu")
@@ -112,8 +112,8 @@ class VolumeInputs:
         Returns:
             float32 (B, C, *size), on the device.
         """
-        cuts = torch.from_numpy(self.cuts(np.asarray(samples), views))
-        return self._photometry(cuts.to(self.device), generator)
+        cuts = sent(self.cuts(np.asarray(samples), views), self.device)
+        return self._photometry(cuts, generator)
 
     def masks(
         self, samples: Sequence[int] | np.ndarray, views: Sequence[int] | np.ndarray | int
@@ -141,7 +141,7 @@ class VolumeInputs:
 
         for _ in self._threads.map(cut, np.flatnonzero(~self._masks_filled[slots]).tolist()):
             pass
-        return torch.from_numpy(cuts).to(self.device).long()
+        return sent(cuts, self.device).long()
 
     def cuts(self, samples: np.ndarray, views: Sequence[int] | np.ndarray | int) -> np.ndarray:
         """Cut a batch, or take what was cut before: float32 (B, C, *size), from 0 to 1."""
@@ -189,8 +189,11 @@ class VolumePhotometry:
                     given=", ".join(map(str, numbers)),
                 )
         self.jitter = jitter
-        self._mean = torch.tensor(mean, dtype=torch.float32).view(1, -1, 1, 1, 1)
-        self._std = torch.tensor(std, dtype=torch.float32).view(1, -1, 1, 1, 1)
+        self._constants = {
+            CPU: tuple(
+                torch.tensor(each, dtype=torch.float32).view(1, -1, 1, 1, 1) for each in (mean, std)
+            )
+        }
 
     def __call__(self, values: torch.Tensor, generator: np.random.Generator | None) -> torch.Tensor:
         """Jitter and normalise, in place.
@@ -202,7 +205,12 @@ class VolumePhotometry:
         if generator is not None and self.jitter is not None:
             drawn = self.jitter.factors(len(values), generator)
             column = (-1, 1, 1, 1, 1)
-            bright, contrast = (torch.from_numpy(f).to(values.device).view(column) for f in drawn)
+            bright, contrast = (sent(each, values.device).view(column) for each in drawn)
             centres = values.mean(dim=(1, 2, 3, 4), keepdim=True)
             values.mul_(bright * contrast).add_(bright * (1 - contrast) * centres).clamp_(0, 1)
-        return values.sub_(self._mean.to(values.device)).div_(self._std.to(values.device))
+        if values.device not in self._constants:  # sent once: every copy is waited for
+            self._constants[values.device] = tuple(
+                each.to(values.device) for each in self._constants[CPU]
+            )
+        mean, std = self._constants[values.device]
+        return values.sub_(mean).div_(std)

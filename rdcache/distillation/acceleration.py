@@ -7,7 +7,7 @@ computes the same but for the last bits, as another processor would.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
@@ -21,6 +21,7 @@ from rdcache.probing import fastest
 # Shorter trainings take about as long as finding out, or compiling.
 WORTH_A_PROBE = 1000
 WORTH_COMPILING = 2000
+MOST_PROGRAMS = 64  # that PyTorch compiles of one function before it gives up
 
 
 def choose_amp(
@@ -77,10 +78,17 @@ def _step(config: DistillConfig, enabled: bool) -> Callable[[], None]:
 
 
 def compiled(
-    student: Student, config: DistillConfig, steps: int, device: torch.device
+    student: Student,
+    config: DistillConfig,
+    steps: int,
+    device: torch.device,
+    on_failure: Callable[[str], None],
 ) -> tuple[Callable[..., StudentOutput], str]:
     """The student's forward pass, compiled where that is asked for or, by `auto`, pays: on a GPU
     small networks wait for kernels to be launched, and one CUDA graph launches all of them.
+
+    Args:
+        on_failure: told if `auto` was too hopeful, as in `CompiledStudent`.
 
     Returns:
         It, and whether it is compiled, and why.
@@ -100,8 +108,48 @@ def compiled(
             why=lacks,
             next="install a C++ compiler, or --compile off",
         )
+    # Programs are counted for all students of a process together.
+    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, MOST_PROGRAMS)
     mode = "reduce-overhead" if device.type == "cuda" else "default"
-    return torch.compile(student, mode=mode, dynamic=False), f"on ({why})"
+    forward = torch.compile(student, mode=mode, dynamic=False)
+    optional = config.compile == "auto"
+    return CompiledStudent(student, forward, on_failure if optional else None), f"on ({why})"
+
+
+class CompiledStudent:
+    """A student's forward pass, which PyTorch compiles when it is first called.
+
+    Args:
+        forward: the compiled one.
+        on_failure: told why, if PyTorch cannot compile this student: it is run as it is from then
+            on. Without it that is an error.
+    """
+
+    def __init__(
+        self,
+        student: Student,
+        forward: Callable[..., StudentOutput],
+        on_failure: Callable[[str], None] | None,
+    ) -> None:
+        self._student, self._forward, self._on_failure = student, forward, on_failure
+
+    def __call__(self, *arguments: Any, **options: Any) -> StudentOutput:
+        """See `Student.forward`.
+
+        Raises:
+            UsageError: PyTorch cannot compile it.
+        """
+        try:
+            return self._forward(*arguments, **options)
+        except torch._dynamo.exc.TorchDynamoException as error:
+            why = reason_of(error)
+        if self._on_failure is None:
+            raise UsageError(
+                "the student cannot be compiled on this machine.", why=why, next="--compile off"
+            )
+        self._on_failure(f"off ({why})")
+        self._forward = self._student
+        return self._student(*arguments, **options)
 
 
 def why_nothing_compiles(device: torch.device) -> str | None:

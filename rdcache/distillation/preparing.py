@@ -18,7 +18,7 @@ from rdcache.distillation.folds import training_folds
 from rdcache.distillation.hardware import autocast_for, on_device
 from rdcache.distillation.randomness import counted_seed
 from rdcache.distillation.sampling import LEAST_BATCH, Shuffle, TrainingSamples
-from rdcache.distillation.shared_sources import Sources
+from rdcache.distillation.shared_sources import Note, Sources
 from rdcache.distillation.student_views import seen_size
 from rdcache.distillation.training import Trainer
 from rdcache.errors import UsageError
@@ -59,11 +59,23 @@ def create_trainers(sources: Sources, jobs: Sequence[Job]) -> list[Trainer]:
         trainer = Trainer(
             job.config, job.seed, student, method, batches, training, evaluator, autocast
         )
-        trainer.forward_student, how = compiled(student, job.config, trainer.steps, device)
-        sources.on_note(f"compilation of {job.config.student}: {how}")
-        trainer.ways = {"taps": where, "images": str(batches.inputs), "compiled": how}
+        trainer.ways = {"taps": where, "images": str(batches.inputs)}
+        _accelerate(trainer, sources.on_note)
         trainers.append(trainer)
     return trainers
+
+
+def _accelerate(trainer: Trainer, on_note: Note) -> None:
+    """Have the student's forward pass compiled where that pays, and note whether it is."""
+
+    def note(how: str) -> None:
+        on_note(f"compilation of {trainer.config.student}: {how}")
+        trainer.ways["compiled"] = how
+
+    trainer.forward_student, how = compiled(
+        trainer.student, trainer.config, trainer.steps, trainer.source.device, note
+    )
+    note(how)
 
 
 def create_trainer(

@@ -16,7 +16,7 @@ import torch
 from rdcache.distillation.sampling import Shuffle
 from rdcache.distillation.subset import EVERYTHING, Subset
 from rdcache.errors import UsageError
-from rdcache.memory import available_device_memory, available_memory, memory_limit
+from rdcache.memory import available_device_memory, available_memory, memory_limit, sent
 from rdcache.store import RemotePath, Store, TapSpec
 from rdcache.store.gather import as_stored
 from rdcache.store.quantisation import dequantise, with_scales
@@ -218,7 +218,7 @@ def _selected(tensor: torch.Tensor, rows: np.ndarray) -> torch.Tensor:
     step, whose cores they would wait for.
     """
     if tensor.device.type != "cpu":
-        return tensor.index_select(0, torch.from_numpy(rows).to(tensor.device, non_blocking=True))
+        return tensor.index_select(0, sent(rows, tensor.device))
     return torch.from_numpy(as_stored(tensor)[rows]).view(tensor.dtype)
 
 

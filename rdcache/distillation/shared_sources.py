@@ -75,6 +75,8 @@ class Sources:
         views = config.views or self.store.views
         key = (frozenset(names), views, config.resident)
         if key not in self._taps:
+            # Those of earlier runs make room: whoever still trains on them has them.
+            self._taps, self._batches = {}, {}
             residency = choose_residency(
                 self.store, names, views, config.resident, self.device, subset
             )

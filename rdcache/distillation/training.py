@@ -287,6 +287,8 @@ class Trainer:
     def _step(self, batch: TrainingBatch, progress: TrainingProgress) -> Terms:
         assert self.optimiser is not None
         self._set_rate(self.now, progress)
+        # Before the forward pass, which may have their memory then.
+        self.optimiser.zero_grad(set_to_none=True)
         with self.autocast():
             if self.now.name == "teacher":
                 terms = self.method.teacher_terms(batch.cached, progress)
@@ -294,7 +296,6 @@ class Trainer:
                 output = self.forward_student(batch.images, self.method.student_stages)
                 terms = self.method(batch.cached, output, progress)
             loss = torch.stack([value.float() for value in terms.values()]).sum()
-        self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
         if self.config.clip:
             nn.utils.clip_grad_norm_(self.trained, self.config.clip)

@@ -26,6 +26,7 @@ from rdcache.data import (
     cut_volume,
 )
 from rdcache.errors import DeviceMemoryError
+from rdcache.extraction.precision import arithmetic
 from rdcache.extraction.reduction import pooled
 from rdcache.models import Teacher
 from rdcache.store.threads import usable_cores
@@ -98,15 +99,25 @@ class TeacherForward:
             DeviceMemoryError: the memory of the GPU does not suffice for a single image.
         """
         landing: tuple[Key, Landing] | None = None
+        with closing(self.on_device(requests)) as passes:
+            for key, outputs in passes:
+                started = self._to_host(outputs)
+                del outputs  # before the next pass wants its memory
+                if landing is not None:
+                    yield landing[0], landing[1].wait()
+                landing = key, started
+        if landing is not None:
+            yield landing[0], landing[1].wait()
+
+    def on_device(
+        self, requests: Iterable[tuple[Key, int, Sequence[int]]]
+    ) -> Generator[tuple[Key, dict[str, torch.Tensor]], None, None]:
+        """What `stream` gives, where it is computed; a GPU may still be at it."""
         with closing(self._decoded(requests)) as decoded:
             for key, images in decoded:
                 for outputs in self._passes(images):
-                    started = self._to_host(outputs)
-                    if landing is not None:
-                        yield landing[0], landing[1].wait()
-                    landing = key, started
-        if landing is not None:
-            yield landing[0], landing[1].wait()
+                    yield key, outputs
+                    del outputs
 
     def _decoded(
         self, requests: Iterable[tuple[Key, int, Sequence[int]]]
@@ -196,9 +207,7 @@ class TeacherForward:
                 [images, images.new_zeros(self.batch_size - count, *images.shape[1:])]
             )
         normalised = self.teacher.preprocessing.normalise(images)
-        with torch.autocast(
-            device.type, dtype=torch.bfloat16, enabled=self.precision == "bfloat16"
-        ):
+        with arithmetic(device, self.precision):
             outputs = self.teacher.forward_taps(normalised, self.taps)
         return {
             name: pooled(output[:count].float(), self.pools.get(name))

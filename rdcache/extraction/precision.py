@@ -6,8 +6,8 @@ that an extraction is resumed, or joined, with the answer that it began with.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from typing import Literal
 
 import torch
@@ -75,6 +75,21 @@ def chosen_precision(
     if choice.name == "bfloat16":
         return "bfloat16", f"{said}, at least the {MARGIN:g} times that count, {when}"
     return "float32", f"{said}, less than the {MARGIN:g} times that count, {when}"
+
+
+@contextmanager
+def arithmetic(device: torch.device, precision: str) -> Iterator[None]:
+    """What forward passes of a teacher compute in: bfloat16, or float32 in earnest. Unless told
+    otherwise PyTorch lets a GPU's convolutions round float32 to TF32, which has 10 bits for 24, and
+    stores of a CPU and of a GPU would differ in more than the last bits.
+    """
+    before = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = False
+    try:
+        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bfloat16"):
+            yield
+    finally:
+        torch.backends.cudnn.allow_tf32 = before
 
 
 def _size(teacher: Teacher) -> int | list[int]:

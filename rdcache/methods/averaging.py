@@ -46,9 +46,9 @@ class MovingAverage(nn.Module):
         mine, theirs = _tensors(self.averaged), _tensors(module)
         floating = [i for i, tensor in enumerate(mine) if tensor.is_floating_point()]
         torch._foreach_lerp_([mine[i] for i in floating], [theirs[i] for i in floating], 1 - decay)
-        for own, other in zip(mine, theirs, strict=True):
-            if not own.is_floating_point():
-                own.copy_(other)
+        counts = [i for i, tensor in enumerate(mine) if not tensor.is_floating_point()]
+        if counts:
+            torch._foreach_copy_([mine[i] for i in counts], [theirs[i] for i in counts])
 
 
 def _tensors(module: nn.Module) -> list[torch.Tensor]:

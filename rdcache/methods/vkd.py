@@ -70,7 +70,9 @@ class OrthogonalProjection(nn.Module):
             rows = features.to(self.base.dtype) @ self.base.T
             x, y = torch.cat([self.u, self.v], dim=1), torch.cat([self.v, -self.u], dim=1)
             system = torch.eye(x.shape[1], dtype=x.dtype, device=x.device) - y.T @ x / 2
-            return rows + (x @ torch.linalg.solve(system, y.T @ rows.T)).T
+            # A system of this form always has a solution: nobody has to wait for a GPU to say so.
+            solved, _ = torch.linalg.solve_ex(system, y.T @ rows.T)
+            return rows + (x @ solved).T
 
 
 @register(

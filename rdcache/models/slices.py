@@ -10,10 +10,12 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 
 from rdcache.errors import UsageError
+from rdcache.memory import sent
 from rdcache.models.compiling import memory_format_of
 from rdcache.models.preprocessing import Preprocessing
 from rdcache.models.taps import TapNetwork, measure_shapes, tap_specs
@@ -94,7 +96,10 @@ class SliceWise(TapNetwork):
         """
         chosen = slice_numbers(volumes.shape[2], self.every)
         count = len(chosen)
-        slices = volumes[:, :, chosen].transpose(1, 2).flatten(0, 1)  # (B·slices, C, H, W)
+        places = sent(np.array(chosen), volumes.device)
+        slices = (
+            volumes.index_select(2, places).transpose(1, 2).flatten(0, 1)
+        )  # (B·slices, C, H, W)
         parts: dict[str, list[torch.Tensor]] = {}
         for chunk in slices.split(self.at_once):
             images = self._as_images(chunk)

@@ -40,8 +40,6 @@ class CompressedTap(MappedTap):
             fill(range(count))
         else:
             self._in_threads(fill, count)
-        if unchecked is not None:
-            self._trust(places.numbers)
 
     def _in_threads(self, fill: Callable[[range], None], count: int) -> None:
         size = -(-count // PARTS)

@@ -12,10 +12,10 @@ class Picks(NamedTuple):
     """What a batch is made of.
 
     Attributes:
-        samples: int64 (B,).
+        samples: int64 (B,). May be the caller's own array, and is not to be written to.
         views: one for each sample, int64 (B,), or one for all.
         numbers: view · samples of the store + sample, int64 (B,): their places in a table of
-            (views, samples). May be the caller's own array, and is not to be written to.
+            (views, samples).
     """
 
     samples: np.ndarray

@@ -385,4 +385,6 @@ def _whole(values: Sequence[int] | np.ndarray | int, what: str) -> np.ndarray:
     numbers = np.asarray(values)
     if numbers.size and numbers.dtype.kind not in "iu":
         raise UsageError(f"{what}s are asked for by whole numbers.", got=numbers.dtype)
+    if numbers.dtype.kind == "u" and numbers.size and numbers.max() > np.iinfo(np.int64).max:
+        raise UsageError(f"there is no {what} {numbers.max()}: no store has as many.")
     return numbers.astype(np.int64, copy=False)

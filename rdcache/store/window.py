@@ -20,12 +20,12 @@ class Stretch(NamedTuple):
     Attributes:
         first: the address that it begins at.
         rows: uint8 (addresses, bytes of a sample); row i are the bytes from `first + i` on.
-        behind: uint8 (addresses, 4), the bytes that follow each row.
+        checksums: uint8 (addresses, 4), the bytes that follow each row.
     """
 
     first: int
     rows: np.ndarray
-    behind: np.ndarray
+    checksums: np.ndarray
 
 
 class Window:
@@ -42,19 +42,20 @@ class Window:
         self._files: list[np.ndarray] = []
         self._reach = (2**63, 0)  # from the first address to the last
         self._stretch: Stretch | None = None
-        # The address of each sample; 0 where it is not seen, negative where it is hidden. Twice as
-        # long as there are numbers, so that all which are out of range, and negative ones, which
-        # count from the end, find a 0 or nothing: no number has to be looked at. Pages of zeros
-        # that nobody writes to take no memory.
-        self._addresses = np.zeros((2 * views, 2 * samples), np.int64)
+        # The address of each sample; 0 where it is not seen, negative where it is not verified.
+        # Pages of zeros that nobody writes to take no memory.
+        self._addresses = np.zeros((views, samples), np.int64)
 
-    def add(self, file: np.ndarray, view: int, samples: slice, starts: np.ndarray) -> None:
-        """Note where samples of a file lie; they are hidden until they are shown.
+    def add(
+        self, file: np.ndarray, view: int, samples: slice, starts: np.ndarray, *, verified: bool
+    ) -> None:
+        """Let samples of a file be seen.
 
         Args:
             file: mapped, uint8 (bytes,).
             view, samples: which.
             starts: where each begins in the file, int64; negative where it is not in there.
+            verified: whether they need not be compared with their checksums any more.
         """
         self._files.append(file)
         begin = file.ctypes.data
@@ -62,54 +63,60 @@ class Window:
         if reach != self._reach:
             self._reach, self._stretch = reach, _stretch(*reach, self._nbytes)
         # Last: whoever finds an address has a stretch that it lies in.
-        self._addresses[view, samples] = np.where(starts < 0, 0, -(begin + starts))
+        addresses = np.where(starts < 0, 0, begin + starts)
+        self._addresses[view, samples] = addresses if verified else -addresses
 
-    def show(self, samples: np.ndarray | slice, views: np.ndarray | int) -> None:
-        """Let samples be seen.
+    def verify(self, numbers: np.ndarray) -> None:
+        """Note that samples have been verified.
 
         Args:
-            samples, views: within range.
+            numbers: as in `Picks`, within range.
         """
-        self._addresses[views, samples] = np.abs(self._addresses[views, samples])
+        self._addresses.put(numbers, np.abs(self._addresses.take(numbers)))
 
-    def find(self, samples: np.ndarray, views: np.ndarray | int) -> np.ndarray:
-        """Where samples lie, int64 (B,), for `copies` and `payloads`.
+    def numbers(self, samples: np.ndarray, views: np.ndarray | int) -> np.ndarray:
+        """Places in a table of (views, samples), as in `Picks`.
 
         Args:
-            samples: int64 (B,).
+            samples: int64 (B,), any.
             views: the same, or one for all.
 
         Raises:
-            IndexError: some number is out of range. Not all are found out here.
+            IndexError: some are out of range, or there are none.
         """
-        if isinstance(views, int):  # so often that it is to be quick
-            return self._addresses[views].take(samples)
-        found: np.ndarray = self._addresses[views, samples]
-        return found
+        try:
+            numbers = np.ravel_multi_index((views, samples), self._addresses.shape)
+        except (TypeError, OverflowError, ValueError):  # also of what fits no int64
+            raise IndexError from None
+        if not len(numbers):  # of none the view would not have been looked at
+            raise IndexError
+        return numbers
+
+    def find(self, numbers: np.ndarray) -> np.ndarray:
+        """Where samples lie, for `copies` and `payloads`: int64 (B,), negative where they are not
+        verified yet, 0 where they are not seen.
+        """
+        return self._addresses.take(numbers)
 
     def copies(self, addresses: np.ndarray) -> np.ndarray:
         """Samples, uint8 (B, nbytes).
 
         Raises:
-            IndexError: not all of them are seen.
+            IndexError: not all of them are seen and verified.
         """
         stretch = self._looked_through()
         copies: np.ndarray = stretch.rows[addresses - stretch.first]
         return copies
 
     def payloads(self, addresses: np.ndarray) -> list[np.ndarray]:
-        """Samples where they lie, uint8 (nbytes,) each.
-
-        Raises:
-            IndexError: not all of them are seen.
-        """
+        """Samples where they lie, uint8 (nbytes,) each. Errors are those of `copies`."""
         stretch = self._looked_through()
         return [stretch.rows[place] for place in (addresses - stretch.first).tolist()]
 
     def checksums(self, addresses: np.ndarray) -> np.ndarray:
         """What is stated of samples behind them, uint32 (B,). Errors are those of `copies`."""
         stretch = self._looked_through()
-        checksums: np.ndarray = stretch.behind[addresses - stretch.first].view("<u4")[:, 0]
+        checksums: np.ndarray = stretch.checksums[addresses - stretch.first].view("<u4")[:, 0]
         return checksums
 
     def _looked_through(self) -> Stretch:
@@ -127,9 +134,9 @@ def _stretch(first: int, stop: int, nbytes: int) -> Stretch | None:
     if not 0 < count <= min(MOST_BYTES // nbytes, first - 1):
         return None
     memory = memoryview((ctypes.c_ubyte * (stop - first)).from_address(first))
-    rows, behind = (
+    rows, checksums = (
         np.ndarray((count, width), np.uint8, memory, start, (1, 1))
         for start, width in ((0, nbytes), (nbytes, CHECKSUM_BYTES))
     )
-    rows.flags.writeable = behind.flags.writeable = False
-    return Stretch(first, rows, behind)
+    rows.flags.writeable = checksums.flags.writeable = False
+    return Stretch(first, rows, checksums)

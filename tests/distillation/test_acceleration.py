@@ -11,15 +11,25 @@ import pytest
 import torch
 
 from rdcache.distillation import DistillConfig, distill, distill_many
-from rdcache.distillation.acceleration import choose_amp, compiled, why_nothing_compiles
+from rdcache.distillation.acceleration import (
+    MOST_PROGRAMS,
+    CompiledStudent,
+    choose_amp,
+    compiled,
+    why_nothing_compiles,
+)
 from rdcache.errors import UsageError
-from rdcache.models import create_student
+from rdcache.models import StudentOutput, create_student
 from rdcache.probing import Choice
 
 from .conftest import Tiny
 
 CPU = torch.device("cpu")
 LONG = 10_000  # steps
+
+
+def ignored(how: str) -> None:
+    """Nobody asks whether a student turned out not to compile."""
 
 
 def test_what_is_asked_for_is_not_probed() -> None:
@@ -96,14 +106,14 @@ def test_the_choice_is_part_of_what_identifies_a_run_and_is_told(
 def test_on_a_cpu_a_student_is_compiled_only_if_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     student = create_student("shufflenet-x0.5", 2)
     for choice in ("auto", "off"):
-        forward, why = compiled(student, DistillConfig(compile=choice), LONG, CPU)
+        forward, why = compiled(student, DistillConfig(compile=choice), LONG, CPU, ignored)
         assert forward is student
         assert why.startswith("off (")
     monkeypatch.setattr(
         "rdcache.distillation.acceleration.why_nothing_compiles", lambda device: "no g++"
     )
     with pytest.raises(UsageError, match=r"cannot be compiled[\s\S]*no g\+\+[\s\S]*--compile off"):
-        compiled(student, DistillConfig(compile="on"), LONG, CPU)
+        compiled(student, DistillConfig(compile="on"), LONG, CPU, ignored)
 
 
 def test_a_compiler_that_fails_without_a_word_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -112,6 +122,32 @@ def test_a_compiler_that_fails_without_a_word_is_named(monkeypatch: pytest.Monke
 
     monkeypatch.setattr(torch, "compile", broken)
     assert why_nothing_compiles(CPU) == "NotImplementedError"
+
+
+def test_a_student_that_does_not_compile_after_all_is_run_as_it_is() -> None:
+    student, images = create_student("shufflenet-x0.5", 2).eval(), torch.randn(2, 3, 32, 32)
+    tried: list[int] = []
+
+    def failing(*arguments: Any, **options: Any) -> StudentOutput:
+        tried.append(1)
+        raise torch._dynamo.exc.TorchDynamoException("no such operator")
+
+    told: list[str] = []
+    forward = CompiledStudent(student, failing, told.append)
+    for _ in range(2):
+        assert torch.equal(forward(images).logits, student(images).logits)
+    assert told == ["off (no such operator)"]
+    assert len(tried) == 1
+    with pytest.raises(UsageError, match=r"cannot be compiled[\s\S]*no such operator"):
+        CompiledStudent(student, failing, None)(images)
+
+
+def test_more_students_can_be_compiled_than_pytorch_would() -> None:
+    if (lacks := why_nothing_compiles(CPU)) is not None:
+        pytest.skip(f"nothing compiles here: {lacks}")
+    student = create_student("shufflenet-x0.5", 2)
+    compiled(student, DistillConfig(compile="on"), LONG, CPU, ignored)
+    assert torch._dynamo.config.recompile_limit >= MOST_PROGRAMS
 
 
 def test_a_compiled_student_learns_what_it_would_have_learned(

@@ -16,7 +16,7 @@ from torch import nn
 from rdcache.cli import cli
 from rdcache.extraction import ExtractConfig, ExtractionPlan, plan_extraction, run_extraction
 from rdcache.extraction import precision as precision_module
-from rdcache.extraction.precision import chosen_precision
+from rdcache.extraction.precision import arithmetic, chosen_precision
 from rdcache.models import load_teacher
 from rdcache.probing import MARGIN, Choice
 from rdcache.store import StoreWriter
@@ -136,3 +136,15 @@ def test_a_dry_run_says_what_auto_comes_to_and_why(script: Script, few: Path) ->
     said = CliRunner().invoke(cli, [*arguments, "--precision", "auto", "--dry-run"])
     assert said.exit_code == 0, said.output
     assert "bfloat16 (bfloat16 is 3 times as fast as float32 here" in " ".join(said.output.split())
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_float32_is_not_rounded_to_tf32_by_a_gpus_convolutions(precision: str) -> None:
+    before = torch.backends.cudnn.allow_tf32
+    with arithmetic(torch.device("cpu"), precision):
+        assert not torch.backends.cudnn.allow_tf32
+        assert torch.is_autocast_enabled("cpu") == (precision == "bfloat16")
+    assert torch.backends.cudnn.allow_tf32 == before
+    with pytest.raises(KeyError), arithmetic(torch.device("cpu"), precision):
+        raise KeyError
+    assert torch.backends.cudnn.allow_tf32 == before

@@ -114,10 +114,11 @@ def test_a_window_sees_files_that_are_added_and_no_others(
         seen = Window(1, 8, 10)
         assert not is_seen(seen, 0), "nothing is mapped"
         for number, file in enumerate(order):
-            seen.add(file, 0, slice(4 * number, 4 * number + 3), np.array([0, -1, 7]))
-        assert not is_seen(seen, 6, 0), "still hidden"
-        seen.show(np.array([6, 0]), 0)
-        addresses = seen.find(np.array([6, 0]), 0)
+            samples = slice(4 * number, 4 * number + 3)
+            seen.add(file, 0, samples, np.array([0, -1, 7]), verified=False)
+        assert not is_seen(seen, 6, 0), "not verified yet"
+        seen.verify(np.array([6, 0]))
+        addresses = seen.find(seen.numbers(np.array([6, 0]), 0))
         expected = [order[1][7:17].tolist(), order[0][:10].tolist()]
         assert seen.copies(addresses).tolist() == expected
         assert [payload.tolist() for payload in seen.payloads(addresses)] == expected
@@ -125,38 +126,49 @@ def test_a_window_sees_files_that_are_added_and_no_others(
         assert seen.checksums(addresses).tolist() == [int(it.view("<u4")[0]) for it in behind]
         assert not is_seen(seen, 6, 1), "not in the file"
         assert not is_seen(seen, 3), "of no file"
-        assert not is_seen(seen, 6, 4), "hidden"
+        assert not is_seen(seen, 6, 4), "not verified"
     monkeypatch.setattr(window, "MOST_BYTES", 100)
     wide = Window(1, 8, 10)
-    wide.add(files[0], 0, slice(0, 1), np.array([0]))
-    wide.show(slice(0, 1), 0)
+    wide.add(files[0], 0, slice(0, 1), np.array([0]), verified=True)
     assert not is_seen(wide, 0)
 
 
 def is_seen(seen: Window, *samples: int) -> bool:
     for look in (seen.copies, seen.payloads):
         try:
-            look(seen.find(np.array(samples), 0))
+            look(seen.find(seen.numbers(np.array(samples), 0)))
         except IndexError:
             return False
     return True
 
 
+OUTSIDE = [-1, -10, -11, -15, -20, -21, 10, 19, 20, 2**62, -(2**62)]
+VIEWS_OUTSIDE = [-1, -3, -4, -6, -7, 3, 5, 6, 2**62, 2**63, 2**70]
+
+
 @pytest.mark.parametrize("out", [False, True])
-@pytest.mark.parametrize(
-    ("sample", "view"),
-    [(-1, 0), (10, 0), (19, 0), (20, 0), (2**62, 0), (0, -1), (0, 3), (0, 5), (0, 6), (0, 2**62)],
-)
+@pytest.mark.parametrize("checked", [False, True])
 def test_numbers_out_of_range_are_refused_also_where_all_is_mapped(
-    store: Store, sample: int, view: int, out: bool
+    store: Store, checked: bool, out: bool
 ) -> None:
     assert (store.samples, store.views) == (10, 3)
-    read_a_sample_of_each_shard(store)
-    buffers_ = store.empty_batch(2) if out else None
-    what = "sample" if view == 0 else "view"
-    for views in (view, [0, view]):
-        with pytest.raises(UsageError, match=f"there is no {what} {sample if view == 0 else view}"):
-            store.read([1, sample], views, out=buffers_)
+    opened = open_store(store.location, verify_shards=checked)
+    read_a_sample_of_each_shard(opened)
+    into = opened.empty_batch(2) if out else None
+    for sample in OUTSIDE:
+        for views in (0, [0, 1]):
+            with pytest.raises(UsageError, match=f"there is no sample {sample}"):
+                opened.read([1, sample], views, out=into)
+    for view in VIEWS_OUTSIDE:
+        with pytest.raises(UsageError, match=f"there is no view {view}"):
+            opened.read([1, 0], view, out=into)
+        if abs(view) < 2**63:
+            with pytest.raises(UsageError, match=f"there is no view {view}"):
+                opened.read([1, 0], [0, view], out=into)
+        with pytest.raises(UsageError, match="there is no view"):
+            opened.read([], view)
+    with pytest.raises(UsageError, match=f"there is no sample {2**64 - 11}"):
+        opened.read(np.array([1, 2**64 - 11], np.uint64), 0, out=into)
 
 
 def test_what_was_not_stored_is_refused_whatever_its_shard_says(store: Store) -> None:
