@@ -75,7 +75,7 @@ def sent(array: np.ndarray, device: torch.device) -> torch.Tensor:
     From memory that is not pinned a copy to a GPU waits until the GPU has done all that it was
     given before: in a training, the steps that are under way.
     """
-    tensor = torch.from_numpy(array)
+    tensor = torch.from_numpy(np.ascontiguousarray(array))
     if device.type != "cuda":
         return tensor.to(device)
     return tensor.pin_memory().to(device, non_blocking=True)

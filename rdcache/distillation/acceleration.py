@@ -108,8 +108,9 @@ def compiled(
             why=lacks,
             next="install a C++ compiler, or --compile off",
         )
-    # Programs are counted for all students of a process together.
-    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, MOST_PROGRAMS)
+    # Programs are counted for all students of a process together. (The older of its two names.)
+    settings = torch._dynamo.config
+    settings.cache_size_limit = max(settings.cache_size_limit, MOST_PROGRAMS)
     mode = "reduce-overhead" if device.type == "cuda" else "default"
     forward = torch.compile(student, mode=mode, dynamic=False)
     optional = config.compile == "auto"
@@ -117,7 +118,8 @@ def compiled(
 
 
 class CompiledStudent:
-    """A student's forward pass, which PyTorch compiles when it is first called.
+    """A student's forward pass, which PyTorch compiles when it is first called. (The backward pass
+    is compiled later; what fails there is not caught.)
 
     Args:
         forward: the compiled one.
@@ -143,10 +145,10 @@ class CompiledStudent:
             return self._forward(*arguments, **options)
         except torch._dynamo.exc.TorchDynamoException as error:
             why = reason_of(error)
-        if self._on_failure is None:
-            raise UsageError(
-                "the student cannot be compiled on this machine.", why=why, next="--compile off"
-            )
+            if self._on_failure is None:
+                raise UsageError(
+                    "the student cannot be compiled on this machine.", why=why, next="--compile off"
+                ) from error
         self._on_failure(f"off ({why})")
         self._forward = self._student
         return self._student(*arguments, **options)

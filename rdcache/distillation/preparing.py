@@ -67,10 +67,11 @@ def create_trainers(sources: Sources, jobs: Sequence[Job]) -> list[Trainer]:
 
 def _accelerate(trainer: Trainer, on_note: Note) -> None:
     """Have the student's forward pass compiled where that pays, and note whether it is."""
+    name, ways = trainer.config.student, trainer.ways  # a note that held the trainer would keep it
 
     def note(how: str) -> None:
-        on_note(f"compilation of {trainer.config.student}: {how}")
-        trainer.ways["compiled"] = how
+        on_note(f"compilation of {name}: {how}")
+        ways["compiled"] = how
 
     trainer.forward_student, how = compiled(
         trainer.student, trainer.config, trainer.steps, trainer.source.device, note

@@ -34,7 +34,6 @@ class Sources:
     ) -> None:
         self.store, self.dataset, self.device = store, dataset, device
         self.on_note = on_note
-        self._part = EVERYTHING
         self._taps: dict[tuple[object, ...], tuple[TapSource, str]] = {}
         self._statistics: dict[tuple[str, Subset], ChannelStatistics] = {}
         self._probes: dict[tuple[str, Subset], tuple[torch.Tensor, torch.Tensor]] = {}
@@ -67,13 +66,11 @@ class Sources:
         self, names: Sequence[str], config: DistillConfig, subset: Subset = EVERYTHING
     ) -> tuple[TapSource, str]:
         """Taps by name, of the views and the training samples that a config trains on, where the
-        config wants them; and where that is, in a few words. Of several parts of the training
-        samples the last is kept: runs of one part come together.
+        config wants them; and where that is, in a few words. Only what was asked for last is kept:
+        runs that want the same come together.
         """
-        if subset != self._part:
-            self._taps, self._batches, self._part = {}, {}, subset
         views = config.views or self.store.views
-        key = (frozenset(names), views, config.resident)
+        key = (frozenset(names), views, config.resident, subset)
         if key not in self._taps:
             # Those of earlier runs make room: whoever still trains on them has them.
             self._taps, self._batches = {}, {}

@@ -262,7 +262,8 @@ class Trainer:
 
         Returns:
             The epoch's line of numbers; `seconds` are those of its own steps and validation, not of
-            the making of batches, which several trainers may share.
+            the making of batches, which several trainers may share. (A GPU's clock also counts
+            what it does for the next batch between two of a step's kernels.)
 
         Raises:
             TrainingError: a term of the loss is not finite.
@@ -287,7 +288,7 @@ class Trainer:
     def _step(self, batch: TrainingBatch, progress: TrainingProgress) -> Terms:
         assert self.optimiser is not None
         self._set_rate(self.now, progress)
-        # Before the forward pass, which may have their memory then.
+        # Before the forward pass, which may have the memory of the last gradients then.
         self.optimiser.zero_grad(set_to_none=True)
         with self.autocast():
             if self.now.name == "teacher":

@@ -15,6 +15,7 @@ import torch
 from rdcache.data import portable_name
 from rdcache.errors import StaleStoreError, StoreFormatError, TeacherOutputError, UsageError
 from rdcache.extraction.checking import FILES
+from rdcache.extraction.precision import arithmetic
 from rdcache.extraction.reduction import as_laid_out, pooled
 from rdcache.models import Teacher, for_volumes, load_teacher
 from rdcache.models.adapters import name_of_run
@@ -54,7 +55,7 @@ class LiveTaps:
             )
         self.store, self.teacher = store, teacher
         self._own = {f"{prefix}{name}": name for name in store.taps}
-        self._bfloat16 = parts["precision"] == "bfloat16"
+        self._precision: str = parts["precision"]
         self._pools = {
             name: tuple(int(side) for side in str(text).split("x"))
             for name, text in dict(parts.get("pool", {})).items()
@@ -78,7 +79,7 @@ class LiveTaps:
         own = {self._own[name]: name for name in names if name in self._own}
         device = self.teacher.device
         inputs = self.teacher.preprocessing.normalise(images.to(device))
-        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=self._bfloat16):
+        with arithmetic(device, self._precision):
             outputs = self.teacher.forward_taps(inputs, list(own))
         whole = {
             name: pooled(value.float(), self._pools.get(name)).cpu()

@@ -80,8 +80,8 @@ def chosen_precision(
 @contextmanager
 def arithmetic(device: torch.device, precision: str) -> Iterator[None]:
     """What forward passes of a teacher compute in: bfloat16, or float32 in earnest. Unless told
-    otherwise PyTorch lets a GPU's convolutions round float32 to TF32, which has 10 bits for 24, and
-    stores of a CPU and of a GPU would differ in more than the last bits.
+    otherwise PyTorch lets a GPU's convolutions round float32 to TF32, which keeps 10 bits of 23,
+    and stores of a CPU and of a GPU would differ in more than the last bits.
     """
     before = torch.backends.cudnn.allow_tf32
     torch.backends.cudnn.allow_tf32 = False

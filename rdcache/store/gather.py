@@ -124,18 +124,18 @@ class MappedTap:
         window = self._window
         if window is None or not self._residency.all_there(len(self._maps)):
             return None
-        unverified = EMPTY
+        unverified = stated = EMPTY
         try:
             numbers = window.numbers(samples, views)
             addresses = window.find(numbers)
             if self.check_payloads and len(unverified := np.flatnonzero(addresses < 0)):
                 addresses = np.abs(addresses)
+                stated = window.checksums(addresses[unverified])
             batch, rows = self._copied(window, addresses, out)
         except IndexError:
             return None
         self._residency.count(len(samples))
         if len(unverified):
-            stated = window.checksums(addresses[unverified])
             found = [shard.crc32c(rows[place]) for place in unverified.tolist()]
             if len(wrong := np.flatnonzero(stated != found)):
                 raise self._corrupt_at(numbers[unverified[wrong[0]]])

@@ -87,8 +87,12 @@ def test_buffers_and_copies_in_other_processes_work_as_ever(first: Store, second
         assert all(torch.equal(batch[name], again[name]) for name in again)
 
 
-def test_available_is_what_all_of_them_hold(first: Store, second: Store) -> None:
+@pytest.mark.parametrize("mapped", [False, True])
+def test_available_is_what_all_of_them_hold(first: Store, second: Store, mapped: bool) -> None:
     joint = JointStore([first, second])
+    for store in (first, second) if mapped else ():
+        for view in range(store.views):
+            store.read(np.flatnonzero(store.available(range(10), view)), view)
     assert joint.views == 2
     for view in range(2):
         pairs = [store.available(range(10), view) for store in (first, second)]

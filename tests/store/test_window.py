@@ -68,14 +68,17 @@ def test_what_several_threads_copy_faster_is_left_to_them(
     assert bits(store.read([5, 0], 0)) == before
 
 
+@pytest.mark.parametrize("out", [False, True])
 @pytest.mark.parametrize("way", ["verify", "verify_shards"])
-def test_a_flipped_bit_is_found_also_where_all_is_mapped(store: Store, way: str) -> None:
+def test_a_flipped_bit_is_found_also_where_all_is_mapped(store: Store, way: str, out: bool) -> None:
     change(store, slice(3, 4), b"?")  # of sample 4
     opened = open_store(store.location, verify_shards=way == "verify_shards")
     opened.read([5, 6, 0], 0)
     opened.read([5, 6, 0], 0)
-    with pytest.raises(CorruptShardError, match=SHARD):
-        opened.read([5, 4], 0, ["pooled"], verify=way == "verify")
+    into = opened.empty_batch(2, ["pooled"]) if out else None
+    for _ in range(2):
+        with pytest.raises(CorruptShardError, match=SHARD):
+            opened.read([5, 4], 0, ["pooled"], verify=way == "verify", out=into)
 
 
 def test_a_payload_that_is_missing_is_no_other_ones_bytes(store: Store) -> None:
