@@ -23,6 +23,7 @@ PAGE = mmap.PAGESIZE
 ASKED_AT_ONCE = 128 * 2**10  # bytes; of more the kernel may ignore the rest
 WINDOWS, WINDOW_PAGES = 32, 4  # where a shard is looked at, and how many pages each time
 FORGIVEN = 1  # windows that may be missing: to ask for all of a shard costs more than a few pages
+LOOKED_AT_WHOLE = 512  # pages; of so few one look at all is quicker than many at some
 FAILED = ctypes.c_void_p(-1).value
 _untold: set[int] = set()  # addresses of maps of which the kernel does not tell what is in memory
 
@@ -93,12 +94,18 @@ def is_resident(data: np.ndarray) -> bool:
         return False
     first = data.ctypes.data // PAGE * PAGE
     pages = -(-(data.ctypes.data + data.size - first) // PAGE)
+    if pages <= LOOKED_AT_WHOLE:
+        told = np.empty(pages, np.uint8)
+        if _libc.mincore(first, pages * PAGE, told.ctypes.data_as(ctypes.c_char_p)):
+            return True  # what the kernel does not know is no such file
+        missing = pages - int(np.count_nonzero(told & 1))
+        return missing <= pages * FORGIVEN // WINDOWS
     count = min(WINDOW_PAGES, pages)
     seen, missing = ctypes.create_string_buffer(count), 0
     for number in range(WINDOWS):
         page = (pages - count) * number // (WINDOWS - 1)
         if _libc.mincore(first + page * PAGE, count * PAGE, seen):
-            return True  # what the kernel does not know is no such file
+            return True
         missing += any(not byte & 1 for byte in seen.raw)
         if missing > FORGIVEN:
             return False
