@@ -96,10 +96,8 @@ class SliceWise(TapNetwork):
         """
         chosen = slice_numbers(volumes.shape[2], self.every)
         count = len(chosen)
-        places = sent(np.array(chosen), volumes.device)
-        slices = (
-            volumes.index_select(2, places).transpose(1, 2).flatten(0, 1)
-        )  # (B·slices, C, H, W)
+        stack = volumes.index_select(2, sent(np.array(chosen), volumes.device))
+        slices = stack.transpose(1, 2).flatten(0, 1)  # (B·slices, C, H, W)
         parts: dict[str, list[torch.Tensor]] = {}
         for chunk in slices.split(self.at_once):
             images = self._as_images(chunk)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -223,6 +224,19 @@ def test_channels_of_a_tap_are_read_once_for_all(
     )
     distill_many(tiny.store, configs(options(epochs=1), *several))
     assert sorted(read) == ["s4", "tokens"]
+
+
+def test_taps_of_earlier_runs_make_room_for_those_that_are_asked_for_now(
+    tiny: Tiny, options: Options
+) -> None:
+    sources = Sources(tiny.store, tiny.dataset, torch.device("cpu"), lambda note: None)
+    config = DistillConfig(**options(resident="host"))
+    first, _ = sources.taps(["s4"], config)
+    assert sources.taps(["s4"], config)[0] is first
+    held = weakref.ref(first)
+    del first
+    sources.taps(["tokens"], config)
+    assert held() is None
 
 
 def test_students_of_other_normalisations_share_decoded_images_and_cuts(

@@ -207,11 +207,11 @@ def test_a_map_keeps_no_descriptor_and_outlives_its_file(tmp_path: Path) -> None
         map_file(path)
 
 
-@pytest.fixture
-def cold(tmp_path: Path) -> np.ndarray:
-    """A map of a file that has been dropped from the page cache."""
+@pytest.fixture(params=[1, 2**12 + 1, 2**20, 2**22])
+def cold(request: pytest.FixtureRequest, tmp_path: Path) -> np.ndarray:
+    """A map of a file that has been dropped from the page cache: small ones are looked at whole."""
     path = tmp_path / "cold"
-    path.write_bytes(os.urandom(2**22))
+    path.write_bytes(b"\1" + os.urandom(request.param - 1))
     if not hasattr(os, "posix_fadvise"):
         pytest.skip("nothing drops a file from the page cache here")
     descriptor = os.open(path, os.O_RDONLY)
